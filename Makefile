@@ -1,0 +1,51 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup test lint types parity check nightly quickstart clean
+
+# Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
+setup: .venv/.stamp
+
+.venv/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python %s is too old: run make PYTHON=python3.11" % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.stamp-parity: .venv/.stamp
+	$(PIP) -e '.[parity]'
+	@touch $@
+
+test: setup
+	$(BIN)/pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyright
+
+# Live comparisons with transformers and PEFT, which need torch.
+parity: .venv/.stamp-parity
+	$(BIN)/pytest -q -m parity tests/parity
+
+# What CI runs.
+check:
+	$(MAKE) test
+	$(MAKE) lint
+	$(MAKE) types
+	$(MAKE) parity
+
+# Every test but parity, those that take minutes included.
+nightly: setup
+	$(BIN)/pytest -q -m "not parity"
+
+quickstart: setup
+	$(BIN)/prompt-jax train --gin_file=runs/quickstart.gin --model_dir=runs/quickstart
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,241 @@
+"""The Python API: arrays in, numpy arrays out, for notebooks and for checks.
+
+A batch is a mapping of T5X's features: `encoder_input_tokens` int32 [B, T], and for teacher forcing
+`decoder_input_tokens` and `decoder_target_tokens` int32 [B, S]; optionally `decoder_loss_weights`
+float32 [B, S] and, where packed, `*_segment_ids` and `*_positions`. 0 is padding. The columns of a
+prompt are added here, never by the caller.
+
+A prompt is None, an array of prefix rows float [P, d], or what `load_prompt` returns. A saved
+prompt goes with the backbone it was tuned for; its `.array` goes with any of the same width.
+
+Compiled functions are kept: a call whose shapes have been seen before compiles nothing.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import ArrayLike
+
+from prompt_jax import decode
+from prompt_jax.artefact import Prompt, check_backbone, load_prompt
+from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.layout import NO_ROWS, PromptLayout, lay_out
+from prompt_jax.loss import Loss
+
+__all__ = [
+    "generate",
+    "load_backbone",
+    "load_prompt",
+    "logits",
+    "loss_and_prompt_grad",
+    "score",
+    "train",
+]
+
+Batch = Mapping[str, ArrayLike]
+TEACHER_FORCING = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+
+
+def logits(backbone: Backbone, batch: Batch, prompt: Prompt | ArrayLike | None = None):
+    """float32 [B, S, V] under teacher forcing, for the decoder's columns of `batch`.
+
+    They mean something where `decoder_target_tokens` > 0.
+
+    Raises:
+      UserError: a feature is missing or no array of tokens; a prompt of another width.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> batch = {"encoder_input_tokens": [[7, 8, 1]], "decoder_input_tokens": [[0, 9]],
+    ...          "decoder_target_tokens": [[9, 1]]}
+    >>> logits(backbone, batch, prompt=np.zeros((5, 128))).shape
+    (1, 2, 8192)
+    """
+    bundle, layout = _prompt(backbone, prompt)
+    features = _features(backbone, batch)
+    B, S = features["decoder_target_tokens"].shape
+    # The number of each column travels through the layout, to be found again afterwards.
+    features["decoder_columns"] = np.broadcast_to(np.arange(1, S + 1), (B, S))
+    wide = lay_out(features, layout)
+    columns = wide.pop("decoder_columns")
+    row, column = np.nonzero(columns)
+    where = np.zeros((B, S), np.int32)
+    where[row, columns[row, column] - 1] = column
+    return np.asarray(_logits(*nnx.split(backbone.model), wide, bundle, where))
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, batch, bundle, columns_BS):
+    wide = nnx.merge(graphdef, params)(batch, bundle)
+    return jnp.take_along_axis(wide, columns_BS[:, :, None], axis=1)
+
+
+def loss_and_prompt_grad(
+    backbone: Backbone, batch: Batch, prompt: Prompt | ArrayLike, z_loss: float = 1e-4
+) -> tuple[np.ndarray, np.ndarray]:
+    """The training loss, float32 [], and its gradient by the encoder's prompt, float32 [P, d].
+
+    The loss is T5X's: summed over weighted target tokens, its z-loss included.
+
+    Raises:
+      UserError: as `logits`; a prompt without encoder rows.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> batch = {"encoder_input_tokens": [[7, 8, 1]], "decoder_input_tokens": [[0, 9]],
+    ...          "decoder_target_tokens": [[9, 1]]}
+    >>> loss, gradient = loss_and_prompt_grad(backbone, batch, np.zeros((5, 128)))
+    >>> loss.shape, gradient.shape
+    ((), (5, 128))
+    """
+    bundle, layout = _prompt(backbone, prompt)
+    if bundle.encoder is None:
+        raise UserError("loss_and_prompt_grad: the prompt has no encoder rows; give some [P, d]")
+    wide = lay_out(_features(backbone, batch), layout)
+    loss, grad = _loss_and_grad(*nnx.split(backbone.model), Loss(z_loss=z_loss), wide, bundle)
+    return np.asarray(loss), np.asarray(grad)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _loss_and_grad(graphdef, params, loss: Loss, batch, bundle: PromptBundle):
+    t5 = nnx.merge(graphdef, params)
+
+    def objective(rows):
+        changed = dataclasses.replace(bundle, encoder=rows)
+        return loss(lambda batch, key: t5(batch, changed, key), batch)[0]
+
+    total, grad = jax.value_and_grad(objective)(bundle.encoder)
+    return total, grad[0]
+
+
+def generate(
+    backbone: Backbone,
+    encoder_input_tokens: ArrayLike,
+    prompt: Prompt | ArrayLike | None = None,
+    beams: int = 1,
+    alpha: float = 0.6,
+    max_length: int = 12,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best outputs of every row: ids int32 [B, beams, max_length], scores float32 [B, beams].
+
+    Best first; ids hold no start token, end in EOS (1), then 0. `max_length` counts EOS. One beam
+    is greedy search. Scores: see `decode.generate`.
+
+    Raises:
+      UserError: no int array [B, T]; ids without an embedding; a prompt of another width.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> ids, scores = generate(backbone, [[7, 8, 1], [9, 1, 0]], beams=2, max_length=4)
+    >>> ids.shape, scores.shape
+    ((2, 2, 4), (2, 2))
+    """
+    for name, value in (("beams", beams), ("max_length", max_length)):
+        if value < 1:
+            raise UserError(f"generate: {name} = {value}: give at least 1")
+    bundle, batch = _encoder_batch(backbone, encoder_input_tokens, prompt)
+    model = nnx.split(backbone.model)
+    ids, scores = _generate(*model, batch, bundle, np.float32(alpha), beams, max_length)
+    return np.asarray(ids), np.asarray(scores)
+
+
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _generate(graphdef, params, batch, bundle, alpha, beams, max_length):
+    t5 = nnx.merge(graphdef, params)
+    return decode.generate(t5, batch, bundle, max_length=max_length, beams=beams, alpha=alpha)
+
+
+def score(
+    backbone: Backbone,
+    encoder_input_tokens: ArrayLike,
+    choices: ArrayLike,
+    prompt: Prompt | ArrayLike | None = None,
+) -> np.ndarray:
+    """float32 [B, C]: the log-likelihood of tokenised choices, int [B, C, T] (0 = padding).
+
+    Every token of a choice counts, EOS where it has one.
+
+    Raises:
+      UserError: as `generate`; choices of another shape.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> score(backbone, [[7, 8, 1]], [[[9, 1], [7, 1], [8, 1]]]).shape
+    (1, 3)
+    """
+    bundle, batch = _encoder_batch(backbone, encoder_input_tokens, prompt)
+    tokens = _tokens(backbone, "choices", choices, ndim=3)
+    rows = len(batch["encoder_input_tokens"])
+    if len(tokens) != rows:
+        raise UserError(f"choices: {len(tokens)} rows for {rows} inputs; give [B, C, T]")
+    return np.asarray(_score(*nnx.split(backbone.model), batch, bundle, tokens))
+
+
+@partial(jax.jit, static_argnums=0)
+def _score(graphdef, params, batch, bundle, choices):
+    return decode.score(nnx.merge(graphdef, params), batch, bundle, choices)
+
+
+def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> dict[str, Any]:
+    """Runs recipes, as `prompt-jax train` does, and returns the last metrics.
+
+    `bindings` are what follows `--gin.` on the command line. A folder that holds a run is resumed.
+
+    Raises:
+      UserError: recipes, task or folder are wrong; RunError, Preempted: as the command says.
+    """
+    from prompt_jax import config
+    from prompt_jax.train import train as run
+
+    loaded = config.load("Train", gin_files, bindings)
+    return run(loaded.root, str(model_dir), operative=loaded.operative)
+
+
+def _prompt(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:
+    """What the T5 takes, and where its rows go."""
+    if prompt is None:
+        return NO_PROMPT, NO_ROWS
+    if not isinstance(prompt, Prompt):
+        rows = np.asarray(prompt)
+        told = f"array {rows.dtype} {list(rows.shape)}"
+        if rows.ndim != 2 or rows.dtype.kind not in "fV" or 0 in rows.shape:  # V: bfloat16
+            raise UserError(f"prompt: {told}; give floats [rows, {backbone.config.emb_dim}]")
+        prompt = Prompt({"encoder": rows.astype(np.float32)}, {}, told)
+    check_backbone(prompt, backbone)
+    return prompt.bundle(), prompt.layout
+
+
+def _features(backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
+    """The batch as numpy arrays, its tokens checked."""
+    if missing := [name for name in TEACHER_FORCING if name not in batch]:
+        raise UserError(f"batch: no {missing[0]}; it needs {', '.join(TEACHER_FORCING)}")
+    if laid_out := [name for name in batch if name.endswith("_prompt_slots")]:
+        raise UserError(f"batch: {laid_out[0]} is there already; leave the prompt's columns out")
+    tokens = {name: _tokens(backbone, name, batch[name], ndim=2) for name in TEACHER_FORCING}
+    return {name: np.asarray(value) for name, value in batch.items()} | tokens
+
+
+def _encoder_batch(backbone: Backbone, tokens: ArrayLike, prompt):
+    """The bundle, and the encoder's features with the prompt's columns."""
+    bundle, layout = _prompt(backbone, prompt)
+    name = "encoder_input_tokens"
+    return bundle, lay_out({name: _tokens(backbone, name, tokens, ndim=2)}, layout)
+
+
+def _tokens(backbone: Backbone, name: str, value: ArrayLike, ndim: int) -> np.ndarray:
+    """int32 with `ndim` axes, every id with an embedding."""
+    tokens, size = np.asarray(value), backbone.config.vocab_size
+    if tokens.ndim != ndim or tokens.dtype.kind not in "iu":
+        told = f"{tokens.dtype} {list(tokens.shape)}"
+        raise UserError(f"{name}: {told}; give an int array with {ndim} axes, padded with 0")
+    low, high = tokens.min(initial=0), tokens.max(initial=0)
+    if low < 0 or high >= size:
+        bad = low if low < 0 else high
+        raise UserError(
+            f"{name}: id {bad} is outside 0..{size - 1}; tokenise with the backbone's vocabulary"
+        )
+    return tokens.astype(np.int32)

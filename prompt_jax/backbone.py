@@ -1,0 +1,147 @@
+"""Backbones by name: one string to a frozen T5 with its digest and its tokenizer."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import ml_dtypes
+import numpy as np
+
+from prompt_jax import t5
+from prompt_jax.checkpoint import Checkpoint
+from prompt_jax.checkpoint.files import open_folder
+from prompt_jax.checkpoint.hf import open_hf
+from prompt_jax.checkpoint.t5x import open_t5x
+from prompt_jax.errors import UserError
+from prompt_jax.t5 import T5, T5Config
+from prompt_jax.vocabulary import Vocabulary
+
+NANO = Path(__file__).parent / "backbones" / "nano"
+KNOWN = "nano, hf:NAME_OR_DIR, t5x:DIR, files:DIR, random:SIZE?seed=0"
+OPTIONS = {"nano": (), "hf": (), "t5x": ("family",), "files": (), "random": ("seed",)}
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen T5: weights and activations in one dtype; `vocabulary` is None for arrays only."""
+
+    config: T5Config
+    model: T5
+    name: str
+    digest: str
+    vocabulary: Vocabulary | None
+
+
+def load_backbone(name: str, dtype: str = "bfloat16", vocabulary: str | None = None) -> Backbone:
+    """Load `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR` or `random:SIZE?seed=0`.
+
+    `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
+    SentencePiece path or "bytes"; by default the backbone's own, where it has one.
+
+    >>> load_backbone("random:nano?seed=1", vocabulary="bytes").name
+    'random:nano?seed=1'
+    """
+    check_dtype(dtype)
+    checkpoint = _open(name)
+    words = _load_vocabulary(vocabulary or checkpoint.vocabulary)
+    if words is not None and words.size > checkpoint.config.vocab_size:
+        rows = checkpoint.config.vocab_size
+        raise UserError(
+            f"the vocabulary '{words.path or 'bytes'}' has {words.size} ids and '{name}' only "
+            f"{rows} embeddings; give the vocabulary that the backbone was trained with"
+        )
+    config = replace(checkpoint.config, dtype=dtype)
+    arrays = {
+        key: array.astype(DTYPES[dtype], copy=False) for key, array in checkpoint.arrays.items()
+    }
+    return Backbone(config, t5.build(config, arrays, dtype), name, digest(arrays), words)
+
+
+def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
+    """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored."""
+    checkpoint = _open(name)
+    return checkpoint.config, dict(checkpoint.arrays)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of the contents of a model, equal in every format and precision of it.
+
+    For each T5X per-layer name in sorted order, the hash takes the UTF-8 line
+    `NAME D0xD1...\\n`, for example `encoder/encoder_norm/scale 64\\n`, then the values rounded to
+    bfloat16 (nearest, ties to even), little-endian, in C order.
+    """
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        total.update(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
+        rounded = np.ascontiguousarray(array.astype(ml_dtypes.bfloat16))
+        total.update(rounded.view(np.uint16).astype("<u2", copy=False).tobytes())
+    return total.hexdigest()
+
+
+def check_dtype(dtype: str) -> None:
+    """UserError unless T5 can run in `dtype`."""
+    if dtype == "float16":
+        raise UserError("dtype 'float16' overflows in T5's activations; use bfloat16 or float32")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype '{dtype}' is unknown; use bfloat16 or float32")
+
+
+def _open(name: str) -> Checkpoint:
+    kind, rest, options = _parse(name)
+    if kind == "nano":
+        return open_nano()
+    if kind == "hf":
+        return open_hf(rest)
+    if kind == "t5x":
+        return open_t5x(rest, options["family"])
+    if kind == "files":
+        return open_folder(rest)
+    return _random(name, rest, options["seed"])
+
+
+def open_nano() -> Checkpoint:
+    """The backbone that ships with the package."""
+    if not NANO.is_dir():
+        raise UserError(f"this installation has no nano ('{NANO}'); install the released wheel")
+    return open_folder(str(NANO))
+
+
+def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
+    """`kind:rest?key=value&...` in parts; every option of the kind is there, None if not given."""
+    kind, colon, rest = name.partition(":")
+    if kind not in OPTIONS or (kind == "nano") == bool(colon):
+        raise UserError(f"unknown backbone '{name}'; the known forms are {KNOWN}")
+    rest, _, query = rest.partition("?")
+    if colon and not rest:
+        raise UserError(f"backbone '{name}' names nothing; the known forms are {KNOWN}")
+    options: dict[str, str | None] = dict.fromkeys(OPTIONS[kind])
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in options:
+            known = ", ".join(OPTIONS[kind]) or "none"
+            raise UserError(f"backbone '{name}' has the unknown option '{key}'; known: {known}")
+        options[key] = value
+    return kind, rest, options
+
+
+def _random(name: str, size: str, seed: str | None) -> Checkpoint:
+    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's."""
+    if size not in t5.SIZES:
+        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(t5.SIZES)}")
+    if seed is not None and not seed.isdecimal():
+        raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
+    config = t5.SIZES[size]
+    arrays = t5.arrays_of(t5.init(config, int(seed or 0)))
+    vocabulary = "bytes" if size.startswith("byt5_") else None
+    if size == "nano" and NANO.is_dir():
+        vocabulary = open_nano().vocabulary
+    return Checkpoint(config, arrays, vocabulary)
+
+
+def _load_vocabulary(name: str | None) -> Vocabulary | None:
+    if name is None:
+        return None
+    return Vocabulary.bytes() if name == "bytes" else Vocabulary.from_file(name)

@@ -1,0 +1,223 @@
+"""Folders of transformers: config.json and safetensors, whole or in shards.
+
+Up to version 4, `tie_word_embeddings` says whether the head is the embedding, and T5 1.0's scaling
+of the logits goes with it. Version 5 always writes true: there a head of its own in the file is
+the sign, and `scale_decoder_outputs` names the scaling for T5; umT5 scales when tied, mT5 never.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.checkpoint import Checkpoint, LazyArrays
+from prompt_jax.checkpoint.files import SPIECE, WEIGHTS, SafeTensors, read_json
+from prompt_jax.checkpoint.names import Origin, Shape, hf_table, match
+from prompt_jax.errors import UserError
+from prompt_jax.t5 import T5Config, t5x_shapes
+
+INDEX = "model.safetensors.index.json"
+HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
+DOWNLOADS = ["config.json", WEIGHTS, INDEX, "model-*-of-*.safetensors", SPIECE]
+DOWNLOADS += ["tokenizer_config.json"]
+
+# What a config.json leaves out, by model_type, as transformers documents it.
+_COMMON = {
+    "num_decoder_layers": None,  # as many as the encoder has
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "dropout_rate": 0.1,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "tie_word_embeddings": True,
+    "transformers_version": "4",
+    "scale_decoder_outputs": None,
+    "tokenizer_class": None,
+}
+_DEFAULTS = {
+    "t5": {**_COMMON, "feed_forward_proj": "relu"},
+    "mt5": {**_COMMON, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "umt5": {**_COMMON, "feed_forward_proj": "gated-gelu"},
+}
+_REQUIRED = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+_FIXED = {"layer_norm_epsilon": 1e-6, "pad_token_id": 0, "decoder_start_token_id": 0}
+
+
+def open_hf(name: str) -> Checkpoint:
+    """A transformers folder, or a repository on the hub, checked; weights on demand."""
+    base = _folder(name)
+    settings = settings_from(read_json(base / "config.json"), str(base / "config.json"))
+    weights = _Weights(base)
+    tied = _is_tied(settings, weights)
+    config = config_from(settings, tied)
+    table = hf_table(tied, config.relpos_per_layer)
+    origins = match(weights.shapes, t5x_shapes(config), table, str(base))
+    _check_copies(origins, weights)
+
+    def read(target: str) -> np.ndarray:
+        origin = origins[target]
+        array = weights.read(origin.name)
+        return array.T if origin.transpose else array
+
+    return Checkpoint(config, LazyArrays(origins, read), _vocabulary(base, settings))
+
+
+def settings_from(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A config.json of transformers with its defaults filled in; UserError if it is no T5's."""
+    if "model_type" not in raw or raw["model_type"] not in _DEFAULTS:
+        kind = repr(raw["model_type"]) if "model_type" in raw else "absent"
+        raise UserError(f"{where}: model_type is {kind}; give one of {', '.join(_DEFAULTS)}")
+    for key in _REQUIRED:
+        if key not in raw or type(raw[key]) is not int:
+            raise UserError(f"{where}: '{key}' is missing or no whole number; copy it again")
+    settings = {**_DEFAULTS[raw["model_type"]], **raw}
+    if settings["feed_forward_proj"] not in _ACTIVATIONS:
+        found, known = settings["feed_forward_proj"], ", ".join(_ACTIVATIONS)
+        raise UserError(f"{where}: feed_forward_proj is {found!r}; the known ones are {known}")
+    for key, value in _FIXED.items():
+        if settings[key] != value:
+            raise UserError(f"{where}: {key} is {settings[key]!r}; only T5's {value} is supported")
+    return settings
+
+
+def config_from(settings: Mapping[str, Any], tied: bool) -> T5Config:
+    """The T5Config of filled-in settings; `tied` is read off the arrays."""
+    layers = settings["num_layers"]
+    decoder_layers = settings["num_decoder_layers"]
+    return T5Config(
+        vocab_size=settings["vocab_size"],
+        emb_dim=settings["d_model"],
+        num_heads=settings["num_heads"],
+        head_dim=settings["d_kv"],
+        mlp_dim=settings["d_ff"],
+        num_encoder_layers=layers,
+        num_decoder_layers=layers if decoder_layers is None else decoder_layers,
+        mlp_activations=_ACTIVATIONS[settings["feed_forward_proj"]],
+        logits_via_embedding=tied,
+        scale_logits=_scales(settings, tied),
+        relpos_per_layer=settings["model_type"] == "umt5",
+        num_buckets=settings["relative_attention_num_buckets"],
+        max_distance=settings["relative_attention_max_distance"],
+        dropout_rate=float(settings["dropout_rate"]),
+    )
+
+
+def _by_version_5(settings: Mapping[str, Any]) -> bool:
+    return int(settings["transformers_version"].split(".")[0]) >= 5
+
+
+def _scales(settings: Mapping[str, Any], tied: bool) -> bool:
+    if settings["scale_decoder_outputs"] is not None:
+        return settings["scale_decoder_outputs"]
+    return tied and not (settings["model_type"] == "mt5" and _by_version_5(settings))
+
+
+class _Weights:
+    """One safetensors file or several: shapes by name, and a reader."""
+
+    def __init__(self, base: Path):
+        if (base / WEIGHTS).is_file():
+            parts = [SafeTensors(base / WEIGHTS)]
+        elif (base / INDEX).is_file():
+            parts = _shards(base)
+        else:
+            raise UserError(
+                f"'{base}' has no {WEIGHTS}; if it has only .bin weights, load them with "
+                "transformers and save_pretrained, which writes safetensors"
+            )
+        self._homes = {name: part for part in parts for name in part.shapes}
+        self.shapes: dict[str, Shape] = {n: part.shapes[n] for n, part in self._homes.items()}
+        self.base = base
+
+    def read(self, name: str) -> np.ndarray:
+        return self._homes[name].read(name)
+
+
+def _shards(base: Path) -> list[SafeTensors]:
+    """Every shard that the index names; each array must lie in its own shard and no other."""
+    index = read_json(base / INDEX)
+    if "weight_map" not in index or not isinstance(index["weight_map"], dict):
+        raise UserError(f"'{base / INDEX}' has no weight_map; copy it again")
+    homes: dict[str, str] = index["weight_map"]
+    for file in set(homes.values()):
+        if Path(file).name != file:
+            raise UserError(f"'{base / INDEX}' points outside, to '{file}'; copy the folder again")
+    parts = {file: SafeTensors(base / file) for file in sorted(set(homes.values()))}
+    seen: dict[str, str] = {}
+    for file, part in parts.items():
+        for name in part.shapes:
+            if name in seen:
+                both = f"{seen[name]} and {file}"
+                raise UserError(f"{base}: '{name}' is there twice, in {both}; remove one")
+            seen[name] = file
+    wrong = sorted(dict(homes.items() ^ seen.items()))
+    if wrong:
+        raise UserError(f"{base}: '{wrong[0]}' is not where {INDEX} says; copy the folder again")
+    return list(parts.values())
+
+
+def _is_tied(settings: Mapping[str, Any], weights: _Weights) -> bool:
+    declared = settings["tie_word_embeddings"]
+    if declared is False:
+        return False
+    if HEAD not in weights.shapes or EMBEDDING not in weights.shapes:
+        return True
+    if _same(weights, HEAD, EMBEDDING):
+        return True
+    if _by_version_5(settings):
+        return False
+    raise UserError(
+        f"{weights.base}: '{HEAD}' differs from '{EMBEDDING}' although config.json ties them; "
+        "set tie_word_embeddings to false there if the model has a head of its own"
+    )
+
+
+def _same(weights: _Weights, one: str, other: str) -> bool:
+    if weights.shapes[one] != weights.shapes[other]:
+        return False
+    return bool(np.array_equal(weights.read(one), weights.read(other)))
+
+
+def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
+    for origin in origins.values():
+        for copy in origin.copies:
+            if not _same(weights, copy, origin.name):
+                raise UserError(
+                    f"{weights.base}: '{copy}' should repeat '{origin.name}' and differs, so the "
+                    "embedding is there twice; remove the wrong one"
+                )
+
+
+def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
+    if (base / SPIECE).is_file():
+        return str(base / SPIECE)
+    tokenizer = settings["tokenizer_class"]
+    if (base / "tokenizer_config.json").is_file():
+        details = {"tokenizer_class": tokenizer, **read_json(base / "tokenizer_config.json")}
+        tokenizer = details["tokenizer_class"]
+    return "bytes" if tokenizer == "ByT5Tokenizer" else None
+
+
+def _folder(name: str) -> Path:
+    """A folder as it is; any other name is looked up on the hub."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no folder '{name}'; hf: takes a folder or a name on the hub")
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOADS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = "check the name and the network, or give a folder: hf:DIR"
+        raise UserError(f"cannot download '{name}' from the hub ({reason}); {remedy}") from error

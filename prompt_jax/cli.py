@@ -1,0 +1,374 @@
+"""The program `prompt-jax`: flags become a config, and the config goes to one function.
+
+`--help` has to be quick, so that nothing heavy is imported before a verb runs.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prompt_jax.errors import Preempted, RunError, UserError
+from prompt_jax.options import (
+    Backbone,
+    DataDir,
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    InputLength,
+    Json,
+    MaybeBackbone,
+    ModelDir,
+    TargetLength,
+    TasksModules,
+)
+from prompt_jax.show import print_facts, print_json, print_rows, print_table
+
+RECIPE_VERBS = ("train", "pretrain")  # those that take --gin_file and --gin.NAME=VALUE
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tasks_app = typer.Typer(rich_markup_mode=None, help="The registry of tasks, and checks of files.")
+app.add_typer(tasks_app, name="tasks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (default: that of the process) and returns the exit code.
+
+    0 done, 1 failed while running, 2 the user's mistake, 75 preempted, 130 interrupted. An error
+    is one line on standard error; with --debug it is raised instead, but for errors of usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
+    except Exception as error:
+        if "--debug" in arguments and not isinstance(error, typer.TyperException):
+            raise
+        return _complain(*_explain(error))
+
+
+def _run(arguments: list[str]) -> int:
+    rest, bindings = split_bindings(arguments)
+    rest = [argument for argument in rest if argument != "--debug"]  # main has seen it
+    command = typer.main.get_command(app)
+    code = command.main(
+        rest or ["--help"], prog_name="prompt-jax", standalone_mode=False, obj=bindings
+    )
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code or 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line about an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, Preempted):
+        return str(error), 75
+    if isinstance(error, RunError):
+        return str(error), 1
+    if isinstance(error, typer.TyperException):
+        return f"{error.format_message()} (--help shows an example)", 2
+    return f"{type(error).__name__}: {error} (--debug shows the traceback)", 1
+
+
+def _complain(message: str, code: int) -> int:
+    print("prompt-jax: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--gin.NAME=VALUE` and `--gin.NAME VALUE` out of a command line.
+
+    Returns:
+      (the other arguments, the bindings as NAME=VALUE), each in its order.
+
+    Raises:
+      UserError: a binding without a value.
+    """
+    rest: list[str] = []
+    bindings: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--gin."):
+            rest.append(argument)
+            continue
+        binding = argument.removeprefix("--gin.")
+        if "=" not in binding:
+            value = next(remaining, "--")
+            if value.startswith("--"):
+                raise UserError(f"{argument} has no value: write {argument}=VALUE")
+            binding = f"{binding}={value}"
+        bindings.append(binding)
+    return rest, bindings
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from prompt_jax import __version__
+
+        print(f"prompt-jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Tunes prompts for frozen T5 and mT5 models.
+
+    \b
+    Example:
+      prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
+    """
+    if ctx.obj and ctx.invoked_subcommand not in RECIPE_VERBS:
+        verbs = " and ".join(RECIPE_VERBS)
+        raise UserError(f"--gin.{ctx.obj[0]}: only {verbs} take bindings; remove it")
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace a few steps (xprof).")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tunes a prompt, evaluates and checkpoints it. Run again with the same folder, it resumes.
+
+    \b
+    Example:
+      prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart \\
+        --gin.TRAIN_STEPS=200
+    """
+    from prompt_jax import config
+
+    _use_data_dir(data_dir)
+    cfg = config.load("Train", gin_file, ctx.obj, _folders(gin_search_paths))
+    _import_tasks(tasks_module)
+    from prompt_jax.train import train
+
+    last = train(cfg.root, model_dir, operative=cfg.operative, profile=profile, show=True)
+    if json:
+        print_json(last)
+
+
+@app.command()
+def pretrain(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Trains a small backbone from scratch on text.
+
+    \b
+    Example:
+      prompt-jax pretrain --gin_file=runs/pretrain_nano.gin --model_dir=/tmp/nano
+    """
+    from prompt_jax import config
+
+    cfg = config.load("Pretrain", gin_file, ctx.obj, _folders(gin_search_paths))
+    from prompt_jax.pretrain import pretrain
+
+    last = pretrain(cfg.root, model_dir, operative=cfg.operative, show=True)
+    if json:
+        print_json(last)
+
+
+@app.command("eval")
+def evaluate(
+    backbone: Backbone,
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="SeqIO task or mixture, or FILE.jsonl.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, validation, test, ...")
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="DIR", help="Artefact or .npy; without it the bare backbone."
+        ),
+    ] = None,
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")
+    ] = 32,
+    max_examples: Annotated[
+        int | None,
+        typer.Option("--max_examples", metavar="N", min=1, help="Only the first so many."),
+    ] = None,
+    input_length: InputLength = None,
+    target_length: TargetLength = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")
+    ] = None,
+    allow_other_backbone: Annotated[
+        bool,
+        typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Metrics of a saved prompt, or of the bare backbone, on a task.
+
+    \b
+    Example:
+      prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
+        --task=vader_polarity --split=validation
+    """
+    _use_data_dir(data_dir)
+    _import_tasks(tasks_module)
+    from prompt_jax.evaluate import evaluate_prompt
+
+    metrics = evaluate_prompt(
+        backbone=backbone,
+        prompt=prompt,
+        task=task,
+        split=split,
+        batch_size=batch_size,
+        max_examples=max_examples,
+        input_length=input_length,
+        target_length=target_length,
+        dtype=dtype,
+        allow_other_backbone=allow_other_backbone,
+    )
+    if json:
+        print_json(metrics)
+    else:
+        print_facts(f"{task}, {split}", metrics)
+
+
+@tasks_app.command("list")
+def tasks_list(
+    tasks_module: TasksModules = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The tasks that can be trained on.
+
+    \b
+    Example:
+      prompt-jax tasks list --json
+    """
+    _import_tasks(tasks_module)
+    from prompt_jax.tasks_cli import list_tasks
+
+    tasks = list_tasks()
+    if json:
+        print_json(tasks)
+    else:
+        print_table("tasks", tasks)
+
+
+@tasks_app.command("show")
+def tasks_show(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="SeqIO task or mixture.")],
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, validation, test, ...")
+    ] = "train",
+    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many examples.")] = 3,
+    backbone: MaybeBackbone = None,
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Examples of a task as the model reads them.
+
+    \b
+    Example:
+      prompt-jax tasks show vader_polarity --split=train --backbone=nano
+    """
+    _use_data_dir(data_dir)
+    _import_tasks(tasks_module)
+    from prompt_jax.tasks_cli import show_task
+
+    examples = show_task(name, split, n, _loaded(backbone))
+    if json:
+        print_json(examples)
+    else:
+        print_rows(f"{name}, {split}", examples)
+
+
+@tasks_app.command("check")
+def tasks_check(
+    path: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Rows of inputs and targets.")],
+    backbone: MaybeBackbone = None,
+    input_length: InputLength = None,
+    target_length: TargetLength = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Problems, lengths and labels of a JSONL file. Exit code 2 if it cannot be used.
+
+    \b
+    Example:
+      prompt-jax tasks check train.jsonl --backbone=nano --input_length=64
+    """
+    from prompt_jax.tasks_cli import check_jsonl
+
+    report = check_jsonl(path, _loaded(backbone), input_length, target_length)
+    errors = report["errors"]
+    if json:
+        print_json(report)
+    else:
+        print_facts(path, {name: value for name, value in report.items() if name != "errors"})
+        for error in errors:
+            print(error, file=sys.stderr)
+    if errors:
+        raise typer.Exit(2)
+
+
+def _loaded(backbone: str | None) -> Any:
+    if backbone is None:
+        return None
+    from prompt_jax.backbone import load_backbone
+
+    return load_backbone(backbone)
+
+
+def _folders(search_paths: str) -> list[str]:
+    return [folder for folder in search_paths.split(",") if folder]
+
+
+def _use_data_dir(data_dir: str | None) -> None:
+    if data_dir is None:
+        return
+    if "://" not in data_dir and not Path(data_dir).is_dir():
+        raise UserError(f"--data_dir={data_dir}: no such folder")
+    os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
+
+
+def _import_tasks(modules: list[str] | None) -> None:
+    if modules:
+        from prompt_jax.tasks_cli import import_tasks_module
+
+        for module in modules:
+            import_tasks_module(module)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

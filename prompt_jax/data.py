@@ -1,0 +1,190 @@
+"""From a SeqIO task's text to the arrays of a step.
+
+Tasks give text; the backbone's vocabulary makes tokens of it; examples are laid out with their
+prompt columns, packed into rows (or one to a row), and rows become T5X's features:
+
+  encoder_input_tokens, encoder_segment_ids, encoder_prompt_slots, encoder_task_ids   int32 [B, T]
+  decoder_input_tokens, decoder_target_tokens, decoder_segment_ids,
+  decoder_prompt_slots, decoder_task_ids                                              int32 [B, S]
+  decoder_loss_weights                                                              float32 [B, S]
+
+T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.layout import EOS, PromptLayout, decoder_slots, encoder_slots, place
+from prompt_jax.packing import Row, RowPlan
+from prompt_jax.settings import settings
+
+
+class Batches(Protocol):
+    """The data of a run: the rows of any step, and what is known of them."""
+
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@settings
+class Data:
+    """What a run trains on.
+
+    Attributes:
+      task: a SeqIO task or mixture, or a path that ends in `.jsonl`.
+      input_length: tokens of text per row of the encoder, EOS included; the prompt is extra.
+      target_length: tokens per row of the decoder, EOS included.
+      batch_size: rows per step over all devices.
+      packed: several examples to a row, each with its own copy of the prompt; False: one to a row.
+      split: what is trained on.
+      max_examples: only the first so many of each task, in the source's order.
+    """
+
+    task: str
+    input_length: int
+    target_length: int
+    batch_size: int
+    packed: bool = True
+    split: str = "train"
+    max_examples: int | None = None
+
+    def check(self):
+        for name in ("input_length", "target_length", "batch_size"):
+            if vars(self)[name] < 1:
+                raise UserError(f"Data.{name} = {vars(self)[name]}: give at least 1")
+
+    def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
+        """Reads and tokenises the split; the result answers for any step."""
+        from prompt_jax.tasks import text
+
+        by_task = text.load_examples(self.task, self.split)
+        rates = text.mixture_rates(self.task)
+        tasks = [
+            tokenize(name, examples[: self.max_examples], vocabulary, self)
+            for name, examples in by_task.items()
+        ]
+        return TaskBatches(tasks, [rates[t.name] for t in tasks], self, layout, seed)
+
+
+@dataclass(frozen=True)
+class TokenizedTask:
+    """A task's examples as tokens: int32 arrays that end in EOS, and how many were cut short."""
+
+    name: str
+    examples: list[dict[str, Any]]
+    inputs: list[np.ndarray]
+    targets: list[np.ndarray]
+    truncated_inputs: int
+    truncated_targets: int
+
+
+def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
+    """Encodes `inputs` and `targets` and appends EOS; longer ones are cut before it, as in T5X.
+
+    `data` gives `input_length` and `target_length`. A feature that is an array of integers already
+    is taken as tokens of the backbone's vocabulary.
+    """
+    if vocabulary is None:
+        raise UserError(f"task {name!r} is text and the backbone has no vocabulary: bind VOCABULARY")
+    inputs, cut_inputs = _encode(examples, "inputs", vocabulary, data.input_length)
+    targets, cut_targets = _encode(examples, "targets", vocabulary, data.target_length)
+    return TokenizedTask(name, list(examples), inputs, targets, cut_inputs, cut_targets)
+
+
+def _encode(examples, feature: str, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
+    arrays, cut = [], 0
+    for example in examples:
+        value = example[feature]
+        ids = vocabulary.encode(value) if isinstance(value, str) else [int(i) for i in value]
+        ids = ids[:-1] if ids[-1:] == [EOS] else ids
+        cut += len(ids) > length - 1
+        arrays.append(np.asarray([*ids[: length - 1], EOS], np.int32))
+    return arrays, cut
+
+
+class TaskBatches:
+    """The batches of a run over one or several tokenised tasks."""
+
+    def __init__(self, tasks: list[TokenizedTask], rates, data: Data, layout: PromptLayout, seed):
+        self.tasks, self.data, self.layout = tasks, data, layout
+        self.capacity = (data.input_length + layout.encoder, data.target_length + layout.decoder)
+        columns = [
+            np.array(
+                [
+                    (len(i) + layout.encoder, len(t) + layout.decoder)
+                    for i, t in zip(task.inputs, task.targets, strict=True)
+                ]
+            )
+            for task in tasks
+        ]
+        self.plan = RowPlan(columns, rates, self.capacity, data.batch_size, seed, data.packed)
+
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The features of one step (counted from 0), or of some of its rows."""
+        return self.assemble(self.plan.batch(step)[rows])
+
+    def assemble(self, rows: list[Row]) -> dict[str, np.ndarray]:
+        """Arrays of the given rows; what they do not fill is 0 everywhere."""
+        T, S = self.capacity
+        batch = {name: np.zeros((len(rows), T), np.int32) for name in ENCODER_FEATURES}
+        batch |= {name: np.zeros((len(rows), S), np.int32) for name in DECODER_FEATURES}
+        for b, row in enumerate(rows):
+            encoder_at = decoder_at = 0
+            for segment, piece in enumerate(row, start=1):
+                task = self.tasks[piece.task]
+                features = self._encoder(task.inputs[piece.example], segment, piece.task)
+                encoder_at = _write(batch, b, encoder_at, features)
+                features = self._decoder(task.targets[piece.example], segment, piece.task)
+                decoder_at = _write(batch, b, decoder_at, features)
+        batch["decoder_loss_weights"] = (batch["decoder_target_tokens"] > 0).astype(np.float32)
+        return batch
+
+    def _encoder(self, tokens, segment: int, task: int) -> dict[str, np.ndarray]:
+        slots = encoder_slots(tokens, self.layout)
+        columns = (place(tokens, slots), np.full_like(slots, segment), slots)
+        return dict(zip(ENCODER_FEATURES, (*columns, np.full_like(slots, task)), strict=True))
+
+    def _decoder(self, targets, segment: int, task: int) -> dict[str, np.ndarray]:
+        slots = decoder_slots(len(targets), self.layout)
+        shifted = np.concatenate([[0], targets[:-1]]).astype(np.int32)
+        columns = (place(shifted, slots), place(targets, slots), np.full_like(slots, segment), slots)
+        return dict(zip(DECODER_FEATURES, (*columns, np.full_like(slots, task)), strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for the log: examples, truncation, and how full the first rows are."""
+        rows = self.plan.batch(0)
+        used = sum(int(self.plan.columns[p.task][p.example][0]) for row in rows for p in row)
+        return {
+            "tasks": {task.name: len(task.inputs) for task in self.tasks},
+            "truncated_inputs": sum(task.truncated_inputs for task in self.tasks),
+            "truncated_targets": sum(task.truncated_targets for task in self.tasks),
+            "examples_per_row": sum(map(len, rows)) / len(rows),
+            "fill_rate": used / (len(rows) * self.capacity[0]),
+        }
+
+
+ENCODER_FEATURES = (
+    "encoder_input_tokens",
+    "encoder_segment_ids",
+    "encoder_prompt_slots",
+    "encoder_task_ids",
+)
+DECODER_FEATURES = (
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_segment_ids",
+    "decoder_prompt_slots",
+    "decoder_task_ids",
+)
+
+
+def _write(batch, row: int, at: int, features: dict[str, np.ndarray]) -> int:
+    end = at
+    for name, values in features.items():
+        end = at + len(values)
+        batch[name][row, at:end] = values
+    return end

@@ -1,0 +1,75 @@
+"""The training loss: T5X's, the sum over weighted target tokens of the batch plus its z-loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.settings import settings
+
+
+@settings
+class Loss:
+    """Settings of the cross-entropy.
+
+    Attributes:
+      z_loss: weight of log(Z)**2 per target token (T5X's recipes: 1e-4).
+      label_smoothing: probability taken from the target and shared among all other tokens.
+      loss_normalizing_factor: what the sums are divided by; None: nothing, as in T5X's recipes.
+    """
+
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: float | None = None
+
+    def check(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"Loss.label_smoothing = {self.label_smoothing}: give 0 <= value < 1")
+
+    def __call__(self, model, batch, dropout_key=None) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one batch and its sums: `model(batch, key)` gives logits [B, S, V].
+
+        The second value holds float32 scalars that add up over batches: `loss`, `z_loss`,
+        `accuracy` (right tokens), `tokens` (the sum of the weights).
+        """
+        logits = model(batch, dropout_key)
+        targets, weights = batch["decoder_target_tokens"], loss_weights(batch)
+        loss, z_loss = token_losses(logits, targets, self.z_loss, self.label_smoothing)
+        right = (jnp.argmax(logits, axis=-1) == targets) * weights
+        scale = 1.0 if self.loss_normalizing_factor is None else self.loss_normalizing_factor
+        total = jnp.sum(loss * weights) / scale
+        sums = {
+            "loss": total,
+            "z_loss": jnp.sum(z_loss * weights) / scale,
+            "accuracy": jnp.sum(right),
+            "tokens": jnp.sum(weights),
+        }
+        return total, sums
+
+
+def loss_weights(batch) -> jax.Array:
+    """float32 [B, S]: `decoder_loss_weights` where given, else 1 at real targets, as in T5X."""
+    if "decoder_loss_weights" in batch:
+        return batch["decoder_loss_weights"]
+    return (batch["decoder_target_tokens"] > 0).astype(jnp.float32)
+
+
+def token_losses(
+    logits_BSV: jax.Array, targets_BS: jax.Array, z_loss: float, label_smoothing: float
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy (its z-loss included) and z-loss of every target, float32 [B, S] each.
+
+    With smoothing e over V tokens the target distribution is 1-e on the target and e/(V-1)
+    elsewhere, and the entropy of that distribution is subtracted, so a perfect model scores 0.
+    """
+    log_z = jax.nn.logsumexp(logits_BSV, axis=-1)
+    target = jnp.take_along_axis(logits_BSV, targets_BS[..., None], axis=-1)[..., 0]
+    loss = log_z - target
+    if label_smoothing:
+        V = logits_BSV.shape[-1]
+        on, off = 1.0 - label_smoothing, label_smoothing / (V - 1)
+        others = V * log_z - jnp.sum(logits_BSV, axis=-1) - loss
+        entropy = -(on * np.log(on) + (V - 1) * off * np.log(off + 1e-20))
+        loss = on * loss + off * others - entropy
+    z = z_loss * log_z**2
+    return loss + z, z

@@ -1,0 +1,1 @@
+"""Ways to adapt a frozen model, one per file."""

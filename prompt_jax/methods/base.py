@@ -1,0 +1,94 @@
+"""The contract of a method: a few settings, a module of its own parameters, a bundle for the T5."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.layout import PromptLayout
+from prompt_jax.t5 import T5Config
+
+
+def plain(value: Any) -> Any:
+    """Settings as plain JSON values, nested settings with their class's name."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: plain(vars(value)[f.name]) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+class PromptParam(nnx.Variable):
+    """A prompt's parameter. Not a subclass of nnx.Param: the two filters must never overlap."""
+
+
+class PromptMethod(abc.ABC):
+    """One way to adapt a frozen T5; concrete methods are settings classes, never subclassed.
+
+    `create` builds the module that owns the method's parameters; calling that module gives the
+    `PromptBundle` of a forward pass. `trainable` is the variable type that training changes; it
+    is said here and nowhere else.
+    """
+
+    trainable: type[nnx.Variable] = PromptParam
+
+    @property
+    @abc.abstractmethod
+    def layout(self) -> PromptLayout:
+        """How many prompt rows an example carries, and where."""
+
+    @abc.abstractmethod
+    def create(self, key: jax.Array, backbone: Any, choices: tuple[str, ...]) -> nnx.Module:
+        """The module; `backbone` gives embeddings and vocabulary, `choices` the task's labels."""
+
+    @abc.abstractmethod
+    def count(self, config: T5Config) -> int:
+        """Number of trainable parameters, as the paper's formula."""
+
+    @abc.abstractmethod
+    def fold(self, module: nnx.Module) -> dict[str, np.ndarray]:
+        """The trained method as plain prompts: `encoder` [P, D] and `decoder` [P', D], float32."""
+
+    def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
+        """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
+        from prompt_jax.artefact import save_prompt
+
+        seen = {"placement": self.layout.placement, "visibility": plain(model.bundle().visibility)}
+        save_prompt(directory, self.fold(model.prompt), {**self.manifest(), **seen, **facts})
+
+    def manifest(self) -> dict[str, Any]:
+        """What the artefact says of the method: its name, settings, placement and visibility."""
+        return {"method": type(self).__name__, "settings": plain(self)}
+
+
+class PromptedT5(nnx.Module):
+    """A T5 and a method's module, called as one model."""
+
+    def __init__(self, t5: nnx.Module, prompt: nnx.Module):
+        self.t5 = t5
+        self.prompt = prompt
+
+    def bundle(self) -> PromptBundle:
+        return self.prompt()
+
+    def __call__(self, batch, dropout_key=None) -> jax.Array:
+        """Logits float32 [B, S, V] of a batch that carries the method's prompt slots."""
+        return self.t5(batch, self.bundle(), dropout_key)
+
+
+class FixedPrompt(nnx.Module):
+    """A saved prompt as a module, or none: nothing in it trains."""
+
+    def __init__(self, saved: Any | None):
+        bundle = NO_PROMPT if saved is None else saved.bundle()
+        self.encoder = None if bundle.encoder is None else nnx.Variable(bundle.encoder)
+        self.decoder = None if bundle.decoder is None else nnx.Variable(bundle.decoder)
+        self.visibility = bundle.visibility
+
+    def __call__(self) -> PromptBundle:
+        encoder = None if self.encoder is None else self.encoder[...]
+        decoder = None if self.decoder is None else self.decoder[...]
+        return PromptBundle(encoder=encoder, decoder=decoder, visibility=self.visibility)

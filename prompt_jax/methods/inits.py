@@ -1,0 +1,119 @@
+"""How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code).
+
+Every init is called as `init(key, length, embedding, vocabulary, choices)` with `embedding` [V, D]
+and gives float32 [length, D].
+"""
+
+import jax
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.settings import settings
+
+
+@settings
+class UniformInit:
+    """Uniform noise. The paper says [-scale, scale); the released code draws from [0, scale).
+
+    Attributes:
+      scale: 0.5 in both.
+      symmetric: True for the paper's reading, False for the released code's.
+    """
+
+    scale: float = 0.5
+    symmetric: bool = True
+
+    def __call__(self, key, length, embedding, vocabulary, choices):
+        low = -self.scale if self.symmetric else 0.0
+        draw = jax.random.uniform(key, (length, embedding.shape[1]), "float32", low, self.scale)
+        return np.asarray(draw)
+
+
+@settings
+class SampledVocabInit:
+    """Rows of the embedding table, drawn from the first `population` ids without replacement.
+
+    SentencePiece orders pieces by frequency, so these are the commonest ones. A prompt longer than
+    the population is drawn with replacement.
+    """
+
+    population: int = 5000
+
+    def check(self):
+        if self.population < 1:
+            raise UserError(f"SampledVocabInit.population = {self.population}: give at least 1")
+
+    def __call__(self, key, length, embedding, vocabulary, choices):
+        population = min(self.population, len(embedding))
+        replace = length > population
+        ids = jax.random.choice(key, population, (length,), replace=replace)
+        return np.asarray(embedding, np.float32)[np.asarray(ids)]
+
+
+@settings
+class ClassLabelInit:
+    """One row per class label, the mean of its pieces; sampled vocabulary fills the rest.
+
+    Attributes:
+      labels: the label texts; empty: those the task declares.
+      population: of the sampled rows.
+    """
+
+    labels: tuple[str, ...] = ()
+    population: int = 5000
+
+    def __call__(self, key, length, embedding, vocabulary, choices):
+        labels = self.labels or choices
+        if not labels:
+            raise UserError("ClassLabelInit: the task declares no labels; bind ClassLabelInit.labels")
+        table = np.asarray(embedding, np.float32)
+        known = [table[_ids(vocabulary, label)].mean(axis=0) for label in labels[:length]]
+        fill = SampledVocabInit(population=self.population)
+        rest = fill(key, length - len(known), embedding, vocabulary, choices)
+        return np.concatenate([np.stack(known), rest])
+
+
+@settings
+class TextInit:
+    """The embeddings of a text's pieces, in order; sampled vocabulary fills the rest."""
+
+    text: str
+    population: int = 5000
+
+    def __call__(self, key, length, embedding, vocabulary, choices):
+        ids = _ids(vocabulary, self.text)[:length]
+        known = np.asarray(embedding, np.float32)[ids]
+        fill = SampledVocabInit(population=self.population)
+        rest = fill(key, length - len(known), embedding, vocabulary, choices)
+        return np.concatenate([known, rest])
+
+
+@settings
+class FileInit:
+    """A saved prompt: an artefact's directory, or a `.npy` of exactly [length, D]."""
+
+    path: str
+
+    def __call__(self, key, length, embedding, vocabulary, choices):
+        from prompt_jax.artefact import load_prompt
+
+        rows = load_prompt(self.path).array
+        want = (length, embedding.shape[1])
+        if rows.shape != want:
+            raise UserError(
+                f"FileInit.path = {self.path!r} holds {list(rows.shape)}, the run needs "
+                f"{list(want)}: set PROMPT_LENGTH to {rows.shape[0]} or take another backbone"
+            )
+        return rows
+
+
+Init = UniformInit | SampledVocabInit | ClassLabelInit | TextInit | FileInit
+
+
+def _ids(vocabulary, text: str) -> list[int]:
+    if vocabulary is None:
+        raise UserError(f"cannot embed {text!r}: the backbone has no vocabulary; bind VOCABULARY")
+    ids = vocabulary.encode(text)
+    if not ids:
+        raise UserError(f"cannot embed {text!r}: the vocabulary gives no piece for it")
+    return ids

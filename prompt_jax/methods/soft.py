@@ -1,0 +1,88 @@
+"""Prompt tuning: P trained rows beside the embedded text of a frozen T5.
+
+Lester et al. 2021 (https://arxiv.org/abs/2104.08691). Encoder input [P_e; E(x)], or the rows after
+the text; optionally decoder input [P_d; E(y)]. Shapes: P = length, P' = decoder_length, D model width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from prompt_jax.bundle import PromptBundle, Visibility
+from prompt_jax.errors import UserError
+from prompt_jax.layout import Placement, PromptLayout
+from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.inits import Init, SampledVocabInit
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+
+@settings
+class SoftPrompt(PromptMethod):
+    """Settings of prompt tuning.
+
+    Attributes:
+      length: rows in the encoder (the paper: 100).
+      init: how the encoder's rows begin; the decoder's begin the same way.
+      placement: where the encoder's rows stand; the paper: `prefix`.
+      decoder_length: rows before the decoder's start token (the paper: 0).
+      visibility: what prompt rows attend to; the paper: everything.
+    """
+
+    length: int = 100
+    init: Init = SampledVocabInit()
+    placement: Placement = "prefix"
+    decoder_length: int = 0
+    visibility: Visibility = Visibility()
+
+    def check(self):
+        if self.length < 0 or self.decoder_length < 0 or self.length + self.decoder_length == 0:
+            raise UserError(
+                f"SoftPrompt.length = {self.length}, decoder_length = {self.decoder_length}: "
+                "give at least one row"
+            )
+
+    @property
+    def layout(self) -> PromptLayout:
+        return PromptLayout(
+            encoder=self.length, placement=self.placement, decoder=self.decoder_length
+        )
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SoftPromptModule":
+        embedding = np.asarray(backbone.model.token_embedder.embedding[...], np.float32)
+        init = lambda k, n: self.init(k, n, embedding, backbone.vocabulary, choices)  # noqa: E731
+        keys = jax.random.split(key)
+        encoder = init(keys[0], self.length) if self.length else None
+        decoder = init(keys[1], self.decoder_length) if self.decoder_length else None
+        return SoftPromptModule(encoder, decoder, self.visibility)
+
+    def count(self, config: T5Config) -> int:
+        """(P + P') * D."""
+        return (self.length + self.decoder_length) * config.emb_dim
+
+    def manifest(self) -> dict[str, Any]:
+        visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
+        return {**super().manifest(), "placement": self.placement, "visibility": visibility}
+
+    def fold(self, module: nnx.Module) -> dict[str, np.ndarray]:
+        bundle = module()
+        sides = {"encoder": bundle.encoder, "decoder": bundle.decoder}
+        return {name: np.asarray(rows[0]) for name, rows in sides.items() if rows is not None}
+
+
+class SoftPromptModule(nnx.Module):
+    """Owns the rows: float32 [P, D] and [P', D], each optional."""
+
+    def __init__(self, encoder, decoder=None, visibility: Visibility | None = None):
+        if encoder is not None:
+            self.encoder = PromptParam(jnp.asarray(encoder, jnp.float32))
+        if decoder is not None:
+            self.decoder = PromptParam(jnp.asarray(decoder, jnp.float32))
+        self.visibility = visibility or Visibility()
+
+    def __call__(self) -> PromptBundle:
+        rows = {name: v[...][None] for name, v in vars(self).items() if isinstance(v, PromptParam)}
+        return PromptBundle(**rows, visibility=self.visibility)

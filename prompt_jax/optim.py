@@ -1,0 +1,116 @@
+"""Optimizers and schedules, all optax's, with the defaults of prompt tuning."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from prompt_jax.errors import UserError
+from prompt_jax.settings import settings
+
+
+@settings
+class Schedule:
+    """The learning rate at each step.
+
+    Attributes:
+      learning_rate: its value after the warm-up.
+      warmup_steps: steps of linear growth from 0.
+      decay: `constant`; `linear` or `cosine` down to 0 at `total_steps`; `rsqrt`:
+        learning_rate * sqrt(max(warmup_steps, 1) / step).
+      total_steps: where `linear` and `cosine` end.
+    """
+
+    learning_rate: float
+    warmup_steps: int = 0
+    decay: Literal["constant", "linear", "cosine", "rsqrt"] = "constant"
+    total_steps: int | None = None
+
+    def check(self):
+        if self.decay in ("linear", "cosine") and not self.total_steps:
+            raise UserError(f"Schedule.decay = {self.decay!r}: bind Schedule.total_steps as well")
+        if self.learning_rate < 0 or self.warmup_steps < 0:
+            raise UserError(f"Schedule.learning_rate = {self.learning_rate}: give a value >= 0")
+
+    def build(self) -> optax.Schedule:
+        """A function of the step (int32 scalar) that gives the rate (float32 scalar)."""
+        rate, warmup = self.learning_rate, self.warmup_steps
+        after = max((self.total_steps or 0) - warmup, 1)
+        decays = {
+            "constant": optax.constant_schedule(rate),
+            "linear": optax.linear_schedule(rate, 0.0, after),
+            "cosine": optax.cosine_decay_schedule(rate, after),
+            "rsqrt": lambda step: rate * jnp.sqrt(max(warmup, 1) / (step + max(warmup, 1))),
+        }
+        if warmup == 0:
+            return decays[self.decay]
+        ramp = optax.linear_schedule(0.0, rate, warmup)
+        return optax.join_schedules([ramp, decays[self.decay]], [warmup])
+
+
+@settings
+class Adafactor:
+    """optax's Adafactor with T5X's meaning of every setting; the defaults are prompt tuning's.
+
+    Attributes:
+      weight_decay: fraction of a parameter removed at each step, not multiplied by the rate.
+      factored: whether second moments of large matrices are factored. Never for prompts: T5X
+        factors a prompt of 128 rows and more although its rules say not to.
+      multiply_by_parameter_scale: relative updates, for whole models.
+      optimizer_start_step: the step count before the first update. T5X continued at the restored
+        backbone's step (1,100,000 for LM-adapted T5), which makes the second moment an average of
+        all the past and clips every update to RMS 1; released prompts were made so.
+
+    Source: Shazeer & Stern 2018; Lester et al. 2021.
+    """
+
+    schedule: Schedule
+    decay_rate: float = 0.8
+    clipping_threshold: float = 1.0
+    weight_decay: float = 1e-5
+    factored: bool = False
+    multiply_by_parameter_scale: bool = False
+    optimizer_start_step: int = 0
+
+    def build(self) -> optax.GradientTransformation:
+        adafactor = optax.adafactor(
+            learning_rate=self.schedule.build(),
+            factored=self.factored,
+            decay_rate=self.decay_rate,
+            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+            clipping_threshold=self.clipping_threshold,
+            weight_decay_rate=self.weight_decay or None,
+            eps=1e-30,
+        )
+        if self.optimizer_start_step == 0:
+            return adafactor
+        return optax.GradientTransformation(self._late_start(adafactor.init), adafactor.update)
+
+    def _late_start(self, init):
+        def shifted(params):
+            first, *rest = init(params)
+            start = jnp.asarray(self.optimizer_start_step, first.count.dtype)
+            return (first._replace(count=start), *rest)
+
+        return shifted
+
+
+@settings
+class AdamW:
+    """optax's AdamW; weight decay is multiplied by the rate, as in torch."""
+
+    schedule: Schedule
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_global_norm: float | None = None
+
+    def build(self) -> optax.GradientTransformation:
+        adamw = optax.adamw(
+            self.schedule.build(), b1=self.b1, b2=self.b2, eps=self.eps,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
+        if self.clip_global_norm is None:
+            return adamw
+        return optax.chain(optax.clip_by_global_norm(self.clip_global_norm), adamw)

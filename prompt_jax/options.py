@@ -1,0 +1,46 @@
+"""Options that several verbs of the command line share."""
+
+from typing import Annotated
+
+import typer
+
+GinFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--gin_file",
+        metavar="FILE",
+        help="Recipe: a path, or NAME.gin among the installed. Repeatable.",
+    ),
+]
+GinSearchPaths = Annotated[
+    str,
+    typer.Option("--gin_search_paths", metavar="DIRS", help="Folders to look for recipes in: a,b."),
+]
+ModelDir = Annotated[
+    str, typer.Option("--model_dir", metavar="DIR", help="Folder of the run; resumes if used.")
+]
+TasksModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks_module", metavar="MODULE", help="Your tasks: dotted name or FILE.py. Repeatable."
+    ),
+]
+DataDir = Annotated[
+    str | None, typer.Option("--data_dir", metavar="DIR", help="Folder of the data sets.")
+]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", metavar="NAME", help="nano, hf:NAME_OR_DIR, t5x:DIR, files:DIR."),
+]
+MaybeBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="NAME", help="Adds its tokens: nano, hf:NAME_OR_DIR, ..."),
+]
+InputLength = Annotated[
+    int | None, typer.Option("--input_length", metavar="N", min=1, help="Tokens of input text.")
+]
+TargetLength = Annotated[
+    int | None, typer.Option("--target_length", metavar="N", min=1, help="Tokens of target text.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

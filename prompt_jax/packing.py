@@ -1,0 +1,113 @@
+"""Which example stands in which row: the global order of a run, a function of (seed, step) alone.
+
+Examples are drawn epoch by epoch in an order that depends on the seed, put into rows by first fit,
+and rows are taken BATCH_SIZE at a time. Nothing here depends on hosts or devices.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+OPEN_ROWS = 64  # rows that first fit may still add to
+WINDOW = 4096  # examples that are packed together, at least
+
+
+class Piece(NamedTuple):
+    """One example of one task."""
+
+    task: int
+    example: int
+
+
+Row = list[Piece]
+
+
+class RowPlan:
+    """The rows of a run, by step.
+
+    Args:
+      columns: for each task, int [n, 2]: encoder and decoder columns that each example takes,
+        prompt rows included.
+      rates: the relative frequency of each task.
+      capacity: encoder and decoder columns of a row.
+      batch_size: rows per step.
+      seed: decides the order.
+      packed: False gives every example its own row.
+    """
+
+    def __init__(
+        self,
+        columns: list[np.ndarray],
+        rates: list[float],
+        capacity: tuple[int, int],
+        batch_size: int,
+        seed: int,
+        packed: bool = True,
+    ):
+        self.columns = columns
+        self.rates = np.asarray(rates, float) / sum(rates)
+        self.capacity = capacity
+        self.batch_size = batch_size
+        self.seed = seed
+        self.open_rows = OPEN_ROWS if packed else 0
+        self._restart()
+
+    def _restart(self):
+        self._windows = self._window_rows()
+        self._rows: list[Row] = []
+        self._first = 0  # global number of self._rows[0]
+
+    def batch(self, step: int) -> list[Row]:
+        """The rows of one step, counted from 0; asking in ascending order is cheapest."""
+        start = step * self.batch_size
+        if start < self._first:
+            self._restart()
+        while self._first + len(self._rows) < start + self.batch_size:
+            gone = min(max(start - self._first, 0), len(self._rows))
+            self._rows = self._rows[gone:] + next(self._windows)
+            self._first += gone
+        at = start - self._first
+        return self._rows[at : at + self.batch_size]
+
+    def _window_rows(self) -> Iterator[list[Row]]:
+        for pieces in self._draws():
+            yield self._pack(pieces)
+
+    def _draws(self) -> Iterator[list[Piece]]:
+        if len(self.columns) == 1:
+            n = len(self.columns[0])
+            epochs = -(-WINDOW // n)
+            for window in range(2**31):
+                orders = [self._order(0, window * epochs + e) for e in range(epochs)]
+                yield [Piece(0, int(i)) for order in orders for i in order]
+        streams = [self._task_stream(task) for task in range(len(self.columns))]
+        for window in range(2**31):
+            rng = np.random.default_rng([self.seed, 1, window])
+            tasks = rng.choice(len(streams), size=WINDOW, p=self.rates)
+            yield [Piece(int(task), next(streams[task])) for task in tasks]
+
+    def _order(self, task: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, task, epoch]).permutation(
+            len(self.columns[task])
+        )
+
+    def _task_stream(self, task: int) -> Iterator[int]:
+        for epoch in range(2**31):
+            yield from (int(i) for i in self._order(task, epoch))
+
+    def _pack(self, pieces: list[Piece]) -> list[Row]:
+        rows: list[Row] = []
+        free = np.zeros((0, 2), np.int64)  # columns left in the last OPEN_ROWS rows
+        for piece in pieces:
+            need = self.columns[piece.task][piece.example]
+            fits = np.flatnonzero((free >= need).all(axis=1))
+            if len(fits):
+                at = fits[0]
+                rows[len(rows) - len(free) + at].append(piece)
+                free[at] -= need
+                continue
+            rows.append([piece])
+            if self.open_rows:
+                free = np.concatenate([free, [self.capacity - need]])[-self.open_rows :]
+        return rows

@@ -1,0 +1,26 @@
+"""The names that a recipe may use, and where each lives; nothing is imported until a recipe is."""
+
+REGISTERED: dict[str, str] = {
+    "Train": "prompt_jax.train:Train",
+    "Backbone": "prompt_jax.train:BackboneSettings",
+    "Data": "prompt_jax.data:Data",
+    "Loss": "prompt_jax.loss:Loss",
+    "Schedule": "prompt_jax.optim:Schedule",
+    "Adafactor": "prompt_jax.optim:Adafactor",
+    "AdamW": "prompt_jax.optim:AdamW",
+    "Evaluation": "prompt_jax.evaluate:Evaluation",
+    "HeldOutLoss": "prompt_jax.evaluate:HeldOutLoss",
+    "Checkpoints": "prompt_jax.checkpoint.run:Checkpoints",
+    "MeshShape": "prompt_jax.sharding:MeshShape",
+    "SoftPrompt": "prompt_jax.methods.soft:SoftPrompt",
+    "FullTuning": "prompt_jax.methods.full:FullTuning",
+    "Visibility": "prompt_jax.bundle:Visibility",
+    "UniformInit": "prompt_jax.methods.inits:UniformInit",
+    "SampledVocabInit": "prompt_jax.methods.inits:SampledVocabInit",
+    "ClassLabelInit": "prompt_jax.methods.inits:ClassLabelInit",
+    "TextInit": "prompt_jax.methods.inits:TextInit",
+    "FileInit": "prompt_jax.methods.inits:FileInit",
+    "Pretrain": "prompt_jax.pretrain:Pretrain",
+    "NewVocabulary": "prompt_jax.pretrain:NewVocabulary",
+    "Corpus": "prompt_jax.corpus:Corpus",
+}

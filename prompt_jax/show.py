@@ -1,0 +1,48 @@
+"""How verbs report: JSON on standard output, a table, or rows one value per line."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Prints `value` as indented JSON; scalars of numpy and JAX become floats."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=float))
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows that share their keys as a table; the first column is never broken."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for index, column in enumerate(rows[0] if rows else ()):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    Console().print(table)
+
+
+def print_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Prints a mapping as a table of two columns."""
+    print_table(title, [{"name": name, "value": value} for name, value in facts.items()])
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints long rows, one `key: value` a line and an empty line between rows."""
+    print(title)
+    for row in rows:
+        print()
+        for name, value in row.items():
+            print(f"{name}: {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_cell(item)}" for name, item in value.items())
+    return "-" if value is None else str(value)

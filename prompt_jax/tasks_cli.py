@@ -1,0 +1,221 @@
+"""What `prompt-jax tasks list | show T | check FILE.jsonl` report, as plain lists and dicts."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row
+
+if TYPE_CHECKING:
+    from prompt_jax.backbone import Backbone
+    from prompt_jax.vocabulary import Vocabulary
+
+PERCENTILES = (50, 90, 95, 99, 100)
+MAX_LABELS = 50  # more distinct targets than this are not labels
+
+
+def import_tasks_module(name_or_path: str) -> ModuleType:
+    """Imports the module of a user's tasks: a dotted name, or the path of a .py file.
+
+    A path is imported once a process. UserError if there is no such module or if it fails.
+    """
+    try:
+        if name_or_path.endswith(".py"):
+            return _import_path(Path(name_or_path))
+        return importlib.import_module(name_or_path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"--tasks_module={name_or_path}: {type(error).__name__}: {error}; "
+            "it must be the dotted name of a module that imports, or the path of a .py file"
+        ) from error
+
+
+def _import_path(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"--tasks_module={path}: no such file; give the path of a .py file")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    name = f"prompt_jax_user_tasks_{digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def list_tasks() -> list[dict]:
+    """Every registered task and mixture, sorted by name: name, source, splits, metrics, choices.
+
+    `splits` and `metrics` are lists of names, `choices` is the list of label strings or None.
+    """
+    import seqio
+
+    from prompt_jax.tasks import text
+
+    text.import_bundled()
+    tasks = [_describe_task(name) for name in seqio.TaskRegistry.names()]
+    mixtures = [_describe_mixture(name) for name in seqio.MixtureRegistry.names()]
+    return sorted(tasks + mixtures, key=lambda entry: entry["name"])
+
+
+def _describe_task(name: str) -> dict:
+    import seqio
+
+    from prompt_jax.tasks.text import CHOICES
+
+    task = seqio.TaskRegistry.get(name)
+    return {
+        "name": name,
+        "source": str(task.source),
+        "splits": list(task.splits),
+        "metrics": [seqio.utils.function_name(metric) for metric in task.metric_fns],
+        "choices": list(CHOICES[name]) if name in CHOICES else None,
+    }
+
+
+def _describe_mixture(name: str) -> dict:
+    import seqio
+
+    mixture = seqio.MixtureRegistry.get(name)
+    rates = ", ".join(f"{task.name} x {mixture.get_rate(task):g}" for task in mixture.tasks)
+    splits = dict.fromkeys(split for task in mixture.tasks for split in task.splits)
+    return {
+        "name": name,
+        "source": f"mixture of {rates}",
+        "splits": list(splits),
+        "metrics": [],
+        "choices": None,
+    }
+
+
+def show_task(name: str, split: str, n: int, backbone: "Backbone | None") -> list[dict]:
+    """The first n examples of each task of `name`: task, inputs, targets.
+
+    With a backbone also `inputs_pieces`, `inputs_length`, `targets_pieces`, `targets_length`, as
+    the model sees them; lengths count the EOS.
+    """
+    from prompt_jax.tasks.text import load_examples
+
+    vocabulary = _vocabulary(backbone)
+    return [
+        {"task": task, **_show_example(example, vocabulary)}
+        for task, examples in load_examples(name, split).items()
+        for example in examples[:n]
+    ]
+
+
+def _show_example(example: dict, vocabulary: "Vocabulary | None") -> dict:
+    shown = {key: example[key] for key in TEXT_KEYS}
+    if vocabulary is not None:
+        for key in TEXT_KEYS:
+            ids = [*vocabulary.encode(example[key]), vocabulary.eos_id]
+            shown[f"{key}_pieces"] = vocabulary.pieces(ids)
+            shown[f"{key}_length"] = len(ids)
+    return shown
+
+
+def _vocabulary(backbone: "Backbone | None") -> "Vocabulary | None":
+    """The backbone's vocabulary; None only if no backbone is given."""
+    if backbone is None:
+        return None
+    if backbone.vocabulary is None:
+        raise UserError(f"backbone '{backbone.name}' has no vocabulary; name one by VOCABULARY")
+    return backbone.vocabulary
+
+
+def check_jsonl(
+    path: str,
+    backbone: "Backbone | None" = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+) -> dict:
+    """Statistics of a JSONL file of `inputs` and `targets`; bad lines are counted, not raised.
+
+    Returns:
+      rows: good rows; errors: "FILE:LINE: what" of each bad line, or of a file without rows;
+      labels: {target: rows}, most frequent first, None beyond 50 distinct targets;
+      duplicates: rows whose inputs and targets occur before; conflicts: distinct inputs that occur
+      with several targets; empty: {key: rows whose text is blank};
+      unit: "tokens" (with the EOS) if a backbone is given, else "characters";
+      lengths: {key: {"p50": ..., "p100": ...}}; truncated: {key: percent of rows longer than the
+      limit}, of the keys with a limit.
+
+    UserError for a missing file, or for a limit without the backbone whose tokens it counts.
+    """
+    vocabulary = _vocabulary(backbone)
+    limits = {"inputs": input_length, "targets": target_length}
+    limits = {key: limit for key, limit in limits.items() if limit is not None}
+    if limits and vocabulary is None:
+        raise UserError(f"the limit {limits} counts tokens; say whose with --backbone")
+    rows, errors = _read_rows(path)
+    lengths = {key: [_length(row[key], vocabulary) for row in rows] for key in TEXT_KEYS}
+    return {
+        "rows": len(rows),
+        "errors": errors,
+        "labels": _labels([row["targets"] for row in rows]),
+        "duplicates": len(rows) - len({_pair(row) for row in rows}),
+        "conflicts": _conflicts(rows),
+        "empty": {key: sum(not row[key].strip() for row in rows) for key in TEXT_KEYS},
+        "unit": "characters" if vocabulary is None else "tokens",
+        "lengths": {key: _percentiles(values) for key, values in lengths.items()},
+        "truncated": {key: _share_above(lengths[key], limit) for key, limit in limits.items()},
+    }
+
+
+def _read_rows(path: str) -> tuple[list[dict], list[str]]:
+    rows, errors = [], []
+    for number, line in numbered_lines(path):
+        try:
+            rows.append(parse_row(line))
+        except ValueError as error:
+            errors.append(f"{path}:{number}: {error}")
+    if not rows and not errors:
+        errors.append(f"{path}: no rows")
+    return rows, errors
+
+
+def _length(text: str, vocabulary: "Vocabulary | None") -> int:
+    return len(text) if vocabulary is None else len(vocabulary.encode(text)) + 1
+
+
+def _labels(targets: Sequence[str]) -> dict[str, int] | None:
+    counts = Counter(targets)
+    return dict(counts.most_common()) if len(counts) <= MAX_LABELS else None
+
+
+def _pair(row: dict) -> tuple[str, str]:
+    return row["inputs"], row["targets"]
+
+
+def _conflicts(rows: Sequence[dict]) -> int:
+    targets_of = Counter(inputs for inputs, _ in {_pair(row) for row in rows})
+    return sum(count > 1 for count in targets_of.values())
+
+
+def _percentiles(lengths: Sequence[int]) -> dict[str, int]:
+    """The smallest length that at least p percent of the rows do not exceed; {} without rows."""
+    if not lengths:
+        return {}
+    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+    return {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+
+
+def _share_above(lengths: Sequence[int], limit: int) -> float:
+    return 100.0 * sum(length > limit for length in lengths) / max(len(lengths), 1)

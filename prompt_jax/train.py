@@ -1,0 +1,285 @@
+"""The training run: build, restore, loop, finish. Read this page first.
+
+`train` is what `prompt-jax train` calls; `Job` holds what a run is made of once its settings are
+read; `step.py` is where the gradient is taken.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+
+from prompt_jax import sharding, t5
+from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
+from prompt_jax.data import Data
+from prompt_jax.errors import Preempted, UserError
+from prompt_jax.evaluate import write_predictions
+from prompt_jax.folder import open_folder, stop_signal
+from prompt_jax.loss import Loss
+from prompt_jax.methods.base import PromptedT5, PromptMethod
+from prompt_jax.metrics import Meter, MetricsLog, Screen, check_best_metric
+from prompt_jax.optim import Adafactor, AdamW
+from prompt_jax.settings import settings
+from prompt_jax.step import TrainState, make_train_step, split
+
+
+@settings
+class BackboneSettings:
+    """Which frozen model, and how it is held.
+
+    Attributes:
+      name: `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR`, or `random:SIZE?seed=0` for controls.
+      dtype: of weights and activations.
+      vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
+      dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
+      remat: what the backward pass finds saved: `none`, `full`, `dots`.
+    """
+
+    name: str
+    dtype: str = "bfloat16"
+    vocabulary: str | None = None
+    dropout_rate: float = 0.1
+    remat: str = "none"
+
+    def check(self):
+        if self.remat not in t5.REMAT:
+            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {list(t5.REMAT)}")
+
+    def load(self) -> Backbone:
+        backbone = load_backbone(self.name, dtype=self.dtype, vocabulary=self.vocabulary)
+        config = dataclasses.replace(
+            backbone.config, dropout_rate=self.dropout_rate, remat=self.remat
+        )
+        model = t5.reconfigured(backbone.model, config)
+        return dataclasses.replace(backbone, config=config, model=model)
+
+
+@settings
+class Train:
+    """A run: what `--gin_file` builds.
+
+    Attributes:
+      data: `Data` (a task) or `Corpus` (text, for pretraining).
+      evaluation: `Evaluation`, `HeldOutLoss` or None.
+      best_metric: (name, "max" or "min"): decides `prompt/best`; None keeps the last only.
+      accumulate: parts that a batch is cut into, one after the other, to save memory.
+      log_period: steps between records in metrics.jsonl.
+    """
+
+    backbone: BackboneSettings
+    method: PromptMethod
+    data: Any
+    optimizer: Adafactor | AdamW
+    steps: int
+    seed: int = 0
+    loss: Loss = Loss()
+    evaluation: Any = None
+    best_metric: tuple[str, str] | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    mesh: sharding.MeshShape = sharding.MeshShape()
+    accumulate: int = 1
+    log_period: int = 10
+
+    def check(self):
+        for name in ("steps", "accumulate", "log_period"):
+            if vars(self)[name] < 1:
+                raise UserError(f"Train.{name} = {vars(self)[name]}: give at least 1")
+        if self.best_metric and self.best_metric[1] not in ("max", "min"):
+            raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
+
+
+def train(
+    run: Train, model_dir: str, *, operative: str = "", profile: bool = False, show: bool = False
+) -> dict[str, Any]:
+    """Trains to `run.steps`, or on from the checkpoint in `model_dir`; returns the last metrics.
+
+    Raises:
+      UserError: before any weight is read where settings, task or folder are wrong.
+      Preempted: after SIGTERM, once the state is saved.
+    """
+    with open_folder(model_dir, operative) as folder, stop_signal() as stop:
+        job = Job(run, folder)
+        checkpoints = RunCheckpoints(folder, run.checkpoints, job.facts)
+        state = checkpoints.restore(job.first_state())
+        start = int(state.step)
+        log, meter = MetricsLog(folder, start), Meter()
+        screen = Screen(show, start, run.steps)
+        screen.say(job.opening(start, model_dir))
+        if start >= run.steps:
+            screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
+            return job.closing(log, screen)
+        if start == 0:
+            job.evaluate(state, 0, log, screen)
+        meter.restart_clock()
+        for step in profiled(range(start, run.steps), folder, profile):
+            batch, examples = job.batch(step)
+            state, metrics = job.train_step(state, job.frozen, batch)
+            meter.add(metrics, examples)
+            meter.wait()
+            done, last = step + 1, step + 1 == run.steps
+            evaluating = job.evaluation_due(done) or last
+            saving = done % run.checkpoints.period == 0 or last or stop.is_set()
+            if (done % run.log_period == 0 or evaluating or saving) and (r := meter.record(done)):
+                log.write(r)
+                screen.step(r)
+            if evaluating:
+                job.evaluate(state, done, log, screen)
+            if saving:
+                job.save_prompt(state, "last", log)
+                checkpoints.save(state)
+            if stop.is_set() and not last:
+                raise Preempted(f"preempted: saved step {done}; run the same command to go on")
+            if evaluating or saving:
+                meter.restart_clock()
+        checkpoints.close()
+        return job.closing(log, screen)
+
+
+class Job:
+    """What a run is made of: backbone, method, data, compiled step, evaluation."""
+
+    def __init__(self, run: Train, folder: epath.Path):
+        self.run, self.folder = run, folder
+        self.mesh = run.mesh.build()
+        sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
+        self.backbone = run.backbone.load()
+        layout = run.method.layout
+        vocabulary = self.backbone.vocabulary
+        self.data = run.data.open(vocabulary, layout, run.seed)
+        self.evaluator = None
+        if run.evaluation is not None:
+            self.evaluator = run.evaluation.open(
+                run.data, run.seed, vocabulary, layout, self.mesh
+            )
+        key = jax.random.key(run.seed)
+        module = run.method.create(jax.random.fold_in(key, 0), self.backbone, self._choices())
+        model = PromptedT5(self.backbone.model, module)
+        self.graphdef, trainable, frozen = split(model, run.method.trainable)
+        self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
+        self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
+        self.tx = run.optimizer.build()
+        dropout = jax.random.fold_in(key, 1) if run.backbone.dropout_rate else None
+        state = self.first_state()
+        self.train_step = make_train_step(
+            self.graphdef, run.loss, self.tx, dropout,
+            jax.tree.map(lambda x: x.sharding, state), run.accumulate,
+        )  # fmt: skip
+        self.facts = {
+            "seed": run.seed,
+            "batch_size": run.data.batch_size,
+            "method": run.method.manifest(),
+            "backbone": self.backbone.digest,
+            "data": repr(run.data),
+        }
+
+    def _choices(self) -> tuple[str, ...]:
+        if not isinstance(self.run.data, Data):
+            return ()
+        from prompt_jax.tasks import text
+
+        return text.CHOICES.get(self.run.data.task, ())
+
+    def first_state(self) -> TrainState:
+        """Step 0, in the shardings that every later state has; copied, since steps donate it."""
+        trainable = jax.tree.map(jnp.copy, self.trainable)
+        everywhere = sharding.replicated(self.mesh)
+        shapes = {x.shape: x.sharding for x in jax.tree.leaves(trainable)}
+        opt_state = jax.tree.map(
+            lambda x: jax.device_put(x, shapes.get(x.shape, everywhere)), self.tx.init(trainable)
+        )
+        return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, opt_state)
+
+    def batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
+        """This process's rows of a step as global arrays, and how many examples they hold."""
+        size = self.run.data.batch_size // jax.process_count()
+        first = jax.process_index() * size
+        rows = self.data.batch(step, slice(first, first + size))
+        segments = rows.get("encoder_segment_ids")
+        examples = size if segments is None else int(segments.max(axis=1).sum())
+        return sharding.put_rows(rows, sharding.rows(self.mesh)), examples * jax.process_count()
+
+    def evaluation_due(self, step: int) -> bool:
+        return self.run.evaluation is not None and step % self.run.evaluation.period == 0
+
+    def evaluate(self, state: TrainState, step: int, log: MetricsLog, screen: Screen) -> None:
+        if self.evaluator is None:
+            return
+        began = time.perf_counter()
+        metrics, rows = self.evaluator(self.graphdef, state.trainable, self.frozen)
+        best = self.run.best_metric
+        if best:
+            check_best_metric(best, metrics)
+        seconds = time.perf_counter() - began
+        log.write({"step": step, "kind": "eval", **metrics, "seconds": seconds})
+        write_predictions(self.folder, f"step_{step}", rows)
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+        screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
+        if best and (found := log.best(*best)) and found[1] == step:
+            self.save_prompt(state, "best", log)
+
+    def save_prompt(self, state: TrainState, name: str, log: MetricsLog) -> None:
+        """Writes the artefact `prompt/NAME`."""
+        run, best = self.run, self.run.best_metric
+        evals = [r for r in log.records if r["kind"] == "eval" and r["step"] == int(state.step)]
+        facts = {
+            "task": run.data.task if isinstance(run.data, Data) else None,
+            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
+            "tokenizer": self.backbone.vocabulary and self.backbone.vocabulary.digest,
+            "step": int(state.step),
+            "seed": run.seed,
+            "metric": {best[0]: evals[-1][best[0]]} if best and evals else None,
+            "run": {
+                "input_length": run.data.input_length,
+                "target_length": run.data.target_length,
+                "dtype": run.backbone.dtype,
+            },
+        }
+        model = nnx.merge(self.graphdef, state.trainable, self.frozen)
+        run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
+
+    def opening(self, start: int, model_dir: str) -> str:
+        run = self.run
+        told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+                         for k, v in self.data.describe().items())  # fmt: skip
+        count = run.method.count(self.backbone.config)
+        return (
+            f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
+            f"{type(run.method).__name__}: {count:,} trainable parameters\n"
+            f"data  {told}\n"
+            f"devices {dict(self.mesh.shape)}  steps {start} to {run.steps}  model_dir {model_dir}"
+        )
+
+    def closing(self, log: MetricsLog, screen: Screen) -> dict[str, Any]:
+        """Says what came out and where it is; returns the last metrics."""
+        screen.close()
+        log.close()
+        evals = [r for r in log.records if r["kind"] == "eval"]
+        last = evals[-1] if evals else log.records[-1]
+        if self.run.best_metric and evals:
+            name, direction = self.run.best_metric
+            value, step = log.best(name, direction)  # type: ignore[misc]
+            before = evals[0].get(name, float("nan"))
+            screen.say(f"{name}: {before:.2f} before, {last[name]:.2f} after, best {value:.2f} "
+                       f"at step {step}")  # fmt: skip
+        for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):
+            if (self.folder / name).exists():
+                screen.say(f"  {self.folder / name}")
+        return last
+
+
+def profiled(steps: range, folder: epath.Path, profile: bool) -> Iterator[int]:
+    """The steps; with `profile`, an xprof trace of the fourth to the sixth in `profile/`."""
+    for n, step in enumerate(steps):
+        if profile and n == 3:
+            jax.profiler.start_trace(str(folder / "profile"))
+        yield step
+        if profile and (n == 5 or step == steps[-1]) and n >= 3:
+            jax.profiler.stop_trace()
+            profile = False
+

@@ -1,0 +1,164 @@
+"""Small real classification sets that installed packages carry, read in place, with no network.
+
+- `vader_polarity`: is a word negative or positive? The lexicon of vaderSentiment (MIT; Hutto and
+  Gilbert 2014), every entry rated by ten people from -4 to 4. Only entries of letters are used (no
+  emoticons, no slang with digits or punctuation) and only those whose mean is at least 1 away from
+  0; `vader_polarity_all` takes every mean but 0.
+- `cldr_language`: in which of eight languages is this the name of a territory, a language or a
+  currency? Unicode's CLDR (Unicode licence) as Babel (BSD) carries it. A thing is used if its eight
+  names differ, so that the languages are balanced.
+- `cldr_kind`: what does an English name name: a city, a currency, a language, a script or a
+  territory? CLDR, again; names of two kinds are left out.
+
+Words of one family (abandon, abandoned) and names of one thing (Germany, Deutschland) are in the
+same split: a tenth of the families each is validation and test, chosen by hash.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from prompt_jax.errors import UserError
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.text import RowsSource, add_task
+
+SPLITS = ("train", "validation", "test")
+POLARITIES = ("negative", "positive")
+LANGUAGES = {
+    "en": "English",
+    "de": "German",
+    "fr": "French",
+    "es": "Spanish",
+    "pl": "Polish",
+    "fi": "Finnish",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+}
+KINDS = ("city", "currency", "language", "script", "territory")
+_ENDING = re.compile(r"(?:e?ful|ingly|edly|ings?|ed|e?ly|ers?|ous|ness|es|e|s|y)$")
+
+# (family, inputs, targets): rows of one family share a split.
+Entry = tuple[str, str, str]
+
+
+def split_of(family: str) -> str:
+    """train for eight families in ten, validation and test for one each, by SHA-256."""
+    bucket = int.from_bytes(hashlib.sha256(family.encode()).digest()[:4], "big") % 10
+    return {0: "validation", 1: "test"}.get(bucket, "train")
+
+
+def word_family(word: str) -> str:
+    """The first five letters of a word without a common English ending.
+
+    >>> word_family("abandon") == word_family("Abandoned"), word_family("loving")
+    (True, 'lov')
+    """
+    stem = _ENDING.sub("", word.lower())
+    return (stem if len(stem) >= 3 else word.lower())[:5]
+
+
+def vader_entries(threshold: float) -> Iterable[Entry]:
+    """The words of vaderSentiment's lexicon whose mean rating is not within `threshold` of 0.
+
+    A few words are listed twice, with the same sign; the first counts.
+    """
+    seen = set()
+    for line in _vader_lexicon().read_text(encoding="utf-8").splitlines():
+        word, mean = line.split("\t")[0], float(line.split("\t")[1])
+        if word.isalpha() and word not in seen and mean != 0 and abs(mean) >= threshold:
+            seen.add(word)
+            yield word_family(word), word, POLARITIES[mean > 0]
+
+
+def _vader_lexicon() -> Path:
+    try:
+        package = importlib.metadata.distribution("vaderSentiment")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("vaderSentiment is not installed; run pip install vaderSentiment") from None
+    return Path(str(package.locate_file("vaderSentiment/vader_lexicon.txt")))
+
+
+def cldr_language_entries() -> Iterable[Entry]:
+    """Names of things in the eight LANGUAGES, where all eight names differ."""
+    names = {language: _cldr_names(language) for language in LANGUAGES}
+    shared = set.intersection(*(set(of_language) for of_language in names.values()))
+    uses = Counter(name for of_language in names.values() for name in set(of_language.values()))
+    for key in sorted(shared):
+        if all(uses[names[language][key]] == 1 for language in LANGUAGES):
+            for language, target in LANGUAGES.items():
+                yield key, names[language][key], target
+
+
+def _cldr_names(language: str) -> dict[str, str]:
+    """ "kind/CLDR key" -> name in that language, of territories, languages and currencies."""
+    locale = _babel().Locale.parse(language)
+    tables = {
+        "territory": locale.territories,
+        "language": locale.languages,
+        "currency": locale.currencies,
+    }
+    return {f"{kind}/{key}": name for kind, table in tables.items() for key, name in table.items()}
+
+
+def cldr_kind_entries() -> Iterable[Entry]:
+    """English names with their kind; a family is the names that begin with the same word."""
+    locale = _babel().Locale.parse("en")
+    tables = {
+        "city": _city_names(locale.time_zones),
+        "currency": locale.currencies.values(),
+        "language": locale.languages.values(),
+        "script": locale.scripts.values(),
+        "territory": locale.territories.values(),
+    }
+    kinds: dict[str, set[str]] = {}
+    for kind, names in tables.items():
+        for name in names:
+            kinds.setdefault(name, set()).add(kind)
+    for name in sorted(kinds):
+        if len(kinds[name]) == 1:
+            yield name.split()[0].lower(), name, next(iter(kinds[name]))
+
+
+def _city_names(time_zones: Mapping) -> set[str]:
+    """The exemplar city of every time zone: CLDR's name, else the end of the zone's identifier."""
+    zones = [zone for zone in _babel().get_global("zone_territories") if "Etc/" not in zone]
+    named = {zone: data["city"] for zone, data in time_zones.items() if "city" in data}
+    last = {zone: zone.split("/")[-1].replace("_", " ") for zone in zones if "/" in zone}
+    return set((last | {zone: city for zone, city in named.items() if zone in last}).values())
+
+
+def _babel() -> ModuleType:
+    try:
+        from babel import core
+    except ImportError:
+        raise UserError("Babel is not installed; run pip install Babel") from None
+    return core
+
+
+def read_rows(entries: Callable[[], Iterable[Entry]], split: str) -> list[dict]:
+    """Rows with `inputs`, `targets`, `family` of one split, in the source's order."""
+    return [
+        {"inputs": inputs, "targets": targets, "family": family}
+        for family, inputs, targets in entries()
+        if split_of(family) == split
+    ]
+
+
+def _register(
+    name: str, entries: Callable[[], Iterable[Entry]], choices: Iterable[str], description: str
+) -> None:
+    source = RowsSource(partial(read_rows, entries), SPLITS, description)
+    add_task(name, source, [], [accuracy], tuple(choices))
+
+
+_VADER = "lexicon of the installed vaderSentiment (MIT)"
+_CLDR = "CLDR names of the installed Babel (Unicode licence, BSD)"
+_register("vader_polarity", partial(vader_entries, 1.0), POLARITIES, _VADER)
+_register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
+_register("cldr_language", cldr_language_entries, LANGUAGES.values(), _CLDR)
+_register("cldr_kind", cldr_kind_entries, KINDS, _CLDR)

@@ -1,0 +1,315 @@
+"""Tasks of plain text: how they are declared, found and read.
+
+A task here is a SeqIO task whose `inputs` and `targets` stay strings: the vocabulary belongs to the
+backbone, so the trainer tokenises afterwards. A task of one's own is a few lines in a module that
+`--tasks_module` names:
+
+    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.tasks.text import jsonl_task
+
+    files = {"train": "reviews.train.jsonl", "validation": "reviews.dev.jsonl"}
+    jsonl_task("reviews", files, metrics=[accuracy], choices=("good", "bad"))
+
+Any SeqIO task whose output features are TEXT_FEATURES works as well.
+"""
+
+import difflib
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from etils import epath
+
+from prompt_jax.errors import UserError
+from prompt_jax.jsonl import TEXT_KEYS, read_jsonl
+from prompt_jax.metrics_text import Metric, accuracy
+
+BUNDLED_MODULES = ("glue", "superglue", "quickstart")
+READ_BATCH = 4096  # rows that leave TensorFlow at a time
+HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file
+
+# The label strings of a classification task, by task name, in the order of its class ids.
+CHOICES: dict[str, tuple[str, ...]] = {}
+
+
+TEXT_FEATURES = {
+    key: seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0)
+    for key in TEXT_KEYS
+}
+
+
+class RowsSource(seqio.DataSource):
+    """A SeqIO source over rows that a Python function reads when the data are asked for.
+
+    Args:
+      read: split -> rows (dicts of scalars with the same keys), in source order.
+      splits: the splits that `read` knows.
+      description: where the data come from, for `tasks list`.
+    """
+
+    def __init__(
+        self, read: Callable[[str], list[dict]], splits: Sequence[str], description: str
+    ) -> None:
+        super().__init__(splits=splits)
+        self._read = read
+        self._description = description
+
+    def __repr__(self) -> str:
+        return self._description
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [split]
+
+    def num_input_examples(self, split: str) -> int:
+        return len(self._read(split))
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        *,
+        sequence_length: Mapping[str, int] | None = None,
+        use_cached: bool = False,
+        num_epochs: int | None = 1,
+    ) -> tf.data.Dataset:
+        """The rows of a split; `sequence_length`, `use_cached` and `num_epochs` are SeqIO's own."""
+        rows = self._read(split)
+        columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        if shard_info is not None:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        return dataset.shuffle(len(rows), seed=seed) if shuffle else dataset
+
+
+def _column(values: list) -> tf.Tensor:
+    """[rows]: strings, or numbers in 64 bits (TensorFlow alone would take 32)."""
+    if isinstance(values[0], str):
+        return tf.constant(values, tf.string)
+    return tf.constant(np.asarray(values))
+
+
+def add_task(
+    name: str,
+    source: RowsSource,
+    preprocessors: Sequence[Callable],
+    metrics: Sequence[Metric],
+    choices: Sequence[str] | None,
+) -> seqio.Task:
+    """Registers a text task with SeqIO and its label strings, if any, in CHOICES."""
+    task = seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=list(preprocessors),
+        output_features=TEXT_FEATURES,
+        metric_fns=list(metrics),
+    )
+    if choices is not None:
+        CHOICES[name] = tuple(choices)
+    return task
+
+
+def jsonl_task(
+    name: str,
+    files: Mapping[str, str],
+    metrics: Sequence[Metric] = (accuracy,),
+    choices: Sequence[str] | None = None,
+) -> seqio.Task:
+    """Registers a task over JSONL files: {split: path}, paths relative to the working folder.
+
+    Rows have `inputs` and `targets` as strings. Another key is kept if every row of the file has it
+    as a string, as a whole number, as a number or as true/false. `choices` are the label strings of
+    a classification task. A bad line, a target outside `choices` or an empty file is a UserError
+    when the split is read.
+    """
+    paths = {split: str(path) for split, path in files.items()}
+
+    def read(split: str) -> list[dict]:
+        return _keep_scalars(_read_checked(paths[split], choices))
+
+    source = RowsSource(read, tuple(paths), f"JSONL {', '.join(paths.values())}")
+    return add_task(name, source, [], metrics, choices)
+
+
+def _read_checked(path: str, choices: Sequence[str] | None) -> list[dict]:
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        if choices is not None and row["targets"] not in choices:
+            raise UserError(
+                f"{path}: row {number} has the target '{row['targets']}', which is none of the "
+                f"task's choices {', '.join(choices)}"
+            )
+    return rows
+
+
+def _keep_scalars(rows: list[dict]) -> list[dict]:
+    """The rows with only those keys that make a column of one scalar type."""
+    keys = [key for key in rows[0] if key in TEXT_KEYS or _is_column(rows, key)]
+    return [{key: row[key] for key in keys} for row in rows]
+
+
+def _is_column(rows: list[dict], key: str) -> bool:
+    if not all(key in row for row in rows):
+        return False
+    types = {type(row[key]) for row in rows}
+    if types <= {int, float}:
+        return all(abs(row[key]) < 2**63 for row in rows)
+    return types in ({str}, {bool})
+
+
+def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqio.Task:
+    """The task of a JSONL file, registered on first use; scored by accuracy.
+
+    The splits of NAME.jsonl or NAME.train.jsonl: `train` is the file; `validation` is
+    `validation_path`, else NAME.validation.jsonl beside it; `test` is NAME.test.jsonl if it is
+    there. Without a validation file a tenth of the distinct inputs (at least one, those with the
+    smallest SHA-256) is held out of `train` as `validation`, so that the two never share an input.
+    """
+    files = _jsonl_files(train_path, validation_path)
+    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in files.items()).encode()).hexdigest()
+    stem = re.sub(r"\W", "_", _jsonl_stem(epath.Path(train_path).name))
+    name = f"jsonl:{stem}:{digest[:8]}"
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    if "validation" in files:
+        return jsonl_task(name, files)
+
+    def read(split: str) -> list[dict]:
+        if split == "test":
+            return _keep_scalars(read_jsonl(files["test"]))
+        train, validation = hold_out(_keep_scalars(read_jsonl(files["train"])), files["train"])
+        return train if split == "train" else validation
+
+    splits = ("train", "validation", *(s for s in files if s == "test"))
+    source = RowsSource(read, splits, f"JSONL {files['train']}, a tenth held out as validation")
+    return add_task(name, source, [], [accuracy], None)
+
+
+def _jsonl_stem(file_name: str) -> str:
+    return file_name.removesuffix(".jsonl").removesuffix(".train")
+
+
+def _jsonl_files(train_path: str, validation_path: str | None) -> dict[str, str]:
+    """{split: path} by the rule of `task_from_jsonl`; UserError if a given path is not there."""
+    train = epath.Path(train_path)
+    stem = _jsonl_stem(train.name)
+    files = {"train": train}
+    for split in ("validation", "test"):
+        beside = train.parent / f"{stem}.{split}.jsonl"
+        if beside.is_file() and beside != train:
+            files[split] = beside
+    if validation_path is not None:
+        files["validation"] = epath.Path(validation_path)
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"no such JSONL file: {path}")
+    return {split: str(path) for split, path in files.items()}
+
+
+def hold_out(rows: list[dict], path: str) -> tuple[list[dict], list[dict]]:
+    """(train, validation): the rows of a tenth of the distinct inputs go to validation."""
+    order = {text: hashlib.sha256(text.encode()).digest() for text in {r["inputs"] for r in rows}}
+    if len(order) < 2:
+        raise UserError(f"{path}: one distinct input cannot be split into train and validation")
+    held = set(sorted(order, key=order.__getitem__)[: max(1, round(len(order) / HELD_OUT))])
+    train = [row for row in rows if row["inputs"] not in held]
+    return train, [row for row in rows if row["inputs"] in held]
+
+
+def import_bundled() -> None:
+    """Registers the tasks that come with prompt_jax."""
+    for module in BUNDLED_MODULES:
+        importlib.import_module(f"prompt_jax.tasks.{module}")
+
+
+def get_task(name: str) -> seqio.Task | seqio.Mixture:
+    """The SeqIO task or mixture of that name, or of a JSONL file if the name ends with .jsonl.
+
+    UserError with the nearest names if there is none.
+    """
+    import_bundled()
+    if name.endswith(".jsonl"):
+        return task_from_jsonl(name.removeprefix("jsonl:"))
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    if name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(name)
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"
+    raise UserError(f"no task '{name}'; {hint} (a module of your own needs --tasks_module)")
+
+
+def sub_tasks(name: str) -> list[seqio.Task]:
+    """The tasks of a mixture, sorted by name, or the one task itself."""
+    task = get_task(name)
+    return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]
+
+
+def mixture_rates(name: str) -> dict[str, float]:
+    """The mixing rate of each task of a mixture (not normalised); 1.0 for a single task."""
+    task = get_task(name)
+    if isinstance(task, seqio.Mixture):
+        return {sub.name: float(task.get_rate(sub)) for sub in task.tasks}
+    return {task.name: 1.0}
+
+
+def load_examples(name: str, split: str) -> dict[str, list[dict]]:
+    """Every example of a split, by task name, in source order, as Python strings and numbers.
+
+    Each has `inputs` and `targets` and what else the task keeps (`idx`, `label`, ...). As in SeqIO,
+    tasks of a mixture without that split are left out. UserError if no task has the split, a split
+    is empty, or a task gives token ids in place of text.
+    """
+    tasks = sub_tasks(name)
+    having = [task for task in tasks if split in task.splits]
+    if not having:
+        splits = dict.fromkeys(s for task in tasks for s in task.splits)
+        raise UserError(f"task '{name}' has no split '{split}'; it has {', '.join(splits)}")
+    return {task.name: _task_examples(task, split) for task in having}
+
+
+def _task_examples(task: seqio.Task, split: str) -> list[dict]:
+    for key in TEXT_KEYS:
+        if key not in task.output_features or task.output_features[key].dtype != tf.string:
+            raise UserError(
+                f"task '{task.name}' does not give '{key}' as text; declare it with "
+                "output_features=prompt_jax.tasks.text.TEXT_FEATURES and no tokenising step"
+            )
+    dataset = task.get_dataset(None, split=split, shuffle=False, use_cached=False)
+    examples = list(_examples(dataset))
+    if not examples:
+        raise UserError(f"split '{split}' of task '{task.name}' is empty; check its source")
+    return examples
+
+
+def _examples(dataset: tf.data.Dataset) -> Iterator[dict]:
+    """The examples as Python values; those of scalars alone come in batches, which is faster."""
+    specs: Any = dataset.element_spec
+    if any(spec.shape.rank != 0 for spec in specs.values()):
+        examples: Any = dataset.as_numpy_iterator()
+        yield from ({key: _python(v) for key, v in example.items()} for example in examples)
+        return
+    batches: Any = dataset.batch(READ_BATCH).as_numpy_iterator()
+    for batch in batches:
+        columns = [_python(column) for column in batch.values()]
+        yield from (dict(zip(batch, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _python(value: Any) -> Any:
+    """A NumPy value as Python's own: text for bytes, lists for arrays."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, list):
+        return [_python(item) for item in value]
+    return _python(value.tolist()) if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,142 @@
+"""Backbones by name: dtype, digest, vocabulary, and the refusals of a wrong string."""
+
+import hashlib
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from prompt_jax import backbone, t5
+from prompt_jax.backbone import Backbone, digest, load_backbone, read_arrays
+from prompt_jax.checkpoint import files
+from prompt_jax.errors import UserError
+from prompt_jax.vocabulary import Vocabulary
+
+V10 = ("hf:{}/hf/t5_v10", "t5x:{}/t5x/v10_t5x/checkpoint_1000")
+V11 = (
+    "hf:{}/hf/t5_v11",
+    "t5x:{}/t5x/v11_t5x/checkpoint_1000",
+    "t5x:{}/t5x/v11_orbax/checkpoint_1000?family=t5_1_1",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(golden) -> Backbone:
+    return load_backbone(V10[0].format(golden), dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_and_activations_have_the_dtype_asked_for(golden, dtype):
+    one = load_backbone(V10[1].format(golden), dtype=dtype)
+    assert one.config.dtype == one.model.config.dtype == dtype
+    assert {x.dtype.name for x in jax.tree.leaves(nnx.state(one.model))} == {dtype}
+    assert one.vocabulary is None
+
+
+def test_the_model_holds_the_arrays(golden, loaded):
+    config, arrays = read_arrays(V10[0].format(golden))
+    held = t5.arrays_of(loaded.model)
+    assert held.keys() == arrays.keys() == t5.t5x_shapes(config).keys()
+    assert all(np.array_equal(held[name], arrays[name]) for name in arrays)
+
+
+def test_digests_agree_across_formats_and_precisions(golden, loaded):
+    for name in V10:
+        for dtype in ("float32", "bfloat16"):
+            assert load_backbone(name.format(golden), dtype=dtype).digest == loaded.digest
+
+
+def test_digests_agree_for_t5_1_1_in_three_formats(shared):
+    digests = {digest(read_arrays(name.format(shared / "golden"))[1]) for name in V11}
+    assert len(digests) == 1
+
+
+def test_our_folder_keeps_the_digest(golden, loaded, tmp_path):
+    config, arrays = read_arrays(V10[0].format(golden))
+    rounded = {name: array.astype(ml_dtypes.bfloat16) for name, array in arrays.items()}
+    files.write(str(tmp_path), config, rounded, "bytes")
+    again = load_backbone(f"files:{tmp_path}")
+    assert again.digest == loaded.digest
+    assert again.vocabulary is not None and again.vocabulary.size == 259
+
+
+def test_the_digest_is_what_its_docstring_says():
+    """Written out by hand: 1.0 is 0x3f80 in bfloat16, 2**-20 more rounds away, 3.0 is 0x4040."""
+    arrays = {"b": np.array([[1.0 + 2**-20, 3.0]], np.float32), "a/x": np.ones(1, np.float32)}
+    expected = hashlib.sha256(b"a/x 1\n\x80\x3fb 1x2\n\x80\x3f\x40\x40").hexdigest()
+    assert digest(arrays) == expected
+    transposed = {"b": np.asfortranarray(arrays["b"]), "a/x": arrays["a/x"]}
+    assert digest(transposed) == expected
+
+
+@pytest.mark.parametrize("edit", ["value", "shape", "name"])
+def test_the_digest_tells_models_apart(edit):
+    arrays = {"x": np.ones((2, 3), np.float32)}
+    other = {
+        "value": {"x": np.ones((2, 3), np.float32) * 1.01},
+        "shape": {"x": np.ones((3, 2), np.float32)},
+        "name": {"y": np.ones((2, 3), np.float32)},
+    }
+    assert digest(arrays) != digest(other[edit])
+
+
+def test_random_weights_are_a_function_of_the_seed():
+    one, same, other = (
+        load_backbone(name, vocabulary="bytes")
+        for name in ("random:nano", "random:nano?seed=0", "random:nano?seed=1")
+    )
+    assert one.digest == same.digest != other.digest
+    assert other.name == "random:nano?seed=1"
+    assert one.config.vocab_size == t5.SIZES["nano"].vocab_size
+
+
+REFUSALS = {
+    "": "unknown backbone ''; the known forms are nano, hf:NAME_OR_DIR, t5x:DIR",
+    "t5-small": "unknown backbone 't5-small'; the known forms are nano",
+    "orbax:/x": "unknown backbone 'orbax:/x'; the known forms are nano",
+    "nano:x": "unknown backbone 'nano:x'",
+    "hf:": "backbone 'hf:' names nothing",
+    "nano?seed=1": r"unknown backbone 'nano\?seed=1'",
+    "hf:/x?family=t5_1_0": "has the unknown option 'family'; known: none",
+    "t5x:/x?familly=mt5": "has the unknown option 'familly'; known: family",
+    "random:huge": "unknown size in 'random:huge'; the known ones are nano, ",
+    "random:nano?seed=-1": "seed '-1' in 'random:nano.seed=-1' is not a whole number",
+    "random:nano?seed=": "seed '' in 'random:nano.seed=' is not a whole number",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_wrong_name_is_refused(name):
+    with pytest.raises(UserError, match=REFUSALS[name]) as error:
+        load_backbone(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_other_dtypes_are_refused_before_anything_is_read(dtype):
+    with pytest.raises(UserError, match=f"dtype '{dtype}' .* use bfloat16 or float32"):
+        load_backbone("hf:/nowhere", dtype=dtype)
+
+
+def test_nano_and_its_vocabulary_come_from_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbone, "NANO", tmp_path / "nano")
+    with pytest.raises(UserError, match="this installation has no nano"):
+        load_backbone("nano")
+    assert load_backbone("random:nano").vocabulary is None
+    config = t5.SIZES["nano"]
+    files.write(str(tmp_path / "nano"), config, t5.arrays_of(t5.init(config, 3)), "bytes")
+    nano, control = load_backbone("nano"), load_backbone("random:nano?seed=3")
+    assert nano.digest == control.digest
+    assert nano.vocabulary is not None and control.vocabulary is not None
+    assert nano.vocabulary.digest == control.vocabulary.digest == Vocabulary.bytes().digest
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(shared, golden):
+    path = str(shared / "data" / "spm" / "t5.spiece.model")
+    with pytest.raises(UserError, match=r"has 32100 ids and 'hf:.*' only 1100 embeddings"):
+        load_backbone(V10[0].format(golden), vocabulary=path)
+    with pytest.raises(UserError, match="cannot read the vocabulary '/nowhere.model'"):
+        load_backbone(V10[0].format(golden), vocabulary="/nowhere.model")
+    assert load_backbone(V10[0].format(golden), vocabulary="bytes").vocabulary is not None

@@ -1,0 +1,554 @@
+"""Readers of checkpoints: names and shapes are matched strictly, values arrive unchanged."""
+
+import dataclasses
+import json
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorstore
+from flax import serialization
+from safetensors.numpy import load_file, save_file
+
+from prompt_jax.checkpoint import files, hf, names, t5x
+from prompt_jax.errors import UserError
+from prompt_jax.t5 import T5Config, t5x_shapes
+
+TINY = T5Config(48, 8, 2, 3, 10, 2, 1, dropout_rate=0.0)
+T5_1_0 = {"mlp_activations": ("relu",), "logits_via_embedding": True, "scale_logits": True}
+FAMILIES = {
+    "t5_1_0": dataclasses.replace(TINY, **T5_1_0),
+    "t5_1_1": TINY,
+    "umt5": dataclasses.replace(TINY, relpos_per_layer=True),
+}
+EMBEDDING = "token_embedder/embedding"
+QUERY = "encoder.block.1.layer.0.SelfAttention.q.weight"
+
+
+def random_arrays(config, dtype="float32"):
+    rng = np.random.default_rng(0)
+    shapes = t5x_shapes(config).items()
+    return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def write_hf(folder, config, arrays, **settings):
+    """A folder as transformers writes it, from T5X's arrays."""
+    table = names.hf_table(config.logits_via_embedding, config.relpos_per_layer)
+    flips = {names.source_name(name, table): name for name in arrays}
+    rows = names.match(
+        {source: transposed_shape(source, arrays[name], table) for source, name in flips.items()},
+        t5x_shapes(config),
+        table,
+        "test",
+    )
+    weights = {
+        origin.name: np.ascontiguousarray(arrays[n].T if origin.transpose else arrays[n])
+        for n, origin in rows.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    raw = {
+        "model_type": "umt5" if config.relpos_per_layer else "t5",
+        "vocab_size": config.vocab_size,
+        "d_model": config.emb_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": "relu" if len(config.mlp_activations) == 1 else "gated-gelu",
+        "tie_word_embeddings": config.logits_via_embedding,
+        "dropout_rate": 0.0,
+    }
+    (folder / "config.json").write_text(json.dumps(raw | settings))
+    return weights
+
+
+def transposed_shape(source, array, table):
+    rule = next(r for r in table if names._compile(r.source).fullmatch(source))
+    return array.shape[::-1] if rule.transpose else array.shape
+
+
+def write_t5x(folder, arrays, outside=()):
+    """A legacy T5X checkpoint; the arrays named in `outside` become zarr folders."""
+    tree = {}
+    for name, array in arrays.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = write_zarr(folder, name, array) if name in outside else array
+    content = {"version": 3, "optimizer": {"target": tree, "state": {"step": 7}}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
+
+
+def write_zarr(folder, name, array):
+    path = f"target.{name.replace('/', '.')}/"
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/{path}"}}
+    shape, dtype = list(array.shape), array.dtype.name
+    store = tensorstore.open(spec, create=True, dtype=dtype, shape=shape).result()
+    store.write(array).result()
+    return {"driver": "zarr", "dtype": dtype, "kvstore": {"driver": "file", "path": path}}
+
+
+# Names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_array_of_every_family_has_one_name_in_every_format(family):
+    config = FAMILIES[family]
+    hf_table = names.hf_table(config.logits_via_embedding, config.relpos_per_layer)
+    for table in (hf_table, names.T5X_TABLE, names.FILES_TABLE):
+        sources = [names.source_name(name, table) for name in t5x_shapes(config)]
+        assert len(set(sources)) == len(sources)
+
+
+def test_names_are_those_that_transformers_and_t5x_use():
+    table = names.hf_table(tied=False, relpos_per_layer=True)
+    expected = {
+        "decoder/layers_1/encoder_decoder_attention/out/kernel": (
+            "decoder.block.1.layer.1.EncDecAttention.o.weight"
+        ),
+        "decoder/layers_0/pre_mlp_layer_norm/scale": "decoder.block.0.layer.2.layer_norm.weight",
+        "encoder/layers_2/mlp/wi_1/kernel": "encoder.block.2.layer.1.DenseReluDense.wi_1.weight",
+        "encoder/layers_3/relpos_bias/rel_embedding": (
+            "encoder.block.3.layer.0.SelfAttention.relative_attention_bias.weight"
+        ),
+        "encoder/encoder_norm/scale": "encoder.final_layer_norm.weight",
+        "decoder/logits_dense/kernel": "lm_head.weight",
+    }
+    assert {name: names.source_name(name, table) for name in expected} == expected
+    found = names.source_name("decoder/layers_11/mlp/wo/kernel", names.T5X_TABLE)
+    assert found == "target.decoder.layers_11.mlp.wo.kernel"
+
+
+ROWS = (names.Rule("a.{i}", "x/{i}"), names.Rule("b.{i}", "x/{i}"), names.Rule("c", "y", True))
+REFUSALS = {
+    "unknown": ({"a.0": (2,), "c": (3, 2), "d.1": (1,)}, "f: 'd.1' is unknown"),
+    "leading zero": ({"a.00": (2,), "c": (3, 2)}, "f: 'a.00' is unknown"),
+    "unexpected": ({"a.0": (2,), "c": (3, 2), "a.1": (2,)}, "f: 'a.1' is unexpected"),
+    "twice": ({"a.0": (2,), "b.0": (2,), "c": (3, 2)}, "f: 'a.0' and 'b.0' give 'x/0' twice"),
+    "missing": ({"a.0": (2,)}, "f: 'c' is missing;"),
+    "missing more": ({}, r"f: 'a.0' is missing \(and 1 more\)"),
+    "shape": ({"a.0": (2,), "c": (2, 3)}, r"'c' has shape \[2, 3\], the model needs \[3, 2\]"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_match_refuses(case):
+    found, message = REFUSALS[case]
+    with pytest.raises(UserError, match=message):
+        names.match(found, {"x/0": (2,), "y": (2, 3)}, ROWS, "f")
+
+
+def test_match_gives_origins():
+    origins = names.match({"b.0": (2,), "c": (3, 2)}, {"x/0": (2,), "y": (2, 3)}, ROWS, "f")
+    assert origins == {"x/0": names.Origin("b.0", False), "y": names.Origin("c", True)}
+
+
+# transformers
+
+
+@pytest.fixture
+def tied(golden, tmp_path):
+    """A copy of the golden T5 1.0 that may be broken, with its arrays."""
+    shutil.copytree(golden / "hf" / "t5_v10", tmp_path / "hf")
+    return tmp_path / "hf", load_file(tmp_path / "hf" / "model.safetensors")
+
+
+def change(folder, **settings):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | settings))
+
+
+def test_golden_t5_1_0(golden):
+    checkpoint = hf.open_hf(str(golden / "hf" / "t5_v10"))
+    assert checkpoint.config == T5Config(1100, 64, 4, 16, 128, 2, 2, dropout_rate=0.0, **T5_1_0)
+    assert checkpoint.vocabulary is None
+    held = load_file(golden / "hf" / "t5_v10" / "model.safetensors")
+    assert np.array_equal(
+        checkpoint.arrays["encoder/layers_1/attention/query/kernel"], held[QUERY].T
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_hf_gives_back_every_family(family, dtype, tmp_path):
+    config = FAMILIES[family]
+    arrays = random_arrays(config, dtype)
+    write_hf(tmp_path, config, arrays)
+    checkpoint = hf.open_hf(str(tmp_path))
+    assert checkpoint.config == config
+    assert same(checkpoint.arrays, arrays)
+    assert checkpoint.arrays[EMBEDDING].dtype == np.dtype(dtype)
+
+
+def broken_hf(tied, edit):
+    folder, arrays = tied
+    edit(arrays)
+    save_file(arrays, folder / "model.safetensors")
+    return str(folder)
+
+
+HF_REFUSALS = {
+    "unknown": (lambda a: a.update({"classifier.weight": a["shared.weight"]}), "classifier.weight"),
+    "unexpected": (
+        lambda a: a.update({QUERY.replace("1", "2", 1): a[QUERY]}),
+        "block.2.*unexpected",
+    ),
+    "missing": (lambda a: a.pop(QUERY), f"'{QUERY}' is missing"),
+    "shape": (
+        lambda a: a.update({"shared.weight": a["shared.weight"][:9].copy()}),
+        r"'shared.weight' has shape \[9, 64\], the model needs \[1100, 64\]",
+    ),
+    "dtype": (
+        lambda a: a.update({QUERY: a[QUERY].astype(np.int8)}),
+        f"'{QUERY}' holds I8; save it as float32 or bfloat16",
+    ),
+    "twice": (
+        lambda a: a.update({"decoder.embed_tokens.weight": a["shared.weight"] + 1}),
+        "'decoder.embed_tokens.weight' should repeat 'shared.weight' and differs.* twice",
+    ),
+    "head of a tied model": (
+        lambda a: a.update({"lm_head.weight": a["shared.weight"] + 1}),
+        "'lm_head.weight' differs from 'shared.weight' although config.json ties them",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HF_REFUSALS)
+def test_hf_refuses(tied, case):
+    edit, message = HF_REFUSALS[case]
+    with pytest.raises(UserError, match=message):
+        hf.open_hf(broken_hf(tied, edit))
+
+
+def test_hf_accepts_the_known_copies_and_the_known_unused_array(tied):
+    def edit(arrays):
+        for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"):
+            arrays[f"{name}.weight"] = arrays["shared.weight"]
+        arrays[names._UNUSED] = np.zeros((32, 4), np.float32)
+
+    before = dict(hf.open_hf(str(tied[0])).arrays)
+    assert same(hf.open_hf(broken_hf(tied, edit)).arrays, before)
+
+
+def test_hf_takes_a_copy_where_the_original_is_left_out(tied):
+    before = dict(hf.open_hf(str(tied[0])).arrays)
+    folder = broken_hf(tied, lambda a: a.update({"lm_head.weight": a.pop("shared.weight")}))
+    assert same(hf.open_hf(folder).arrays, before)
+
+
+@pytest.mark.parametrize("size", [0, 4, 1000, -3])
+def test_a_truncated_safetensors_file_is_named(tied, size):
+    path = tied[0] / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"model.safetensors' is not a whole safetensors file"):
+        hf.open_hf(str(tied[0]))
+
+
+def shard(folder, arrays, **moved):
+    """Two shards and their index, which places the arrays of `moved` elsewhere."""
+    (folder / "model.safetensors").unlink()
+    files_of = {
+        name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(arrays)
+    }
+    for file in set(files_of.values()):
+        save_file({n: arrays[n] for n in arrays if files_of[n] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": files_of | moved}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return files_of
+
+
+def test_shards_read_as_one(tied):
+    folder, arrays = tied
+    before = dict(hf.open_hf(str(folder)).arrays)
+    shard(folder, arrays)
+    assert same(hf.open_hf(str(folder)).arrays, before)
+
+
+def test_a_broken_index_is_refused(tied):
+    folder, arrays = tied
+    homes = shard(folder, arrays, **{"shared.weight": "../model.safetensors"})
+    with pytest.raises(UserError, match=r"points outside, to '../model.safetensors'"):
+        hf.open_hf(str(folder))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {**homes, "extra.weight": homes[QUERY]}}))
+    with pytest.raises(UserError, match=r"'extra.weight' is not where .*index.json says"):
+        hf.open_hf(str(folder))
+    index.write_text(json.dumps({"weight_map": homes}))
+    for file in set(homes.values()):
+        save_file(arrays, folder / file)
+    with pytest.raises(UserError, match=r"is there twice, in .*00001.* and .*00002"):
+        hf.open_hf(str(folder))
+    (folder / homes[QUERY]).unlink()
+    with pytest.raises(UserError, match=f"there is no '.*{homes[QUERY]}'"):
+        hf.open_hf(str(folder))
+
+
+def test_weights_in_bin_only_are_refused(tied):
+    (tied[0] / "model.safetensors").rename(tied[0] / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no model.safetensors; .* save_pretrained"):
+        hf.open_hf(str(tied[0]))
+
+
+CONFIG_REFUSALS = {
+    "model_type": ({"model_type": "bart"}, "model_type is 'bart'; give one of t5, mt5, umt5"),
+    "activation": ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'"),
+    "epsilon": ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05"),
+    "start": ({"decoder_start_token_id": 2}, "decoder_start_token_id is 2"),
+    "type": ({"d_model": "64"}, "'d_model' is missing or no whole number"),
+    "layers": ({"num_layers": 3, "num_decoder_layers": 2}, "encoder.block.2.* is missing"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIG_REFUSALS)
+def test_hf_refuses_a_config(tied, case):
+    settings, message = CONFIG_REFUSALS[case]
+    change(tied[0], **settings)
+    with pytest.raises(UserError, match=message):
+        hf.open_hf(str(tied[0]))
+
+
+def test_version_5_ties_and_scales_as_its_files_say(tmp_path):
+    """There the config always ties; a head of its own in the file is what counts."""
+    new = {"transformers_version": "5.1.0", "tie_word_embeddings": True}
+    untied = random_arrays(TINY)
+    write_hf(tmp_path / "untied", TINY, untied, scale_decoder_outputs=False, **new)
+    assert hf.open_hf(str(tmp_path / "untied")).config == TINY
+    config = dataclasses.replace(TINY, logits_via_embedding=True)
+    tied = random_arrays(config)
+    for kind, scaled in (("t5", True), ("mt5", False), ("umt5", True)):
+        one = dataclasses.replace(config, relpos_per_layer=kind == "umt5")
+        arrays = random_arrays(one) if kind == "umt5" else tied
+        write_hf(tmp_path / kind, one, arrays, model_type=kind, **new)
+        read = hf.open_hf(str(tmp_path / kind)).config
+        assert (read.logits_via_embedding, read.scale_logits) == (True, scaled)
+
+
+def test_the_tokenizer_of_a_folder(tied):
+    change(tied[0], tokenizer_class="ByT5Tokenizer")
+    assert hf.open_hf(str(tied[0])).vocabulary == "bytes"
+    (tied[0] / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    assert hf.open_hf(str(tied[0])).vocabulary is None
+    (tied[0] / "spiece.model").touch()
+    assert hf.open_hf(str(tied[0])).vocabulary == str(tied[0] / "spiece.model")
+
+
+def test_a_name_that_cannot_be_downloaded_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"cannot download 'someone/no-such-t5' from the hub \(.*\)"
+    ):
+        hf.open_hf("someone/no-such-t5")
+    with pytest.raises(UserError, match="there is no folder './nowhere'"):
+        hf.open_hf("./nowhere")
+
+
+# T5X
+
+
+@pytest.fixture
+def legacy(golden, tmp_path):
+    """A copy of the golden T5X checkpoint that may be broken."""
+    source = golden / "t5x" / "v10_t5x" / "checkpoint_1000"
+    shutil.copytree(source, tmp_path / "checkpoint_1000")
+    return tmp_path / "checkpoint_1000"
+
+
+@pytest.mark.parametrize("family", [None, "t5_1_0"])
+def test_golden_t5x_legacy(golden, family):
+    """The copy has no optimizer state at all, so reading it touches none."""
+    checkpoint = t5x.open_t5x(str(golden / "t5x" / "v10_t5x" / "checkpoint_1000"), family)
+    assert checkpoint.config == T5Config(1100, 64, 4, 16, 128, 2, 2, **T5_1_0)
+    peer = hf.open_hf(str(golden / "hf" / "t5_v10"))
+    assert same(checkpoint.arrays, peer.arrays)
+
+
+@pytest.mark.parametrize("layout", ["v11_t5x", "v11_orbax"])
+def test_golden_t5_1_1_in_both_layouts(shared, layout):
+    folder = shared / "golden" / "t5x" / layout / "checkpoint_1000"
+    checkpoint = t5x.open_t5x(str(folder), None)
+    assert checkpoint.config == T5Config(1104, 64, 4, 16, 128, 2, 2)
+    peer = hf.open_hf(str(shared / "golden" / "hf" / "t5_v11"))
+    assert same(checkpoint.arrays, peer.arrays)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_t5x_gives_back_every_family(family, dtype, tmp_path):
+    config = dataclasses.replace(FAMILIES[family], dropout_rate=T5Config.dropout_rate)
+    arrays = random_arrays(config, dtype)
+    write_t5x(tmp_path, arrays, outside=(EMBEDDING, "encoder/layers_0/mlp/wo/kernel"))
+    checkpoint = t5x.open_t5x(str(tmp_path), None)
+    assert checkpoint.config == config
+    assert same(checkpoint.arrays, arrays)
+    assert checkpoint.arrays[EMBEDDING].dtype == np.dtype(dtype)
+    assert t5x.open_t5x(str(tmp_path), family).config == config
+
+
+def broken_t5x(folder, edit):
+    arrays = random_arrays(TINY)
+    edit(arrays)
+    write_t5x(folder, arrays)
+    return str(folder)
+
+
+T5X_REFUSALS = {
+    "unknown": (
+        lambda a: a.update({"encoder/prompt/prompt": np.zeros((3, 8), np.float32)}),
+        "'target.encoder.prompt.prompt' is unknown",
+    ),
+    "unexpected": (
+        lambda a: a.update({"encoder/layers_0/mlp/wi/kernel": a["encoder/layers_0/mlp/wo/kernel"]}),
+        "the arrays fit no family of .*; put a config.json there",
+    ),
+    "missing": (
+        lambda a: a.pop("decoder/layers_0/mlp/wo/kernel"),
+        "'target.decoder.layers_0.mlp.wo.kernel' is missing",
+    ),
+    "missing embedding": (
+        lambda a: a.pop(EMBEDDING),
+        "'target.token_embedder.embedding' is missing",
+    ),
+    "shape": (
+        lambda a: a.update({"encoder/encoder_norm/scale": np.ones(9, np.float32)}),
+        r"'target.encoder.encoder_norm.scale' has shape \[9\], the model needs \[8\]",
+    ),
+    "dtype": (
+        lambda a: a.update({"encoder/encoder_norm/scale": np.ones(8, np.int32)}),
+        "'target.encoder.encoder_norm.scale' holds int32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", T5X_REFUSALS)
+def test_t5x_refuses(tmp_path, case):
+    edit, message = T5X_REFUSALS[case]
+    with pytest.raises(UserError, match=message):
+        t5x.open_t5x(broken_t5x(tmp_path, edit), None)
+
+
+def test_the_family_must_fit_the_arrays(legacy):
+    with pytest.raises(UserError, match=r"not those of family=mt5; try \?family=t5_1_0"):
+        t5x.open_t5x(str(legacy), "mt5")
+    with pytest.raises(UserError, match="unknown family 'bart'; the known ones are t5_1_0"):
+        t5x.open_t5x(str(legacy), "bart")
+
+
+def test_a_config_beside_the_arrays_counts(golden, legacy, tmp_path):
+    shutil.copy(golden / "hf" / "t5_v10" / "config.json", legacy / "config.json")
+    assert (
+        t5x.open_t5x(str(legacy), None).config == hf.open_hf(str(golden / "hf" / "t5_v10")).config
+    )
+    with pytest.raises(UserError, match=r"config.json' says what the model is; remove \?family"):
+        t5x.open_t5x(str(legacy), "t5_1_0")
+    config = dataclasses.replace(TINY, max_distance=64, dropout_rate=T5Config.dropout_rate)
+    files.write(str(tmp_path / "ours"), config, random_arrays(config), None)
+    write_t5x(tmp_path / "theirs", random_arrays(config))
+    shutil.copy(tmp_path / "ours" / "config.json", tmp_path / "theirs")
+    assert t5x.open_t5x(str(tmp_path / "theirs"), None).config == config
+
+
+def test_a_damaged_t5x_checkpoint_is_refused(legacy):
+    name = "target.encoder.layers_0.mlp.wo.kernel"
+    (legacy / name / "0.0").unlink()
+    checkpoint = t5x.open_t5x(str(legacy), None)
+    with pytest.raises(UserError, match=f"'{name}' is incomplete; copy the checkpoint again"):
+        checkpoint.arrays["encoder/layers_0/mlp/wo/kernel"]
+    shutil.rmtree(legacy / name)
+    with pytest.raises(UserError, match=f"'{name}' is missing or damaged"):
+        t5x.open_t5x(str(legacy), None)
+    data = (legacy / "checkpoint").read_bytes()
+    for broken in (data[:-9], b"", serialization.msgpack_serialize({"version": 3})):
+        (legacy / "checkpoint").write_bytes(broken)
+        with pytest.raises(UserError, match="is not a whole T5X checkpoint"):
+            t5x.open_t5x(str(legacy), None)
+
+
+def test_a_truncated_chunk_is_refused(legacy):
+    chunk = legacy / "target.token_embedder.embedding" / "0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"'target.token_embedder.embedding' is incomplete"):
+        t5x.open_t5x(str(legacy), None).arrays[EMBEDDING]
+
+
+def test_the_folder_above_the_steps_is_answered_with_a_step(legacy):
+    with pytest.raises(UserError, match=r"give one of its steps, such as t5x:.*checkpoint_1000"):
+        t5x.open_t5x(str(legacy.parent), None)
+    with pytest.raises(UserError, match="no T5X checkpoint in '/nowhere/else'"):
+        t5x.open_t5x("/nowhere/else", None)
+
+
+# Our own folders
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_our_folder_gives_back_every_family(family, dtype, tmp_path):
+    config = dataclasses.replace(FAMILIES[family], dropout_rate=T5Config.dropout_rate)
+    arrays = random_arrays(config, dtype)
+    arrays[EMBEDDING] = np.asfortranarray(arrays[EMBEDDING])
+    files.write(str(tmp_path), config, arrays, "bytes")
+    checkpoint = files.open_folder(str(tmp_path))
+    assert (checkpoint.config, checkpoint.vocabulary) == (config, "bytes")
+    assert same(checkpoint.arrays, arrays)
+    assert json.loads((tmp_path / "config.json").read_text())["family"] == family
+
+
+def test_our_folder_carries_its_vocabulary(tmp_path):
+    (tmp_path / "words.model").write_bytes(b"pieces")
+    files.write(str(tmp_path / "b"), TINY, random_arrays(TINY), str(tmp_path / "words.model"))
+    assert files.open_folder(str(tmp_path / "b")).vocabulary == str(tmp_path / "b/spiece.model")
+    assert (tmp_path / "b" / "spiece.model").read_bytes() == b"pieces"
+
+
+def test_our_folder_is_written_whole_or_not_at_all(tmp_path):
+    arrays = random_arrays(TINY)
+    with pytest.raises(UserError, match=f"'{EMBEDDING}' is float64; cast it"):
+        files.write(str(tmp_path), TINY, arrays | {EMBEDDING: np.zeros((48, 8))}, None)
+    with pytest.raises(UserError, match=f"'{EMBEDDING}' is missing"):
+        files.write(str(tmp_path), TINY, {n: a for n, a in arrays.items() if n != EMBEDDING}, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+OURS = {
+    "unknown key": ({"n_layers": 3}, "key 'n_layers' is unknown"),
+    "type": ({"num_heads": 2.0}, "num_heads = 2.0 should be of type int"),
+    "switch": ({"scale_logits": 1}, "scale_logits = 1 should be of type bool"),
+    "family": ({"family": "t5_1_0"}, "family 't5_1_0' should be 't5_1_1'"),
+    "format": ({"format": "other"}, "not in our own format"),
+    "vocabulary": ({"vocabulary": "../x"}, "vocabulary '../x' should be 'spiece.model'"),
+    "shape": ({"emb_dim": 9}, r"has shape \[.*\], the model needs \[.*9.*\]"),
+}
+
+
+@pytest.mark.parametrize("case", OURS)
+def test_our_folder_refuses(tmp_path, case):
+    settings, message = OURS[case]
+    files.write(str(tmp_path), TINY, random_arrays(TINY), None)
+    change(tmp_path, **settings)
+    with pytest.raises(UserError, match=message):
+        files.open_folder(str(tmp_path))
+
+
+def test_our_folder_refuses_missing_parts(tmp_path):
+    files.write(str(tmp_path), TINY, random_arrays(TINY, ml_dtypes.bfloat16), None)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    del raw["max_distance"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match="key 'max_distance' is missing"):
+        files.open_folder(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json' as JSON"):
+        files.open_folder(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="there is no '.*config.json'"):
+        files.open_folder(str(tmp_path))

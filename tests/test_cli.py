@@ -1,0 +1,296 @@
+"""The command line: what each verb calls, and one line for every mistake."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from prompt_jax import config
+from prompt_jax.cli import main, split_bindings
+from prompt_jax.errors import Preempted, RunError, UserError
+
+TRAIN = ["train", "--gin_file=a.gin", "--model_dir=D"]
+EVAL = ["eval", "--backbone=nano", "--task=cb", "--split=validation"]
+
+
+@pytest.fixture
+def callee(monkeypatch):
+    """Puts a module with one function in the place of a module of the package.
+
+    The function records its arguments, and returns `result` or raises it.
+    """
+
+    fakes: dict[str, ModuleType] = {}
+
+    def replace(module: str, function: str, result: object) -> list[tuple[tuple, dict]]:
+        calls: list[tuple[tuple, dict]] = []
+
+        def record(*args, **kwargs):
+            calls.append((args, kwargs))
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        name = f"prompt_jax.{module}"
+        fake = fakes.setdefault(name, ModuleType(name))
+        setattr(fake, function, record)
+        monkeypatch.setitem(sys.modules, name, fake)
+        return calls
+
+    return replace
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Records calls of config.load, and lets them return a config whose root is "ROOT"."""
+    calls: list[tuple] = []
+
+    def load(*args):
+        calls.append(args)
+        return config.Config("ROOT", "OPERATIVE", ())
+
+    monkeypatch.setattr(config, "load", load)
+    return calls
+
+
+def fails(capsys, *argv: str) -> tuple[int, str]:
+    """The exit code and the one line on standard error of a command that has to fail."""
+    code = main(argv)
+    out, err = capsys.readouterr()
+    assert code != 0
+    assert out == ""
+    assert err.startswith("prompt-jax: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return code, err.removeprefix("prompt-jax: error: ").rstrip()
+
+
+def test_train_calls_the_trainer(callee, loads, capsys):
+    calls = callee("train", "train", {"loss": 0.5})
+    argv = ["train", "--gin_file=a.gin", "--gin_file", "b.gin", "--model_dir=D", "--profile"]
+    bindings = ["--gin.TASK=cb", "--gin.SEED", "3", "--gin.Train.steps=-1"]
+    assert main([*argv, *bindings, "--gin_search_paths=x,y"]) == 0
+    given = ["TASK=cb", "SEED=3", "Train.steps=-1"]
+    assert loads == [("Train", ["a.gin", "b.gin"], given, ["x", "y"])]
+    options = {"operative": "OPERATIVE", "profile": True, "show": True}
+    assert calls == [(("ROOT", "D"), options)]
+    assert capsys.readouterr().out == ""
+
+
+def test_train_prints_json(callee, loads, capsys):
+    callee("train", "train", {"loss": 0.5, "accuracy": 90})
+    assert main([*TRAIN, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss": 0.5, "accuracy": 90}
+
+
+def test_train_imports_tasks_and_sets_the_data_dir(callee, loads, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPT_JAX_DATA_DIR", "before")
+    callee("train", "train", {})
+    imports = callee("tasks_cli", "import_tasks_module", None)
+    modules = ["--tasks_module=my.tasks", "--tasks_module=t.py"]
+    assert main([*TRAIN, *modules, f"--data_dir={tmp_path}"]) == 0
+    assert imports == [(("my.tasks",), {}), (("t.py",), {})]
+    assert os.environ["PROMPT_JAX_DATA_DIR"] == str(tmp_path)
+
+
+def test_pretrain_calls_the_pretrainer(callee, loads, capsys):
+    calls = callee("pretrain", "pretrain", {"loss": 2.0})
+    argv = ["pretrain", "--gin_file=a.gin", "--model_dir=D", "--gin.SEED=1", "--json"]
+    assert main(argv) == 0
+    assert loads == [("Pretrain", ["a.gin"], ["SEED=1"], [])]
+    assert calls == [(("ROOT", "D"), {"operative": "OPERATIVE", "show": True})]
+    assert json.loads(capsys.readouterr().out) == {"loss": 2.0}
+
+
+EVAL_DEFAULTS = {
+    "backbone": "nano",
+    "prompt": None,
+    "task": "cb",
+    "split": "validation",
+    "batch_size": 32,
+    "max_examples": None,
+    "input_length": None,
+    "target_length": None,
+    "dtype": None,
+    "allow_other_backbone": False,
+}
+
+
+def test_eval_calls_the_evaluation(callee, capsys):
+    calls = callee("evaluate", "evaluate_prompt", {"accuracy": 91.25, "examples": 56})
+    assert main([*EVAL]) == 0
+    assert calls == [((), EVAL_DEFAULTS)]
+    table = capsys.readouterr().out
+    assert "accuracy" in table
+    assert "91.25" in table
+    assert "cb, validation" in table
+
+
+def test_eval_passes_every_option_on(callee, capsys):
+    calls = callee("evaluate", "evaluate_prompt", {"accuracy": 91.25})
+    numbers = ["--batch_size=4", "--max_examples=8", "--input_length=16", "--target_length=2"]
+    others = ["--prompt=P", "--dtype=float32", "--allow_other_backbone", "--json"]
+    assert main([*EVAL, *numbers, *others]) == 0
+    assert json.loads(capsys.readouterr().out) == {"accuracy": 91.25}
+    changed = {
+        "prompt": "P",
+        "batch_size": 4,
+        "max_examples": 8,
+        "input_length": 16,
+        "target_length": 2,
+        "dtype": "float32",
+        "allow_other_backbone": True,
+    }
+    assert calls == [((), EVAL_DEFAULTS | changed)]
+
+
+TASK = {"name": "cb", "source": "x", "splits": ["train"], "metrics": ["accuracy"], "choices": None}
+
+
+def test_tasks_list(callee, capsys):
+    callee("tasks_cli", "list_tasks", [TASK])
+    assert main(["tasks", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [TASK]
+    assert main(["tasks", "list"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_tasks_show(callee, capsys):
+    row = {"task": "cb", "inputs": "a [b] c", "targets": "neutral"}
+    calls = callee("tasks_cli", "show_task", [row])
+    loaded = callee("backbone", "load_backbone", "BACKBONE")
+    assert main(["tasks", "show", "cb", "--split=validation", "--n=1"]) == 0
+    assert "inputs: a [b] c\n" in capsys.readouterr().out
+    assert main(["tasks", "show", "cb", "--backbone=nano", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [row]
+    assert [args for args, _ in calls] == [
+        ("cb", "validation", 1, None),
+        ("cb", "train", 3, "BACKBONE"),
+    ]
+    assert loaded == [(("nano",), {})]
+
+
+def test_tasks_check_of_a_good_file(callee, capsys):
+    calls = callee("tasks_cli", "check_jsonl", {"rows": 2, "labels": {"a": 2}, "errors": []})
+    assert main(["tasks", "check", "f.jsonl", "--input_length=8", "--target_length=2"]) == 0
+    assert calls == [(("f.jsonl", None, 8, 2), {})]
+    out, err = capsys.readouterr()
+    assert "a: 2" in out
+    assert "errors" not in out
+    assert err == ""
+
+
+def test_tasks_check_of_a_bad_file(callee, capsys):
+    report = {"rows": 1, "errors": ["f.jsonl:2: not JSON", "f.jsonl:3: no targets"]}
+    callee("tasks_cli", "check_jsonl", report)
+    assert main(["tasks", "check", "f.jsonl"]) == 2
+    assert capsys.readouterr().err == "f.jsonl:2: not JSON\nf.jsonl:3: no targets\n"
+    assert main(["tasks", "check", "f.jsonl", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == report
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no backbone 'x'"), 2, "no backbone 'x'"),
+        (RunError("the loss is NaN"), 1, "the loss is NaN"),
+        (Preempted("saved at step 5"), 75, "saved at step 5"),
+        (KeyError("a\nb"), 1, r"KeyError: 'a\nb' (--debug shows the traceback)"),
+        (OSError("disk\nfull"), 1, "OSError: disk full (--debug shows the traceback)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exit_codes(callee, loads, capsys, error, code, line):
+    callee("train", "train", error)
+    assert fails(capsys, *TRAIN) == (code, line)
+
+
+@pytest.mark.parametrize("error", [UserError("x"), RunError("x"), KeyError("x")])
+@pytest.mark.parametrize("argv", [["--debug", *TRAIN], [*TRAIN, "--debug"]])
+def test_debug_raises(callee, loads, error, argv):
+    callee("train", "train", error)
+    with pytest.raises(type(error)):
+        main(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["train", "--model_dir=D"], "Missing option '--gin_file'"),
+        (["train", "--gin_file=a.gin"], "Missing option '--model_dir'"),
+        (["train", "--gin_file=a.gin", "--modle_dir=D"], "--model_dir"),
+        (["trian"], "'train'"),
+        (["tasks"], "Missing command"),
+        (["tasks", "shwo", "x"], "'show'"),
+        (["--debug", "trian"], "'train'"),
+        ([*EVAL, "--batch_size=0"], "--batch_size"),
+        ([*EVAL, "--batch_size=x"], "--batch_size"),
+        ([*EVAL, "--gin.TASK=x"], "--gin.TASK=x: only train and pretrain take bindings"),
+        ([*EVAL, "--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
+        ([*TRAIN, "--gin.TASK"], "--gin.TASK has no value: write --gin.TASK=VALUE"),
+        ([*TRAIN, "--gin.TASK", "--json"], "--gin.TASK has no value"),
+        ([*TRAIN, "stray"], "stray"),
+        ([*TRAIN, "--gn.TASK=x"], "--gn.TASK"),
+    ],
+)
+def test_the_users_mistakes(capsys, argv, part):
+    code, line = fails(capsys, *argv)
+    assert code == 2
+    assert part in line
+
+
+def test_a_missing_recipe_is_one_line(capsys, monkeypatch):
+    registered = {"Train": "prompt_jax.errors:UserError"}
+    monkeypatch.setattr(config, "load", functools.partial(config.load, registered=registered))
+    code, line = fails(capsys, "train", "--gin_file=no.gin", "--model_dir=D")
+    assert code == 2
+    assert line.startswith("--gin_file=no.gin: no such recipe")
+
+
+def test_split_bindings():
+    argv = ["train", "--gin_file=a", "--gin.A=1", "--gin.B", "x=y", "--gin.C='q'", "--json"]
+    rest, bindings = split_bindings(argv)
+    assert rest == ["train", "--gin_file=a", "--json"]
+    assert bindings == ["A=1", "B=x=y", "C='q'"]
+
+
+@pytest.mark.parametrize(
+    "verb", ["train", "pretrain", "eval", "tasks list", "tasks show", "tasks check"]
+)
+def test_every_verb_shows_an_example(capsys, verb):
+    assert main([*verb.split(), "--help"]) == 0
+    assert f"prompt-jax {verb}" in capsys.readouterr().out.partition("Example:")[2]
+
+
+def test_version_and_no_arguments(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("prompt-jax 0.")
+    assert main([]) == 0
+    assert "Usage: prompt-jax" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from prompt_jax.cli import main; code = main(['--help'])\n"
+        "heavy = {'jax', 'numpy', 'tensorflow', 'seqio', 'gin', 'flax', 'rich'}\n"
+        "found = sorted(heavy & set(sys.modules))\n"
+        "sys.exit(str(found) if found else code)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: prompt-jax" in done.stdout
+    assert time.monotonic() - started < 3.0
+
+
+def test_the_installed_program_answers():
+    program = Path(sys.executable).with_name("prompt-jax")
+    done = subprocess.run([program, "train"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("prompt-jax: error: Missing option '--gin_file'")

@@ -1,0 +1,149 @@
+"""Optimizers against T5X's own updates, and the values of the schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from prompt_jax.errors import UserError
+from prompt_jax.optim import Adafactor, AdamW, Schedule
+
+CONSTANT = Schedule(learning_rate=0.3)
+
+
+def updates_of(tx: optax.GradientTransformation, init, grads) -> list[np.ndarray]:
+    """The parameter after each update."""
+    param, state, after = jnp.asarray(init), tx.init(jnp.asarray(init)), []
+    for grad in grads:
+        updates, state = tx.update(jnp.asarray(grad), state, param)
+        param = optax.apply_updates(param, updates)
+        after.append(np.asarray(param))
+    return after
+
+
+@pytest.mark.parametrize("start", [0, 1_100_000])
+def test_every_update_is_that_of_t5x(golden, start):
+    with np.load(golden / "adafactor_prompt.npz", allow_pickle=False) as file:
+        case = {k.split("/")[1]: file[k] for k in file.files if k.startswith(f"p20_step{start}/")}
+    assert case["start_step"] == start
+    tx = Adafactor(schedule=CONSTANT, optimizer_start_step=start).build()
+    after = updates_of(tx, case["init"], [case[f"grad{i}"] for i in range(7)])
+    for i, param in enumerate(after):
+        np.testing.assert_allclose(param, case[f"param{i}"], rtol=0, atol=1e-6, err_msg=str(i))
+
+
+def test_an_update_at_a_time_is_that_of_t5x(golden):
+    """Each update from T5X's own parameter before it: nothing carries over but the moments."""
+    with np.load(golden / "adafactor_prompt.npz", allow_pickle=False) as file:
+        case = {k.split("/")[1]: file[k] for k in file.files if k.startswith("p20_step0/")}
+    tx = Adafactor(schedule=CONSTANT).build()
+    state, before = tx.init(jnp.asarray(case["init"])), case["init"]
+    for i in range(7):
+        updates, state = tx.update(jnp.asarray(case[f"grad{i}"]), state, jnp.asarray(before))
+        wanted = case[f"param{i}"] - before
+        np.testing.assert_allclose(updates, wanted, rtol=0, atol=1e-6, err_msg=str(i))
+        before = case[f"param{i}"]
+
+
+def test_a_long_prompt_is_not_factored(shared):
+    """T5X factors this one; we keep the whole second moment, and so differ from it."""
+    with np.load(
+        shared / "golden/adafactor/adafactor_prompt.npz", allow_pickle=False
+    ) as file:  # fmt: skip
+        init, grad, factored = (file[f"p130_step0/{k}"] for k in ("init", "grad0", "param0"))
+    tx = Adafactor(schedule=CONSTANT).build()
+    ours = updates_of(tx, init, [grad])[0]
+    assert np.abs(ours - factored).max() > 1e-3
+    # From step 0 the moment is the squared gradient: every update has size 1 before clipping.
+    expected = init - 0.3 * np.sign(grad) - 1e-5 * init
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def moments(tx: optax.GradientTransformation, shape) -> list[tuple[int, ...]]:
+    return sorted(x.shape for x in jax.tree.leaves(tx.init(jnp.zeros(shape))) if x.size > 1)
+
+
+def test_second_moments_are_whole_unless_asked():
+    assert moments(Adafactor(schedule=CONSTANT).build(), (130, 136)) == [(130, 136)]
+    assert moments(Adafactor(schedule=CONSTANT, factored=True).build(), (130, 136)) == [
+        (130,),
+        (136,),
+    ]
+
+
+def test_weight_decay_is_not_multiplied_by_the_rate():
+    still = Schedule(learning_rate=0.0)
+    tx = Adafactor(schedule=still, weight_decay=1e-2).build()
+    after = updates_of(tx, np.ones((2, 3), np.float32), [np.ones((2, 3), np.float32)])[0]
+    np.testing.assert_allclose(after, 0.99)
+    no_decay = Adafactor(schedule=still, weight_decay=0.0).build()
+    after = updates_of(no_decay, np.ones((2, 3), np.float32), [np.ones((2, 3), np.float32)])[0]
+    np.testing.assert_array_equal(after, 1.0)
+
+
+def test_a_late_start_does_not_move_the_schedule():
+    schedule = Schedule(learning_rate=0.3, warmup_steps=10)
+    tx = Adafactor(schedule=schedule, optimizer_start_step=1000, weight_decay=0.0).build()
+    ones = np.ones((2, 3), np.float32)
+    after = updates_of(tx, ones, [ones, ones])
+    np.testing.assert_array_equal(after[0], 1.0)  # the first rate of the warm-up is 0
+    np.testing.assert_allclose(after[1], 1.0 - 0.03, rtol=1e-6)
+
+
+def test_adamw_is_the_textbook_one():
+    settings = AdamW(schedule=Schedule(learning_rate=0.1), weight_decay=0.5)
+    param, grads = np.full((2, 2), 2.0, np.float32), [1.0, -3.0]
+    m = v = 0.0
+    wanted = 2.0
+    for t, g in enumerate(grads, start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        wanted -= 0.1 * (step + 0.5 * wanted)
+    after = updates_of(settings.build(), param, [np.full((2, 2), g, np.float32) for g in grads])
+    np.testing.assert_allclose(after[-1], wanted, rtol=1e-6)
+
+
+def test_adamw_clips_the_global_norm():
+    settings = AdamW(schedule=Schedule(learning_rate=0.1), clip_global_norm=1.0, eps=1.0)
+    tx = settings.build()
+    big, unit = np.full((2, 2), 50.0, np.float32), np.full((2, 2), 0.5, np.float32)
+    clipped = updates_of(tx, np.zeros((2, 2), np.float32), [big])[0]
+    np.testing.assert_allclose(clipped, updates_of(tx, np.zeros((2, 2)), [unit])[0], rtol=1e-6)
+
+
+RATES = [  # settings, and the rate at steps 0, 5, 10, 15, 20, 30
+    ({}, [2, 2, 2, 2, 2, 2]),
+    ({"warmup_steps": 10}, [0, 1, 2, 2, 2, 2]),
+    ({"decay": "linear", "total_steps": 20}, [2, 1.5, 1, 0.5, 0, 0]),
+    ({"decay": "linear", "warmup_steps": 10, "total_steps": 20}, [0, 1, 2, 1, 0, 0]),
+    ({"decay": "cosine", "total_steps": 20}, [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0]),
+    ({"decay": "cosine", "warmup_steps": 10, "total_steps": 30}, [0, 1, 2, 1 + 0.5**0.5, 1, 0]),
+    (
+        {"decay": "rsqrt", "warmup_steps": 10},
+        [0, 1, 2, 2 * (10 / 15) ** 0.5, 2 * 0.5**0.5, 2 * (10 / 30) ** 0.5],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "rates"), RATES)
+def test_schedules(settings, rates):
+    schedule = Schedule(learning_rate=2.0, **settings).build()
+    found = [float(schedule(jnp.int32(step))) for step in (0, 5, 10, 15, 20, 30)]
+    np.testing.assert_allclose(found, rates, atol=1e-6)
+
+
+def test_rsqrt_without_warm_up_starts_at_the_rate():
+    schedule = Schedule(learning_rate=2.0, decay="rsqrt").build()
+    np.testing.assert_allclose([schedule(jnp.int32(s)) for s in (0, 3)], [2.0, 1.0])
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_a_decay_needs_its_end(decay):
+    with pytest.raises(UserError, match=r"bind Schedule\.total_steps as well"):
+        Schedule(learning_rate=1.0, decay=decay)
+
+
+def test_a_negative_rate_is_refused():
+    with pytest.raises(UserError, match=r"Schedule.learning_rate = -1.0: give a value >= 0"):
+        Schedule(learning_rate=-1.0)

@@ -1,0 +1,114 @@
+"""The global order of rows: a function of (seed, step) that loses and repeats nothing."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from prompt_jax.packing import WINDOW, Piece, RowPlan
+
+
+def lengths(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 30, size=(n, 2))
+
+
+def plan(sizes=(300,), rates=(1.0,), batch_size=8, seed=5, packed=True, capacity=(64, 48)):
+    columns = [lengths(n, task) for task, n in enumerate(sizes)]
+    return RowPlan(columns, list(rates), capacity, batch_size, seed, packed)
+
+
+KINDS = [
+    {},
+    {"packed": False},
+    {"sizes": (300, 20), "rates": (3.0, 1.0)},
+    {"sizes": (300, 20), "rates": (3.0, 1.0), "packed": False},
+    {"sizes": (WINDOW + 904,), "batch_size": 48},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_access_equals_sequential(kind):
+    """Also across windows, backwards, and for a plan that is asked for the first time."""
+    one = plan(**kind)
+    steps = [one.batch(step) for step in range(300)]
+    assert all(len(rows) == one.batch_size for rows in steps)
+    assert plan(**kind).batch(299) == steps[299]
+    wild = plan(**kind)
+    for step in (250, 3, 299, 298, 0, 120):
+        assert wild.batch(step) == steps[step]
+    assert all(a != b for a, b in pairwise(steps))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_decides(kind):
+    assert plan(seed=1, **kind).batch(2) == plan(seed=1, **kind).batch(2)
+    assert plan(seed=1, **kind).batch(2) != plan(seed=2, **kind).batch(2)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("n", [1, 300, WINDOW, WINDOW + 904])
+def test_every_example_of_an_epoch_appears_once(n, packed):
+    """A window is as many whole epochs as make 4096 examples."""
+    one = plan(sizes=(n,), batch_size=1, packed=packed)
+    epochs = -(-WINDOW // n)
+    step = 0
+    for _ in range(2):
+        pieces: list[Piece] = []
+        while len(pieces) < n * epochs:
+            pieces += one.batch(step)[0]
+            step += 1
+        assert Counter(pieces) == {Piece(0, i): epochs for i in range(n)}
+
+
+def test_padded_epochs_follow_one_another_in_new_orders():
+    one = plan(packed=False, batch_size=300)
+    first, second = one.batch(0), one.batch(1)
+    assert all(len(row) == 1 for row in first)
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_capacities_hold(kind):
+    one = plan(**kind)
+    for step in range(100):
+        for row in one.batch(step):
+            used = sum(one.columns[piece.task][piece.example] for piece in row)
+            assert (used <= one.capacity).all()
+
+
+def test_rows_are_full():
+    one = plan(sizes=(3000,), capacity=(128, 128))
+    rows = [row for step in range(40) for row in one.batch(step)]
+    used = sum(int(one.columns[0][piece.example][0]) for row in rows for piece in row)
+    assert used / (len(rows) * 128) > 0.9
+
+
+def test_an_example_that_fills_a_row_stands_alone():
+    columns = [np.array([[10, 10], [10, 1], [1, 10]])]
+    rows = RowPlan(columns, [1.0], (10, 10), 4, 0).batch(0)
+    assert all(len(row) == 1 for row in rows)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mixtures_keep_their_rates(packed):
+    one = plan(sizes=(300, 20, 50), rates=(6.0, 3.0, 1.0), packed=packed)
+    pieces = [piece for step in range(250) for row in one.batch(step) for piece in row]
+    counts = Counter(piece.task for piece in pieces)
+    shares = [counts[task] / len(pieces) for task in range(3)]
+    np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=0.03)
+
+
+def test_each_task_of_a_mixture_is_drawn_epoch_by_epoch():
+    one = plan(sizes=(300, 20), rates=(1.0, 1.0), packed=False)
+    pieces = [piece for step in range(100) for row in one.batch(step) for piece in row]
+    small = [piece.example for piece in pieces if piece.task == 1]
+    for start in range(0, len(small) - 20, 20):
+        assert sorted(small[start : start + 20]) == list(range(20))
+
+
+def test_a_task_of_rate_zero_is_left_out():
+    one = plan(sizes=(300, 20), rates=(1.0, 0.0))
+    pieces = [piece for step in range(50) for row in one.batch(step) for piece in row]
+    assert {piece.task for piece in pieces} == {0}

@@ -1,0 +1,148 @@
+"""Settings check their fields when they are built."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from prompt_jax.errors import UserError
+from prompt_jax.settings import nearest, settings
+
+
+@settings
+class Inner:
+    size: int = 1
+
+
+@settings
+class Everything:
+    count: int = 1
+    rate: float = 0.5
+    name: str = "a"
+    packed: bool = True
+    limit: int | None = None
+    number: int | float = 1
+    sizes: tuple[int, ...] = ()
+    pair: tuple[str, float] = ("a", 1.0)
+    plain: tuple = ()
+    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+    mode: Literal["min", "max", 1] = "min"
+    inner: Inner = Inner()
+    maybe: Inner | None = None
+    call: Callable[[int], int] = abs
+    kind: type[Exception] = ValueError
+    anything: Any = None
+
+
+@settings
+class Ranged:
+    steps: int
+
+    def check(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"Ranged.steps = {self.steps}: must be at least 1")
+
+
+GOOD = [
+    ("count", 3, 3),
+    ("rate", 2, 2.0),
+    ("limit", None, None),
+    ("limit", 4, 4),
+    ("number", 2, 2),
+    ("number", 2.5, 2.5),
+    ("sizes", [1, 2], (1, 2)),
+    ("pair", ["x", 1], ("x", 1.0)),
+    ("plain", [1, "x"], (1, "x")),
+    ("lengths", {"inputs": 4}, {"inputs": 4}),
+    ("mode", "max", "max"),
+    ("mode", 1, 1),
+    ("inner", Inner(size=3), Inner(size=3)),
+    ("maybe", Inner(), Inner()),
+    ("call", len, len),
+    ("kind", KeyError, KeyError),
+    ("anything", [1], [1]),
+]
+
+BAD = [
+    ("count", "ten", "Everything.count = 'ten': expected int"),
+    ("count", True, "Everything.count = True: expected int"),
+    ("count", 1.0, "Everything.count = 1.0: expected int"),
+    ("rate", "x", "Everything.rate = 'x': expected float"),
+    ("rate", False, "Everything.rate = False: expected float"),
+    ("name", 3, "Everything.name = 3: expected str"),
+    ("packed", "true", "Everything.packed = 'true': expected bool (True or False)"),
+    ("limit", "x", "Everything.limit = 'x': expected int or None"),
+    ("sizes", [1, "x"], "Everything.sizes = [1, 'x']: expected a tuple of int"),
+    ("sizes", "12", "Everything.sizes = '12': expected a tuple of int"),
+    ("pair", ["x"], "Everything.pair = ['x']: expected a tuple (str, float)"),
+    ("plain", 1, "Everything.plain = 1: expected tuple"),
+    ("lengths", {"a": "b"}, "Everything.lengths = {'a': 'b'}: expected a dict of str to int"),
+    ("lengths", 3, "Everything.lengths = 3: expected a dict of str to int"),
+    ("mode", "mid", "Everything.mode = 'mid': expected one of 'min', 'max', 1"),
+    ("mode", True, "Everything.mode = True: expected one of 'min', 'max', 1"),
+    ("inner", {"size": 1}, "Everything.inner = {'size': 1}: expected Inner"),
+    ("call", 3, "Everything.call = 3: expected a function"),
+    ("kind", int, "Everything.kind = <class 'int'>: expected a subclass of Exception"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "stored"), GOOD)
+def test_a_fitting_value_is_stored(field, value, stored):
+    built = dataclasses.asdict(Everything(**{field: value}))[field]
+    expected = dataclasses.asdict(Everything(**{field: stored}))[field]
+    assert built == expected
+    assert type(built) is type(expected)
+
+
+def test_conversions():
+    built = Everything(rate=2, sizes=[1, 2], pair=["x", 1])  # pyright: ignore
+    assert (built.rate, built.sizes, built.pair) == (2.0, (1, 2), ("x", 1.0))
+    assert type(built.rate) is float
+    assert type(built.pair[1]) is float
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD)
+def test_a_misfit_is_one_line_that_names_it(field, value, message):
+    with pytest.raises(UserError) as caught:
+        Everything(**{field: value})
+    assert str(caught.value) == message
+
+
+def test_check_runs_after_the_types():
+    with pytest.raises(UserError, match=r"^Ranged.steps = 0: must be at least 1$"):
+        Ranged(steps=0)
+    with pytest.raises(UserError, match="expected int"):
+        Ranged(steps="0")  # pyright: ignore
+    assert Ranged(steps=1).steps == 1
+
+
+def test_frozen_and_keyword_only():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Ranged(steps=1).steps = 2  # pyright: ignore
+    with pytest.raises(TypeError, match="positional"):
+        Ranged(1)  # pyright: ignore
+    with pytest.raises(UserError, match="must be at least 1"):
+        dataclasses.replace(Ranged(steps=1), steps=0)  # pyright: ignore
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(UserError) as caught:
+        Ranged(steps="x\n" * 500)  # pyright: ignore
+    assert len(str(caught.value)) < 130
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_annotation_is_our_mistake():
+    @settings
+    class Odd:
+        values: list[int]
+
+    with pytest.raises(TypeError, match="do not understand"):
+        Odd(values=[1])
+
+
+def test_nearest():
+    assert nearest("batchsize", ["BATCH_SIZE", "SEED"]) == "; did you mean BATCH_SIZE?"
+    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert nearest("zzz", []) == ""

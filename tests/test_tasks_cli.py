@@ -1,0 +1,169 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import seqio
+
+from prompt_jax import tasks_cli
+from prompt_jax.errors import UserError
+from prompt_jax.tasks import text
+from prompt_jax.vocabulary import Vocabulary
+
+TASKS_MODULE = """
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.text import jsonl_task
+
+files = {{"train": "{folder}/a.jsonl", "validation": "{folder}/a.jsonl"}}
+jsonl_task("{name}", files, metrics=[accuracy], choices=("good", "bad"))
+"""
+
+
+@pytest.fixture
+def backbone() -> SimpleNamespace:
+    """A backbone as far as these functions look at it."""
+    return SimpleNamespace(name="bytes-only", vocabulary=Vocabulary.bytes())
+
+
+@pytest.fixture
+def user_module(tmp_path: Path):
+    """The path of a user's module of one task, `TASK`, which is forgotten afterwards."""
+    (tmp_path / "a.jsonl").write_text('{"inputs": "fine", "targets": "good"}\n' * 3)
+    path = tmp_path / "my_tasks.py"
+    path.write_text(TASKS_MODULE.format(folder=tmp_path, name="users_own"))
+    yield str(path)
+    if "users_own" in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove("users_own")
+        text.CHOICES.pop("users_own")
+
+
+def test_a_users_module_by_path(user_module):
+    module = tasks_cli.import_tasks_module(user_module)
+    assert tasks_cli.import_tasks_module(user_module) is module
+    assert len(text.load_examples("users_own", "train")["users_own"]) == 3
+
+
+def test_a_users_module_by_name(user_module, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(user_module).parent))
+    tasks_cli.import_tasks_module("my_tasks")
+    assert text.get_task("users_own").splits == ("train", "validation")
+
+
+def test_a_module_that_is_not_there_or_fails_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--tasks_module=no\.such: ModuleNotFoundError: No module"):
+        tasks_cli.import_tasks_module("no.such")
+    with pytest.raises(UserError, match=r"--tasks_module=.*gone\.py: no such file"):
+        tasks_cli.import_tasks_module(str(tmp_path / "gone.py"))
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0")
+    for _ in range(2):  # a failed import leaves nothing behind
+        with pytest.raises(UserError, match=r"broken\.py: ZeroDivisionError: division by zero"):
+            tasks_cli.import_tasks_module(str(broken))
+
+
+def test_list_describes_every_task():
+    listed = {entry["name"]: entry for entry in tasks_cli.list_tasks()}
+    assert list(listed) == sorted(listed)
+    assert listed["super_glue_cb"] == {
+        "name": "super_glue_cb",
+        "source": "superglue/CB (official files) or TFDS super_glue/cb:1.0.2",
+        "splits": ["train", "validation", "test"],
+        "metrics": ["mean_class_f1", "accuracy"],
+        "choices": ["entailment", "contradiction", "neutral"],
+    }
+    sets = ("cb", "copa", "rte", "wic", "boolq")
+    names = {f"super_glue_{name}" for name in sets} | {"glue_sst2"}
+    assert names | {f"taskless_{name}" for name in names} <= set(listed)
+    assert "MIT" in listed["vader_polarity"]["source"]
+    json.dumps(list(listed.values()))
+
+
+def test_list_describes_mixtures():
+    text.import_bundled()
+    seqio.MixtureRegistry.add("words", [("vader_polarity", 1.0), ("cldr_kind", 3.0)])
+    try:
+        (entry,) = [entry for entry in tasks_cli.list_tasks() if entry["name"] == "words"]
+    finally:
+        seqio.MixtureRegistry.remove("words")
+    assert entry["source"] == "mixture of cldr_kind x 3, vader_polarity x 1"
+    assert entry["splits"] == ["train", "validation", "test"]
+
+
+def test_show_renders_text_and_pieces(backbone):
+    plain = tasks_cli.show_task("vader_polarity", "train", 2, None)
+    assert [set(shown) for shown in plain] == [{"task", "inputs", "targets"}] * 2
+    shown = tasks_cli.show_task("vader_polarity", "train", 2, backbone)
+    assert [{key: s[key] for key in plain[0]} for s in shown] == plain
+    word = shown[0]["inputs"]
+    assert shown[0]["inputs_pieces"] == [*word, "</s>"]
+    assert shown[0]["inputs_length"] == len(word) + 1
+    assert shown[0]["targets_length"] == len(shown[0]["targets"]) + 1
+
+
+def test_show_needs_a_vocabulary():
+    arrays_only = SimpleNamespace(name="t5x:DIR", vocabulary=None)
+    with pytest.raises(UserError, match="backbone 't5x:DIR' has no vocabulary"):
+        tasks_cli.show_task("vader_polarity", "train", 1, arrays_only)
+
+
+LINES = [
+    '{"inputs": "good", "targets": "yes"}',
+    '{"inputs": "good", "targets": "yes"}',
+    "",
+    '{"inputs": "good", "targets": "no"}',
+    "not json",
+    '{"inputs": "excellent", "targets": "yes"}',
+    '{"inputs": " ", "targets": ""}',
+    '{"inputs": "no target"}',
+]
+
+
+def test_check_counts_what_is_wrong(tmp_path, backbone):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(LINES))
+    report = tasks_cli.check_jsonl(str(path), backbone, input_length=5, target_length=4)
+    assert report["errors"] == [
+        f"{path}:5: not JSON (Expecting value at column 1)",
+        f"{path}:8: no key 'targets'; the row has 'inputs'",
+    ]
+    assert report["rows"] == 5
+    assert report["labels"] == {"yes": 3, "no": 1, "": 1}
+    assert (report["duplicates"], report["conflicts"]) == (1, 1)
+    assert report["empty"] == {"inputs": 1, "targets": 1}
+    assert report["unit"] == "tokens"
+    assert report["lengths"]["inputs"] == {"p50": 5, "p90": 10, "p95": 10, "p99": 10, "p100": 10}
+    assert report["truncated"] == {"inputs": 20.0, "targets": 0.0}
+    json.dumps(report)
+
+
+def test_check_without_a_backbone_counts_characters(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(LINES))
+    report = tasks_cli.check_jsonl(str(path))
+    assert (report["unit"], report["lengths"]["inputs"]["p100"]) == ("characters", 9)
+    assert report["truncated"] == {}
+    with pytest.raises(UserError, match="counts tokens; say whose with --backbone"):
+        tasks_cli.check_jsonl(str(path), input_length=5)
+
+
+def test_check_of_many_targets_an_empty_and_a_missing_file(tmp_path):
+    path = tmp_path / "free.jsonl"
+    rows = [{"inputs": "a", "targets": f"text {i}"} for i in range(51)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tasks_cli.check_jsonl(str(path))["labels"] is None
+    path.write_text("")
+    report = tasks_cli.check_jsonl(str(path))
+    assert report["errors"] == [f"{path}: no rows"]
+    assert report["lengths"] == {"inputs": {}, "targets": {}}
+    with pytest.raises(UserError, match="no such JSONL file"):
+        tasks_cli.check_jsonl(str(tmp_path / "none.jsonl"))
+
+
+def test_check_with_t5s_own_vocabulary(tmp_path, shared):
+    vocabulary = Vocabulary.from_file(str(shared / "data" / "spm" / "t5.spiece.model"))
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"inputs": "The house is wonderful.", "targets": "True"}\n')
+    backbone = SimpleNamespace(name="t5", vocabulary=vocabulary)
+    report = tasks_cli.check_jsonl(str(path), backbone, input_length=5)
+    assert report["lengths"]["inputs"]["p50"] == 6
+    assert report["truncated"] == {"inputs": 100.0}

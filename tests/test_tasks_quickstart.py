@@ -1,0 +1,55 @@
+from collections import Counter
+
+import pytest
+
+from prompt_jax.errors import UserError
+from prompt_jax.tasks import quickstart, text
+
+QUICK = {
+    "vader_polarity": (5000, 60.0),
+    "vader_polarity_all": (6500, 60.0),
+    "cldr_language": (4000, 12.5),
+    "cldr_kind": (1600, 40.0),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quickstart_sets_share_no_family_between_splits(name):
+    at_least, majority_at_most = QUICK[name]
+    splits = {split: text.load_examples(name, split)[name] for split in quickstart.SPLITS}
+    families = [{row["family"] for row in rows} for rows in splits.values()]
+    assert not (families[0] & families[1] or families[0] & families[2] or families[1] & families[2])
+    every = [row for rows in splits.values() for row in rows]
+    assert len(every) >= at_least and len({row["inputs"] for row in every}) == len(every)
+    for rows in splits.values():
+        counts = Counter(row["targets"] for row in rows)
+        assert set(counts) == set(text.CHOICES[name])
+        assert 100 * max(counts.values()) / len(rows) <= majority_at_most
+        assert len(rows) >= 0.08 * len(every)
+
+
+def test_words_of_one_family_go_together():
+    families = [["abandon", "abandoned", "Abandons"], ["love", "loving", "loved", "lovely"]]
+    families += [["joy", "joyful", "joyous"], ["hate", "hated", "hateful"]]
+    for words in families:
+        assert len({quickstart.word_family(word) for word in words}) == 1
+
+
+def test_known_answers():
+    polarity = {word: target for _, word, target in quickstart.vader_entries(1.0)}
+    assert (polarity["excellent"], polarity["horrible"]) == ("positive", "negative")
+    assert all(word.isalpha() for word in polarity)
+    language = {name: target for _, name, target in quickstart.cldr_language_entries()}
+    assert (language["Griechenland"], language["Yunanistan"]) == ("German", "Turkish")
+    kind = {name: target for _, name, target in quickstart.cldr_kind_entries()}
+    assert (kind["Bulgaria"], kind["Japanese Yen"]) == ("territory", "currency")
+    assert "Arabic" not in kind  # a language and a script
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    def absent(name: str):
+        raise quickstart.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(quickstart.importlib.metadata, "distribution", absent)
+    with pytest.raises(UserError, match="vaderSentiment is not installed; run pip install"):
+        text.load_examples("vader_polarity", "train")
