@@ -3,6 +3,7 @@
 The public functions below are imported on first use, so `import prompt_jax` costs nothing.
 """
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
         train,
     )
     from prompt_jax.backbone import load_backbone
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads data here
 
 __version__ = "0.1.0"
 

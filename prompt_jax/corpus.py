@@ -8,6 +8,7 @@ row is full, so nothing is packed or padded.
 
 import hashlib
 import lzma
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,12 @@ class Corpus:
     noise_density: float = 0.15
     mean_noise_span: float = 3.0
 
+    def read(self) -> "Corpus":
+        """Checks that the files are there; their text is read when tokens are asked for."""
+        for name in self.files:
+            check_file(Path(self.root) / name)
+        return self
+
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "CorpusBatches":
         return CorpusBatches(self, self.tokens(vocabulary), vocabulary, seed)
 
@@ -53,10 +60,17 @@ class Corpus:
             yield from read_lines(Path(self.root) / name)
             yield ""
 
+    def _identity(self, name: str) -> tuple[str, int, int]:
+        """What tells a file from another, or from its own later contents."""
+        path = Path(self.root, name).resolve()
+        check_file(path)
+        return str(path), path.stat().st_size, path.stat().st_mtime_ns
+
     def tokens(self, vocabulary) -> np.ndarray:
         """All text as one array, uint16 or uint32 [n]; EOS ends each document. Kept in the
         machine's temporary folder for the next run."""
-        key = hashlib.sha256(repr((self.files, vocabulary.digest)).encode()).hexdigest()[:16]
+        told = [self._identity(name) for name in self.files]
+        key = hashlib.sha256(repr((told, vocabulary.digest)).encode()).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / "prompt_jax" / f"tokens-{key}.npy"
         if not path.exists():
             ids: list[int] = []
@@ -64,15 +78,19 @@ class Corpus:
                 ids.extend(vocabulary.encode(line) if line else [EOS])
             dtype = np.uint16 if vocabulary.size <= 2**16 else np.uint32
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npy")
+            partial = path.with_suffix(f".{os.getpid()}.npy")
             np.save(partial, np.asarray(ids, dtype), allow_pickle=False)
             partial.rename(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"corpus file {str(path)!r} does not exist: set Corpus.root or .files")
+
+
 def read_lines(path: Path) -> Iterator[str]:
-    if not path.exists():
-        raise UserError(f"corpus file {str(path)!r} does not exist: set Corpus.root or Corpus.files")
+    check_file(path)
     opener = lzma.open if path.suffix == ".xz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         for line in file:
@@ -127,7 +145,7 @@ class CorpusBatches:
 
 
 def corrupted_lengths(corpus: Corpus) -> tuple[int, int, int]:
-    """(text tokens, noise tokens, spans) whose corruption fills INPUT_LENGTH columns with its EOS."""
+    """(text tokens, noise tokens, spans) whose corruption fills INPUT_LENGTH, EOS included."""
 
     def lengths(chunk):
         noise = max(round(chunk * corpus.noise_density), 1)

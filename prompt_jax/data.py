@@ -57,17 +57,37 @@ class Data:
             if vars(self)[name] < 1:
                 raise UserError(f"Data.{name} = {vars(self)[name]}: give at least 1")
 
-    def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
-        """Reads and tokenises the split; the result answers for any step."""
+    def read(self) -> "TaskText":
+        """Every example of the split as text: what can be checked before any weight is read."""
         from prompt_jax.tasks import text
 
         by_task = text.load_examples(self.task, self.split)
-        rates = text.mixture_rates(self.task)
-        tasks = [
-            tokenize(name, examples[: self.max_examples], vocabulary, self)
-            for name, examples in by_task.items()
+        return TaskText(self, by_task, text.mixture_rates(self.task))
+
+    def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
+        """Reads and tokenises the split; the result answers for any step."""
+        return self.read().open(vocabulary, layout, seed)
+
+
+@dataclass(frozen=True)
+class TaskText:
+    """The examples of a split by task, and the rate at which each task is mixed in."""
+
+    data: Data
+    by_task: dict[str, list[dict[str, Any]]]
+    rates: dict[str, float]
+
+    def tokenized(self, vocabulary) -> list["TokenizedTask"]:
+        limit = self.data.max_examples
+        return [
+            tokenize(name, examples[:limit], vocabulary, self.data)
+            for name, examples in self.by_task.items()
         ]
-        return TaskBatches(tasks, [rates[t.name] for t in tasks], self, layout, seed)
+
+    def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
+        tasks = self.tokenized(vocabulary)
+        rates = [self.rates[task.name] for task in tasks]
+        return TaskBatches(tasks, rates, self.data, layout, seed)
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
     is taken as tokens of the backbone's vocabulary.
     """
     if vocabulary is None:
-        raise UserError(f"task {name!r} is text and the backbone has no vocabulary: bind VOCABULARY")
+        raise UserError(f"task {name!r} is text; the backbone has no vocabulary: bind VOCABULARY")
     inputs, cut_inputs = _encode(examples, "inputs", vocabulary, data.input_length)
     targets, cut_targets = _encode(examples, "targets", vocabulary, data.target_length)
     return TokenizedTask(name, list(examples), inputs, targets, cut_inputs, cut_targets)
@@ -151,8 +171,9 @@ class TaskBatches:
     def _decoder(self, targets, segment: int, task: int) -> dict[str, np.ndarray]:
         slots = decoder_slots(len(targets), self.layout)
         shifted = np.concatenate([[0], targets[:-1]]).astype(np.int32)
-        columns = (place(shifted, slots), place(targets, slots), np.full_like(slots, segment), slots)
-        return dict(zip(DECODER_FEATURES, (*columns, np.full_like(slots, task)), strict=True))
+        tokens = (place(shifted, slots), place(targets, slots))
+        columns = (*tokens, np.full_like(slots, segment), slots, np.full_like(slots, task))
+        return dict(zip(DECODER_FEATURES, columns, strict=True))
 
     def describe(self) -> dict[str, Any]:
         """Counts for the log: examples, truncation, and how full the first rows are."""

@@ -184,7 +184,8 @@ def beam_search(
         ids = _pick(s.live, parent).at[:, :, s.i].set(token)
         ended = token == EOS
         live_logp, kept = jax.lax.top_k(jnp.where(ended, NOTHING, logp), K)
-        score = jnp.where(ended, logp / _length_penalty(s.i + 1, alpha), NOTHING)
+        real = ended & (logp > NOTHING / 2)  # false for what follows a place without a hypothesis
+        score = jnp.where(real, logp / _length_penalty(s.i + 1, alpha), NOTHING)
         all_score = jnp.concatenate([s.done_score, score], axis=1)
         done_score, best = jax.lax.top_k(all_score, K)
         done = _pick(jnp.concatenate([s.done, ids], axis=1), best)

@@ -1,4 +1,4 @@
-"""The two kinds of failure a user meets; each is one line that names the offender and the remedy."""
+"""The failures a user meets; each message is one line: the offender and the remedy."""
 
 
 class UserError(ValueError):
@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """Something that went wrong while running, such as a NaN loss. The command line exits with 1."""
+    """What went wrong while running, such as a NaN loss. The command line exits with 1."""
 
 
 class Preempted(RunError):

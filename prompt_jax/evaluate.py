@@ -16,14 +16,23 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from prompt_jax import sharding
-from prompt_jax.data import Data, TokenizedTask, tokenize
+from prompt_jax.artefact import Prompt, check_backbone, load_prompt
+from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.data import Data, TaskText, TokenizedTask
 from prompt_jax.decode import generate
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout, encoder_slots, place
-from prompt_jax.methods.base import PromptedT5
+from prompt_jax.loss import Loss
+from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.settings import settings
 
+# An `Evaluator` is `(graphdef, trainable, frozen, between) -> (metrics, predictions)`; it calls
+# `between` before each batch, so that a long evaluation can be left.
 BUCKET = 32  # encoder lengths are rounded up to a multiple of it, so that few shapes compile
+
+
+def nothing() -> None:
+    """What happens between batches by default."""
 
 
 @settings
@@ -44,12 +53,20 @@ class Evaluation:
     batch_size: int = 64
     max_examples: int | None = None
 
-    def open(self, data: Data, seed: int, vocabulary, layout: PromptLayout, mesh: Mesh):
-        """An `Evaluator`: `(graphdef, trainable, frozen) -> (metrics, predictions)`."""
-        limits = (data.input_length, data.target_length)
-        task = self.task or data.task
-        args = (task, self.split, self.max_examples, limits, vocabulary, layout)
-        return TaskScorer(*args, self.batch_size, mesh)
+    def read(self, data: Data) -> TaskText:
+        """The examples of the split, cut to the lengths of `data`, the run's."""
+        return Data(
+            task=self.task or data.task,
+            split=self.split,
+            input_length=data.input_length,
+            target_length=data.target_length,
+            batch_size=self.batch_size,
+            max_examples=self.max_examples,
+        ).read()
+
+    def open(self, text: TaskText, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
+        """An `Evaluator` of what `read` gave."""
+        return TaskScorer(text, vocabulary, layout, mesh)
 
 
 @settings
@@ -66,14 +83,20 @@ class HeldOutLoss:
     corpus: Any
     batches: int = 8
 
-    def open(self, data, seed: int, vocabulary, layout: PromptLayout, mesh: Mesh):
-        batches = self.corpus.open(vocabulary, layout, seed)
+    def read(self, data: Any) -> Any:
+        return self.corpus.read()
+
+    def open(self, text: Any, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
+        """An `Evaluator` of what `read` gave."""
+        sharding.check_rows(mesh, self.corpus.batch_size)
+        batches = text.open(vocabulary, layout, seed)
         fixed = [batches.batch(step) for step in range(self.batches)]
         rows = sharding.rows(mesh)
 
-        def evaluate(graphdef, trainable, frozen):
+        def evaluate(graphdef, trainable, frozen, between=nothing):
             total = {"loss": 0.0, "z_loss": 0.0, "accuracy": 0.0, "tokens": 0.0}
             for batch in fixed:
+                between()
                 placed = sharding.put_rows(batch, rows)
                 sums = _sums(graphdef, trainable, frozen, placed)
                 total = {name: value + float(sums[name]) for name, value in total.items()}
@@ -89,45 +112,30 @@ class HeldOutLoss:
 
 @partial(jax.jit, static_argnums=0)
 def _sums(graphdef, trainable, frozen, batch):
-    from prompt_jax.loss import Loss
-
     return Loss()(nnx.merge(graphdef, trainable, frozen), batch)[1]
 
 
 class TaskScorer:
     """Decodes one split of a task or mixture greedily and applies the metrics of each task."""
 
-    def __init__(
-        self,
-        task: str,
-        split: str,
-        max_examples: int | None,
-        limits: tuple[int, int],
-        vocabulary,
-        layout: PromptLayout,
-        batch_size: int,
-        mesh: Mesh,
-    ):
-        from prompt_jax.tasks import text
+    def __init__(self, text: TaskText, vocabulary, layout: PromptLayout, mesh: Mesh):
+        from prompt_jax.tasks.text import get_task
 
-        self.split, self.limits, self.layout, self.mesh = split, limits, layout, mesh
-        self.vocabulary = vocabulary
+        self.vocabulary, self.layout, self.mesh = vocabulary, layout, mesh
+        self.limits = (text.data.input_length, text.data.target_length)
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = -(-batch_size // shards) * shards
-        data = Data(task=task, input_length=limits[0], target_length=limits[1], batch_size=1)
-        by_task = text.load_examples(task, split)
-        self.tasks = [
-            tokenize(name, examples[:max_examples], vocabulary, data)
-            for name, examples in by_task.items()
-        ]
-        self.seqio = {name: text.get_task(name) for name in by_task}
+        self.batch_size = -(-text.data.batch_size // shards) * shards
+        self.tasks = text.tokenized(vocabulary)
+        self.seqio = {task.name: get_task(task.name) for task in self.tasks}
 
-    def __call__(self, graphdef, trainable, frozen) -> tuple[dict[str, float], list[dict]]:
+    def __call__(
+        self, graphdef, trainable, frozen, between: Callable[[], None] = nothing
+    ) -> tuple[dict[str, float], list[dict]]:
         """Metrics of all tasks (averages, and `TASK/METRIC` where there are several), predictions
         in the order of the source."""
         metrics, predictions = {}, []
         for number, task in enumerate(self.tasks):
-            texts = self._decode(graphdef, trainable, frozen, task, number)
+            texts = self._decode(graphdef, trainable, frozen, task, number, between)
             scores, rows = score_task(self.seqio[task.name], task, texts)
             metrics[task.name], predictions = scores, predictions + rows
         if len(metrics) == 1:
@@ -137,11 +145,14 @@ class TaskScorer:
         mean = {name: float(np.mean([m[name] for m in metrics.values()])) for name in shared}
         return mean | flat, predictions
 
-    def _decode(self, graphdef, trainable, frozen, task: TokenizedTask, number) -> list[str]:
+    def _decode(
+        self, graphdef, trainable, frozen, task: TokenizedTask, number: int, between
+    ) -> list[str]:
         order = np.argsort([len(ids) for ids in task.inputs], kind="stable")
         texts = [""] * len(order)
         rows = sharding.rows(self.mesh)
         for start in range(0, len(order), self.batch_size):
+            between()
             chosen = order[start : start + self.batch_size]
             batch = self._batch([task.inputs[i] for i in chosen], number)
             placed = sharding.put_rows(batch, rows)
@@ -177,7 +188,8 @@ def score_task(task, tokenized: TokenizedTask, texts: list[str]):
     """The task's metrics of decoded texts, and one row per example for people to read."""
     examples = tokenized.examples
     post: Callable = task.postprocess_fn
-    predictions = [post(t, example=e, is_target=False) for t, e in zip(texts, examples, strict=True)]
+    pairs = zip(texts, examples, strict=True)
+    predictions = [post(text, example=e, is_target=False) for text, e in pairs]
     targets = [post(e["targets"], example=e, is_target=True) for e in examples]
     metrics: dict[str, float] = {}
     for metric in task.predict_metric_fns:
@@ -214,32 +226,35 @@ def evaluate_prompt(
 
     Lengths and dtype are by default those the prompt was trained with.
     """
-    from prompt_jax.artefact import check_backbone, load_prompt
-    from prompt_jax.backbone import load_backbone
-    from prompt_jax.methods.base import FixedPrompt
-
     saved = None if prompt is None else load_prompt(prompt)
-    facts = {} if saved is None else saved.manifest.get("run", {})
-    limits = tuple(
-        value or facts.get(name, default)
-        for name, value, default in (
-            ("input_length", input_length, 512),
-            ("target_length", target_length, 64),
-        )
-    )
-    loaded = load_backbone(backbone, dtype=dtype or facts.get("dtype", "bfloat16"))
+    trained = {} if saved is None else saved.manifest.get("run", {})
+    text = Data(
+        task=task,
+        split=split,
+        input_length=input_length or trained.get("input_length", 512),
+        target_length=target_length or trained.get("target_length", 64),
+        batch_size=batch_size,
+        max_examples=max_examples,
+    ).read()
+    dtype = dtype or trained.get("dtype", "bfloat16")
+    loaded = load_backbone(backbone, dtype, trained.get("vocabulary"))
     if saved is not None:
         check_backbone(saved, loaded, allow_other=allow_other_backbone)
-    if loaded.vocabulary is None:
-        raise UserError(f"backbone {backbone!r} has no vocabulary: evaluation needs text")
+        check_tokenizer(saved, loaded)
     layout = PromptLayout() if saved is None else saved.layout
-    mesh = sharding.MeshShape().build()
-    scorer = TaskScorer(
-        task, split, max_examples, limits, loaded.vocabulary, layout, batch_size, mesh
-    )
-    model = PromptedT5(loaded.model, FixedPrompt(saved))
-    graphdef, params = nnx.split(model)
-    empty = nnx.State({})
-    metrics, _ = scorer(graphdef, empty, params)
+    scorer = TaskScorer(text, loaded.vocabulary, layout, sharding.MeshShape().build())
+    graphdef, params = nnx.split(PromptedT5(loaded.model, FixedPrompt(saved)))
+    metrics, _ = scorer(graphdef, nnx.State({}), params)
     examples = sum(len(t.inputs) for t in scorer.tasks)
     return {"task": task, "split": split, "examples": examples, **metrics}
+
+
+def check_tokenizer(prompt: Prompt, backbone: Backbone) -> None:
+    """Refuses a prompt that was tuned on the pieces of another tokenizer."""
+    words = backbone.vocabulary
+    tuned = prompt.manifest["tokenizer"] if prompt.manifest else None
+    if tuned and words and tuned != words.digest:
+        raise UserError(
+            f"prompt {prompt.path!r} was tuned with tokenizer {tuned[:12]}, backbone "
+            f"{backbone.name!r} has {words.digest[:12]}: load the backbone with the former"
+        )

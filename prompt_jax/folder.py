@@ -1,6 +1,7 @@
-"""A run's model_dir: one writer, the recipe it was made by, and a signal that asks it to stop."""
+"""A run's model_dir with one writer, and the signal that asks a run to stop."""
 
 import contextlib
+import fcntl
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,47 +13,68 @@ from prompt_jax.metrics import is_local
 
 
 @contextlib.contextmanager
-def open_folder(model_dir: str, operative: str) -> Iterator[epath.Path]:
-    """The folder, made if need be, locked against a second writer; `config.gin` is written."""
+def open_folder(model_dir: str) -> Iterator[epath.Path]:
+    """The folder, made if need be and locked against a second writer (but not in a bucket).
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
     folder = epath.Path(model_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.gin").write_text(operative)
+        lock = _lock(folder)
     except OSError as error:
         raise UserError(
             f"model_dir {model_dir!r} cannot be written ({error.strerror or error}): "
             "give --model_dir a folder of your own"
         ) from None
-    with _lock(folder):
+    with lock:
         yield folder
 
 
-@contextlib.contextmanager
-def _lock(folder: epath.Path) -> Iterator[None]:
+def _lock(folder: epath.Path) -> contextlib.AbstractContextManager:
     if not is_local(folder):
-        yield
-        return
-    import fcntl
+        return contextlib.nullcontext()
+    file = open(folder / ".lock", "w")  # noqa: SIM115 (the caller closes it, which unlocks)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"model_dir {str(folder)!r} is in use by another run: wait, or take another folder"
+        ) from None
+    return file
 
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"model_dir {str(folder)!r} is in use by another run: wait, or take another folder"
-            ) from None
-        yield
+
+class Stopped(Exception):
+    """The run was asked to stop; raised only where it can."""
+
+
+class Stop:
+    """Whether the run was asked to stop."""
+
+    def __init__(self):
+        self.asked = False
+
+    def check(self) -> None:
+        """Raises Stopped if it was."""
+        if self.asked:
+            raise Stopped
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save and leave."""
-    asked = threading.Event()
+def stop_signal() -> Iterator[Stop]:
+    """A Stop that SIGTERM sets. Signals reach the main thread alone; elsewhere it is never set."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    def ask(*_):
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)

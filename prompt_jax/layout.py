@@ -86,7 +86,8 @@ def lay_out(batch: dict[str, np.ndarray], layout: PromptLayout) -> dict[str, np.
 def _widen(features, side: str, tokens_name: str, layout: PromptLayout):
     tokens = features[tokens_name]
     segments = features.get(f"{side}_segment_ids", (tokens > 0).astype(np.int32))
-    rows = [_widen_row(features, b, segments[b], tokens[b], side, layout) for b in range(len(tokens))]
+    args = (side, layout)
+    rows = [_widen_row(features, b, segments[b], tokens[b], *args) for b in range(len(tokens))]
     names = [*features, f"{side}_prompt_slots", f"{side}_segment_ids"]
     width = tokens.shape[1] + max(1, segments.max(initial=0)) * vars(layout)[side]
     dtypes = {name: value.dtype for name, value in features.items()}

@@ -1,4 +1,4 @@
-"""What a run reports: `metrics.jsonl` (the truth), TensorBoard, and a progress bar or plain lines."""
+"""What a run reports: `metrics.jsonl` (the truth), TensorBoard, a progress bar or plain lines."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from prompt_jax.errors import RunError, UserError
 
 PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens
+NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
 
 
 class MetricsLog:
@@ -27,19 +28,15 @@ class MetricsLog:
         self.path = model_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(model_dir) if r["step"] <= start_step]
         self._write_all()
-        self.tensorboard = None
-        if is_local(model_dir):
-            from tensorboardX import SummaryWriter
-
-            folder = str(model_dir / "tensorboard")
-            self.tensorboard = SummaryWriter(folder, purge_step=start_step + 1, flush_secs=30)
+        self.start_step = start_step
+        self._tensorboard: Any = None  # its writer, from the first record on
 
     def _write_all(self):
         text = "".join(json.dumps(record) + "\n" for record in self.records)
         partial = self.path.parent / "metrics.partial"
         if is_local(self.path):
             partial.write_text(text)
-            partial.rename(self.path)
+            partial.replace(self.path)
         else:
             self.path.write_text(text)
 
@@ -50,10 +47,26 @@ class MetricsLog:
                 file.write(json.dumps(record) + "\n")
         else:
             self._write_all()
-        if self.tensorboard:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+            return
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
+                tag = f"{record['kind']}/{name}"
+                self._writer().add_scalar(tag, value, record["step"])
+
+    def _writer(self):
+        if self._tensorboard is None:
+            from tensorboardX import SummaryWriter
+
+            folder = str(self.path.parent / "tensorboard")
+            self._tensorboard = SummaryWriter(
+                folder, purge_step=self.start_step + 1, flush_secs=30
+            )
+        return self._tensorboard
+
+    def evaluation_at(self, step: int) -> dict[str, Any] | None:
+        """The record of the evaluation at a step, if there is one."""
+        found = [r for r in self.records if r["kind"] == "eval" and r["step"] == step]
+        return found[-1] if found else None
 
     def best(self, metric: str, direction: str) -> tuple[float, int] | None:
         """The best (value, step) so far; ties go to the earlier step."""
@@ -61,13 +74,20 @@ class MetricsLog:
         found = [
             (record[metric], record["step"])
             for record in self.records
-            if record["kind"] == "eval" and metric in record
+            if record["kind"] == "eval" and metric in record and not math.isnan(record[metric])
         ]
         return max(found, key=lambda pair: (sign * pair[0], -pair[1])) if found else None
 
+    def beats(self, value: float, metric: str, direction: str) -> bool:
+        """Whether a new value is better than every one so far; a tie or NaN is not."""
+        best = self.best(metric, direction)
+        if best is None:
+            return not math.isnan(value)
+        return value > best[0] if direction == "max" else value < best[0]
+
     def close(self) -> None:
-        if self.tensorboard:
-            self.tensorboard.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
 
 def read_metrics(model_dir) -> list[dict[str, Any]]:
@@ -101,17 +121,21 @@ class Meter:
             jax.block_until_ready(self._pending[-3]["loss"])
 
     def record(self, step: int) -> dict[str, Any] | None:
-        """The means since the last call; None if there was no step. Refuses a loss that is not
-        finite, which would otherwise be trained and saved on."""
+        """The means since the last call; None if there was no step.
+
+        Raises:
+          RunError: a loss, or the trained parameters, are not finite any more.
+        """
         if not self._pending:
             return None
         pending = jax.device_get(self._pending)
-        for back, metrics in enumerate(reversed(pending)):
-            if not math.isfinite(metrics["loss"]):
-                raise RunError(
-                    f"the loss is {metrics['loss']} at step {step - back}: lower LEARNING_RATE, or "
-                    "look for an empty target; nothing after the last checkpoint was saved"
-                )
+        for back, metrics in zip(reversed(range(len(pending))), pending, strict=True):
+            for name, what in NEVER_INFINITE.items():
+                if not math.isfinite(metrics[name]):
+                    raise RunError(
+                        f"the {what} is {metrics[name]} at step {step - back}: lower LEARNING_RATE "
+                        "and run again; nothing after the last checkpoint was saved"
+                    )
         n, seconds = len(pending), time.perf_counter() - self._since
         record: dict[str, Any] = {"step": step, "kind": "train"}
         record |= {k: float(sum(float(m[k]) for m in pending)) / n for k in pending[0]}
@@ -129,7 +153,7 @@ class Meter:
 
 
 class Screen:
-    """What a person sees: a bar with loss, examples/s and ETA, or plain lines without a terminal."""
+    """What a person sees: a bar with loss, examples/s and ETA; plain lines where no terminal is."""
 
     def __init__(self, show: bool, start: int, total: int):
         self.console = Console(file=sys.stderr, quiet=not show, soft_wrap=True, highlight=False)

@@ -1,11 +1,16 @@
-"""Pretraining from scratch: a vocabulary, then ordinary runs of the trainer, one after the other."""
+"""Pretraining from scratch: a vocabulary, then ordinary runs of the trainer, in turn."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+
+from prompt_jax.backbone import digest, read_arrays
+from prompt_jax.checkpoint import files
 from prompt_jax.corpus import Corpus
 from prompt_jax.errors import UserError
+from prompt_jax.metrics import read_metrics
 from prompt_jax.settings import settings
 from prompt_jax.train import Train, train
 
@@ -70,7 +75,7 @@ class Pretrain:
 def pretrain(
     run: Pretrain, model_dir: str, *, operative: str = "", show: bool = False
 ) -> dict[str, Any]:
-    """Runs what is left of the stages; the backbone is `model_dir/stage_N/prompt/last`.
+    """Runs what is left of the stages, then writes `model_dir/backbone`: bfloat16, with its card.
 
     Call it again to go on after a stop. Returns the last metrics of the last stage.
     """
@@ -87,4 +92,39 @@ def pretrain(
         stage = dataclasses.replace(stage, backbone=backbone)
         metrics = train(stage, str(stage_dir), operative=operative, show=show)
         name = f"files:{stage_dir / 'prompt' / 'last'}"
+    write_backbone(run, folder, name)
     return metrics
+
+
+def write_backbone(run: Pretrain, folder: Path, name: str) -> None:
+    """`folder/backbone` from the backbone `name`, rounded to bfloat16, and a README beside it."""
+    config, arrays = read_arrays(name)
+    rounded = {key: value.astype(ml_dtypes.bfloat16) for key, value in arrays.items()}
+    target = folder / "backbone"
+    files.write(str(target), config, rounded, str(folder / "spiece.model"))
+    count = sum(value.size for value in rounded.values())
+    lines = [
+        f"- parameters: {count:,}; digest `{digest(rounded)}`",
+        f"- vocabulary: SentencePiece, {run.vocabulary.size} pieces with byte fallback, learned on "
+        f"{', '.join(run.vocabulary.corpus.files)}; 100 sentinels",
+    ]
+    for number, stage in enumerate(run.stages, start=1):
+        lines += _stage_facts(number, stage, read_metrics(folder / f"stage_{number}"))
+    (target / "README.md").write_text("# Facts of this backbone\n\n" + "\n".join(lines) + "\n")
+
+
+def _stage_facts(number: int, stage: Train, records: list[dict[str, Any]]) -> list[str]:
+    """What one stage saw, for how long, and the held-out loss along the way."""
+    data, seconds, step = stage.data, 0.0, 0
+    for record in (r for r in records if r["kind"] == "train"):
+        seconds += record["seconds_per_step"] * (record["step"] - step)
+        step = record["step"]
+    curve = [(r["step"], r["held_out_loss"]) for r in records if r["kind"] == "eval"]
+    tokens = stage.steps * data.batch_size * data.input_length
+    return [
+        f"- stage {number}: {data.objective} on {', '.join(data.files)}: {stage.steps} steps of "
+        f"{data.batch_size} rows, {data.input_length} encoder columns each ({tokens:,} in all), "
+        f"{seconds / 60:.0f} minutes",
+        "  - held-out loss per target token (nats), by step: "
+        + ", ".join(f"{at}: {loss:.3f}" for at, loss in curve),
+    ]

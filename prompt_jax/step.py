@@ -72,21 +72,11 @@ def make_train_step(graphdef, loss, tx, seed_key, state_sharding, accumulate=1) 
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         norms = {
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "trainable_norm": optax.global_norm(trainable),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "trainable_norm": optax.tree.norm(trainable),
         }
         return TrainState(state.step + 1, trainable, opt_state), {**sums, **norms}
 
     out = (state_sharding, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=out)
-
-
-def make_eval_step(graphdef, loss) -> Callable:
-    """The jitted `(trainable, frozen, batch) -> sums` of the loss, without dropout."""
-
-    @jax.jit
-    def eval_step(trainable, frozen, batch):
-        return loss(nnx.merge(graphdef, trainable, frozen), batch, None)[1]
-
-    return eval_step

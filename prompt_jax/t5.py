@@ -425,6 +425,7 @@ def abstract(config: T5Config) -> tuple[Any, nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: T5(config, nnx.Rngs(0))))
 
 
+@functools.cache
 def t5x_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     """Shape of every array of a T5X checkpoint with layers kept apart, by its name there."""
     shapes = {}

@@ -4,6 +4,7 @@
 read; `step.py` is where the gradient is taken.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
 from prompt_jax.errors import Preempted, UserError
 from prompt_jax.evaluate import write_predictions
-from prompt_jax.folder import open_folder, stop_signal
+from prompt_jax.folder import Stop, Stopped, open_folder, stop_signal
 from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.metrics import Meter, MetricsLog, Screen, check_best_metric
@@ -103,60 +104,80 @@ def train(
       UserError: before any weight is read where settings, task or folder are wrong.
       Preempted: after SIGTERM, once the state is saved.
     """
-    with open_folder(model_dir, operative) as folder, stop_signal() as stop:
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signal())
+        folder = stack.enter_context(open_folder(model_dir))
         job = Job(run, folder)
         checkpoints = RunCheckpoints(folder, run.checkpoints, job.facts)
+        stack.callback(checkpoints.close)
         state = checkpoints.restore(job.first_state())
         start = int(state.step)
+        (folder / "config.gin").write_text(operative)
         log, meter = MetricsLog(folder, start), Meter()
+        stack.callback(log.close)
         screen = Screen(show, start, run.steps)
+        stack.callback(screen.close)
         screen.say(job.opening(start, model_dir))
-        if start >= run.steps:
-            screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
-            return job.closing(log, screen)
-        if start == 0:
-            job.evaluate(state, 0, log, screen)
-        meter.restart_clock()
-        for step in profiled(range(start, run.steps), folder, profile):
-            batch, examples = job.batch(step)
-            state, metrics = job.train_step(state, job.frozen, batch)
-            meter.add(metrics, examples)
-            meter.wait()
-            done, last = step + 1, step + 1 == run.steps
-            evaluating = job.evaluation_due(done) or last
-            saving = done % run.checkpoints.period == 0 or last or stop.is_set()
-            if (done % run.log_period == 0 or evaluating or saving) and (r := meter.record(done)):
-                log.write(r)
-                screen.step(r)
-            if evaluating:
-                job.evaluate(state, done, log, screen)
-            if saving:
-                job.save_prompt(state, "last", log)
-                checkpoints.save(state)
-            if stop.is_set() and not last:
-                raise Preempted(f"preempted: saved step {done}; run the same command to go on")
-            if evaluating or saving:
-                meter.restart_clock()
-        checkpoints.close()
+        try:
+            if job.evaluation_due(start) and log.evaluation_at(start) is None:
+                job.evaluate(state, log, screen, stop)
+            if start >= run.steps:
+                screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
+            meter.restart_clock()
+            for step in profiled(range(start, run.steps), folder, profile):
+                stop.check()
+                batch, examples = job.batch(step)
+                state, metrics = job.train_step(state, job.frozen, batch)
+                meter.add(metrics, examples)
+                meter.wait()
+                done = step + 1
+                evaluating = job.evaluation_due(done)
+                saving = done % run.checkpoints.period == 0 or done == run.steps
+                if evaluating or saving or done % run.log_period == 0:
+                    report(meter.record(done), log, screen)
+                if evaluating:
+                    job.evaluate(state, log, screen, stop)
+                if saving:
+                    job.save_prompt(state, "last", log.evaluation_at(done))
+                    checkpoints.save(state)
+                if evaluating or saving:
+                    meter.restart_clock()
+        except Stopped:
+            done = int(state.step)
+            report(meter.record(done), log, screen)
+            job.save_prompt(state, "last", log.evaluation_at(done))
+            checkpoints.save(state)
+            raise Preempted(
+                f"preempted: saved step {done}; run the same command to go on"
+            ) from None
         return job.closing(log, screen)
 
 
-class Job:
-    """What a run is made of: backbone, method, data, compiled step, evaluation."""
+def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> None:
+    if record is not None:
+        log.write(record)
+        screen.step(record)
 
-    def __init__(self, run: Train, folder: epath.Path):
+
+class Job:
+    """What a run is made of: backbone, method, data, compiled step, evaluation.
+
+    `devices`: those that the mesh is built of; None: all.
+    """
+
+    def __init__(self, run: Train, folder: epath.Path, devices: list[jax.Device] | None = None):
         self.run, self.folder = run, folder
-        self.mesh = run.mesh.build()
+        self.mesh = run.mesh.build(devices)
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
+        text = run.data.read()
+        held_out = None if run.evaluation is None else run.evaluation.read(run.data)
         self.backbone = run.backbone.load()
-        layout = run.method.layout
-        vocabulary = self.backbone.vocabulary
-        self.data = run.data.open(vocabulary, layout, run.seed)
+        layout, vocabulary = run.method.layout, self.backbone.vocabulary
+        self.data = text.open(vocabulary, layout, run.seed)
         self.evaluator = None
         if run.evaluation is not None:
-            self.evaluator = run.evaluation.open(
-                run.data, run.seed, vocabulary, layout, self.mesh
-            )
+            opening = (held_out, vocabulary, layout, run.seed, self.mesh)
+            self.evaluator = run.evaluation.open(*opening)
         key = jax.random.key(run.seed)
         module = run.method.create(jax.random.fold_in(key, 0), self.backbone, self._choices())
         model = PromptedT5(self.backbone.model, module)
@@ -205,39 +226,47 @@ class Job:
         return sharding.put_rows(rows, sharding.rows(self.mesh)), examples * jax.process_count()
 
     def evaluation_due(self, step: int) -> bool:
-        return self.run.evaluation is not None and step % self.run.evaluation.period == 0
+        """At step 0, at the end, and every `period` steps."""
+        evaluation = self.run.evaluation
+        return evaluation is not None and (
+            step % evaluation.period == 0 or step == self.run.steps
+        )
 
-    def evaluate(self, state: TrainState, step: int, log: MetricsLog, screen: Screen) -> None:
-        if self.evaluator is None:
-            return
-        began = time.perf_counter()
-        metrics, rows = self.evaluator(self.graphdef, state.trainable, self.frozen)
+    def evaluate(self, state: TrainState, log: MetricsLog, screen: Screen, stop: Stop) -> None:
+        """Evaluates; the record is written last, when all that belongs to it is on disk.
+
+        Raises:
+          Stopped: between two batches, with nothing written.
+        """
+        began, step = time.perf_counter(), int(state.step)
+        inputs = (self.graphdef, state.trainable, self.frozen)
+        metrics, rows = self.evaluator(*inputs, stop.check)
         best = self.run.best_metric
         if best:
             check_best_metric(best, metrics)
+        write_predictions(self.folder, f"step_{step}", rows)
+        if best and log.beats(metrics[best[0]], *best):
+            self.save_prompt(state, "best", metrics)
         seconds = time.perf_counter() - began
         log.write({"step": step, "kind": "eval", **metrics, "seconds": seconds})
-        write_predictions(self.folder, f"step_{step}", rows)
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
-        if best and (found := log.best(*best)) and found[1] == step:
-            self.save_prompt(state, "best", log)
 
-    def save_prompt(self, state: TrainState, name: str, log: MetricsLog) -> None:
-        """Writes the artefact `prompt/NAME`."""
+    def save_prompt(self, state: TrainState, name: str, metrics: dict[str, Any] | None) -> None:
+        """Writes the artefact `prompt/NAME`; `metrics` are the evaluation's at this step, if any."""
         run, best = self.run, self.run.best_metric
-        evals = [r for r in log.records if r["kind"] == "eval" and r["step"] == int(state.step)]
         facts = {
             "task": run.data.task if isinstance(run.data, Data) else None,
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "tokenizer": self.backbone.vocabulary and self.backbone.vocabulary.digest,
             "step": int(state.step),
             "seed": run.seed,
-            "metric": {best[0]: evals[-1][best[0]]} if best and evals else None,
+            "metric": {best[0]: metrics[best[0]]} if best and metrics else None,
             "run": {
                 "input_length": run.data.input_length,
                 "target_length": run.data.target_length,
                 "dtype": run.backbone.dtype,
+                "vocabulary": run.backbone.vocabulary,
             },
         }
         model = nnx.merge(self.graphdef, state.trainable, self.frozen)
@@ -256,17 +285,15 @@ class Job:
         )
 
     def closing(self, log: MetricsLog, screen: Screen) -> dict[str, Any]:
-        """Says what came out and where it is; returns the last metrics."""
+        """Says what came out and where it is; returns the last metrics ({} if none are left)."""
         screen.close()
-        log.close()
         evals = [r for r in log.records if r["kind"] == "eval"]
-        last = evals[-1] if evals else log.records[-1]
-        if self.run.best_metric and evals:
-            name, direction = self.run.best_metric
-            value, step = log.best(name, direction)  # type: ignore[misc]
-            before = evals[0].get(name, float("nan"))
-            screen.say(f"{name}: {before:.2f} before, {last[name]:.2f} after, best {value:.2f} "
-                       f"at step {step}")  # fmt: skip
+        last = [{}, *log.records, *evals][-1]
+        best = self.run.best_metric
+        if best and evals and (found := log.best(*best)):
+            name, (value, step) = best[0], found
+            screen.say(f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
+                       f"best {value:.2f} at step {step}")  # fmt: skip
         for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):
             if (self.folder / name).exists():
                 screen.say(f"  {self.folder / name}")

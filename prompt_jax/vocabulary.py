@@ -83,12 +83,13 @@ class _SentencePieceVocabulary(Vocabulary):
         model = _ModelProto()
         try:
             model.ParseFromString(data)
-        except DecodeError as error:
+            self._sentinels = _sentinels_inside(model) or _append_sentinels(model)
+            whole = model.SerializeToString()
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=whole)
+        except (DecodeError, RuntimeError) as error:
             remedy = "give its .model file"
             raise UserError(f"'{path}' is not a SentencePiece model; {remedy}") from error
-        self._sentinels = _sentinels_inside(model) or _append_sentinels(model)
-        self._model = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-        first = self._model.id_to_piece(self._sentinels[0])
+        first = self._model.id_to_piece(next(iter(self._sentinels.values())))
         self._before_sentinel = r" \1" if first.startswith("▁") else r"\1"
         ids = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())
         if ids != (PAD, EOS, UNK):

@@ -29,6 +29,8 @@ from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS, read_jsonl
 from prompt_jax.metrics_text import Metric, accuracy
 
+tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
+
 BUNDLED_MODULES = ("glue", "superglue", "quickstart")
 READ_BATCH = 4096  # rows that leave TensorFlow at a time
 HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file

@@ -65,7 +65,7 @@ class ClassLabelInit:
     def __call__(self, key, length, embedding, vocabulary, choices):
         labels = self.labels or choices
         if not labels:
-            raise UserError("ClassLabelInit: the task declares no labels; bind ClassLabelInit.labels")
+            raise UserError("ClassLabelInit.labels = (): the task declares none; bind them")
         table = np.asarray(embedding, np.float32)
         known = [table[_ids(vocabulary, label)].mean(axis=0) for label in labels[:length]]
         fill = SampledVocabInit(population=self.population)

@@ -1,7 +1,7 @@
 """Prompt tuning: P trained rows beside the embedded text of a frozen T5.
 
 Lester et al. 2021 (https://arxiv.org/abs/2104.08691). Encoder input [P_e; E(x)], or the rows after
-the text; optionally decoder input [P_d; E(y)]. Shapes: P = length, P' = decoder_length, D model width.
+the text; optionally decoder input [P_d; E(y)]. P = length, P' = decoder_length.
 """
 
 from typing import Any

@@ -1,0 +1,89 @@
+"""What a run reports: the log, the best step, and when numbers stop being numbers."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from prompt_jax.errors import RunError, UserError
+from prompt_jax.metrics import Meter, MetricsLog, check_best_metric, read_metrics
+
+
+def evaluation(step: int, value: float) -> dict:
+    return {"step": step, "kind": "eval", "accuracy": value}
+
+
+def step_metrics(loss: float = 6.0, norm: float = 1.0) -> dict:
+    values = {"loss": loss, "z_loss": 0.5, "accuracy": 2.0, "tokens": 4.0, "trainable_norm": norm}
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return epath.Path(tmp_path)
+
+
+def test_opening_at_a_step_drops_what_came_after(folder):
+    log = MetricsLog(folder, 0)
+    for step in (0, 4, 8):
+        log.write(evaluation(step, 1.0))
+    log.close()
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "ki')  # cut short by a kill
+    assert [r["step"] for r in read_metrics(folder)] == [0, 4, 8]
+    log = MetricsLog(folder, 4)
+    log.write(evaluation(8, 2.0))
+    log.close()
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["accuracy"]) for r in told] == [(0, 1.0), (4, 1.0), (8, 2.0)]
+
+
+def test_tensorboard_appears_with_the_first_record(folder):
+    log = MetricsLog(folder, 0)
+    assert not (folder / "tensorboard").exists()
+    log.write(evaluation(0, 1.0))
+    log.close()
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("direction", "step"), [("max", 4), ("min", 2)])
+def test_ties_go_to_the_earlier_step(folder, direction, step):
+    log = MetricsLog(folder, 0)
+    beaten = []
+    for at, value in ((0, 5.0), (2, 1.0), (4, 9.0), (6, 9.0), (8, 1.0), (10, float("nan"))):
+        if log.beats(value, "accuracy", direction):
+            beaten.append(at)
+        log.write(evaluation(at, value))
+    log.close()
+    assert beaten[-1] == step
+    assert log.best("accuracy", direction)[1] == step
+
+
+def test_a_metric_that_the_evaluation_does_not_give():
+    with pytest.raises(UserError, match="BEST_METRIC names 'f1'; the evaluation gives: accuracy"):
+        check_best_metric(("f1", "max"), {"accuracy": 1.0})
+
+
+def test_the_meter_gives_means():
+    meter = Meter()
+    assert meter.record(0) is None
+    for loss in (6.0, 10.0):
+        meter.add(step_metrics(loss), examples=3)
+    record = meter.record(2)
+    assert (record["step"], record["kind"], record["loss"], record["examples"]) == (2, "train", 8, 3)
+    assert (record["accuracy"], record["loss_per_token"], record["tokens"]) == (0.5, 2.0, 4.0)
+    assert meter.record(2) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [({"loss": float("nan")}, "loss is nan"), ({"loss": float("inf")}, "loss is inf"),
+     ({"norm": float("nan")}, "norm of the trained parameters is nan")],
+)  # fmt: skip
+def test_numbers_that_are_none_end_the_run(bad, what):
+    meter = Meter()
+    for metrics in (step_metrics(), step_metrics(**bad), step_metrics(**bad)):
+        meter.add(metrics, examples=1)
+    with pytest.raises(RunError, match=f"{what} at step 9: lower LEARNING_RATE"):
+        meter.record(10)
