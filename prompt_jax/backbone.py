@@ -20,7 +20,13 @@ from prompt_jax.vocabulary import Vocabulary
 
 NANO = Path(__file__).parent / "backbones" / "nano"
 KNOWN = "nano, hf:NAME_OR_DIR, t5x:DIR, files:DIR, random:SIZE?seed=0"
-OPTIONS = {"nano": (), "hf": (), "t5x": ("family",), "files": (), "random": ("seed", "embedding_stddev")}
+OPTIONS = {
+    "nano": (),
+    "hf": (),
+    "t5x": ("family",),
+    "files": (),
+    "random": ("seed", "embedding_stddev"),
+}
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 from gin import config_parser
+
 from prompt_jax.errors import UserError
 from prompt_jax.recipes import find_include, find_recipe
 from prompt_jax.registered import REGISTERED

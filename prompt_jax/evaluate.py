@@ -5,6 +5,7 @@ the same numbers for the same prompt.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from prompt_jax.settings import settings
 
 # An `Evaluator` is `(graphdef, trainable, frozen, between) -> (metrics, predictions)`; it calls
 # `between` before each batch, so that a long evaluation can be left.
+MOST_LABELS = 64  # a task with more distinct targets is no classification
 BUCKET = 32  # encoder lengths are rounded up to a multiple of it, so that few shapes compile
 
 
@@ -133,10 +135,24 @@ class TaskScorer:
     ) -> tuple[dict[str, float], list[dict]]:
         """Metrics of all tasks (averages, and `TASK/METRIC` where there are several), predictions
         in the order of the source."""
+        decode = partial(self._decode, graphdef, trainable, frozen, between)
+        texts = [decode(task, number) for number, task in enumerate(self.tasks)]
+        return self._score(texts)
+
+    def majority(self) -> dict[str, float]:
+        """The metrics of answering every example of a task with its commonest target: what a
+        classifier must beat. {} where there are too many targets for one."""
+        counts = [Counter(e["targets"] for e in task.examples) for task in self.tasks]
+        if any(len(count) > MOST_LABELS for count in counts):
+            return {}
+        common = [count.most_common(1)[0][0] for count in counts]
+        pairs = zip(common, self.tasks, strict=True)
+        return self._score([[text] * len(task.inputs) for text, task in pairs])[0]
+
+    def _score(self, texts: list[list[str]]) -> tuple[dict[str, float], list[dict]]:
         metrics, predictions = {}, []
-        for number, task in enumerate(self.tasks):
-            texts = self._decode(graphdef, trainable, frozen, task, number, between)
-            scores, rows = score_task(self.seqio[task.name], task, texts)
+        for task, outputs in zip(self.tasks, texts, strict=True):
+            scores, rows = score_task(self.seqio[task.name], task, outputs)
             metrics[task.name], predictions = scores, predictions + rows
         if len(metrics) == 1:
             return next(iter(metrics.values())), predictions
@@ -146,7 +162,7 @@ class TaskScorer:
         return mean | flat, predictions
 
     def _decode(
-        self, graphdef, trainable, frozen, task: TokenizedTask, number: int, between
+        self, graphdef, trainable, frozen, between, task: TokenizedTask, number: int
     ) -> list[str]:
         order = np.argsort([len(ids) for ids in task.inputs], kind="stable")
         texts = [""] * len(order)

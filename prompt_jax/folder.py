@@ -20,6 +20,7 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
       UserError: it cannot be written, or another process holds it.
     """
     folder = epath.Path(model_dir)
+    folder = folder.expanduser().resolve() if is_local(folder) else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)

@@ -58,9 +58,7 @@ class MetricsLog:
             from tensorboardX import SummaryWriter
 
             folder = str(self.path.parent / "tensorboard")
-            self._tensorboard = SummaryWriter(
-                folder, purge_step=self.start_step + 1, flush_secs=30
-            )
+            self._tensorboard = SummaryWriter(folder, purge_step=self.start_step + 1, flush_secs=30)
         return self._tensorboard
 
     def evaluation_at(self, step: int) -> dict[str, Any] | None:

@@ -411,7 +411,7 @@ def encoder_segments(batch) -> jax.Array:
 
 
 def unstacked_names(path: tuple, value, config: T5Config) -> list[tuple[str, int | None]]:
-    """T5X's per-layer names of one of our arrays, each with its index along L (None: not stacked)."""
+    """T5X's per-layer names of one of our arrays, with their index along L (None: not stacked)."""
     parts = [str(part) for part in path]
     if value.get_metadata().get("axes", ())[:1] != ("layers",):
         return [("/".join(parts), None)]

@@ -20,7 +20,7 @@ from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
 from prompt_jax.errors import Preempted, UserError
-from prompt_jax.evaluate import write_predictions
+from prompt_jax.evaluate import TaskScorer, write_predictions
 from prompt_jax.folder import Stop, Stopped, open_folder, stop_signal
 from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptMethod
@@ -228,9 +228,7 @@ class Job:
     def evaluation_due(self, step: int) -> bool:
         """At step 0, at the end, and every `period` steps."""
         evaluation = self.run.evaluation
-        return evaluation is not None and (
-            step % evaluation.period == 0 or step == self.run.steps
-        )
+        return evaluation is not None and (step % evaluation.period == 0 or step == self.run.steps)
 
     def evaluate(self, state: TrainState, log: MetricsLog, screen: Screen, stop: Stop) -> None:
         """Evaluates; the record is written last, when all that belongs to it is on disk.
@@ -253,7 +251,7 @@ class Job:
         screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
     def save_prompt(self, state: TrainState, name: str, metrics: dict[str, Any] | None) -> None:
-        """Writes the artefact `prompt/NAME`; `metrics` are the evaluation's at this step, if any."""
+        """Writes the artefact `prompt/NAME`; `metrics`: the evaluation at this step, if any."""
         run, best = self.run, self.run.best_metric
         facts = {
             "task": run.data.task if isinstance(run.data, Data) else None,
@@ -292,8 +290,10 @@ class Job:
         best = self.run.best_metric
         if best and evals and (found := log.best(*best)):
             name, (value, step) = best[0], found
+            majority = self.evaluator.majority() if isinstance(self.evaluator, TaskScorer) else {}
+            text = f"; always the commonest answer: {majority[name]:.2f}" if majority else ""
             screen.say(f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
-                       f"best {value:.2f} at step {step}")  # fmt: skip
+                       f"best {value:.2f} at step {step}{text}")  # fmt: skip
         for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):
             if (self.folder / name).exists():
                 screen.say(f"  {self.folder / name}")
@@ -309,4 +309,3 @@ def profiled(steps: range, folder: epath.Path, profile: bool) -> Iterator[int]:
         if profile and (n == 5 or step == steps[-1]) and n >= 3:
             jax.profiler.stop_trace()
             profile = False
-

@@ -32,24 +32,25 @@ def last_checkpoint(model_dir: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
-def wait_for_step(process: subprocess.Popen, model_dir: Path, more_than: int) -> None:
-    """Until a checkpoint newer than `more_than` is there, or the process has ended."""
-    while process.poll() is None and last_checkpoint(model_dir) <= more_than:
-        time.sleep(0.02)
+def kill_once(
+    arguments: list[str], model_dir: Path, most: float, linger: float
+) -> tuple[bool, str]:
+    """Starts the run; kills it `linger` seconds after a new checkpoint, or after `most` seconds.
 
-
-def kill_once(arguments: list[str], model_dir: Path, wait: float, after_step: int | None) -> str:
-    """Starts the run, waits for a checkpoint after `after_step` if given, and then so long."""
+    Returns whether it was alive to be killed, and a line about it.
+    """
+    before, began = last_checkpoint(model_dir), time.monotonic()
     process = start(arguments, model_dir)
-    if after_step is not None:
-        wait_for_step(process, model_dir, after_step)
-    try:
-        code = process.wait(wait)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        code = process.wait()
+    while process.poll() is None and time.monotonic() - began < most:
+        if last_checkpoint(model_dir) > before:
+            time.sleep(linger)
+            break
+        time.sleep(0.02)
+    process.kill()
+    code = process.wait()
     how = "killed" if code == -signal.SIGKILL else f"had ended with exit code {code}"
-    return f"{how}; last checkpoint {last_checkpoint(model_dir)}"
+    after, seconds = last_checkpoint(model_dir), time.monotonic() - began
+    return code == -signal.SIGKILL, f"{how} after {seconds:.1f} s; checkpoint {before} -> {after}"
 
 
 def finish(arguments: list[str], model_dir: Path) -> float:
@@ -64,6 +65,7 @@ def finish(arguments: list[str], model_dir: Path) -> float:
 
 def compare(a: Path, b: Path) -> list[str]:
     """Names of prompts whose bytes differ, or that only one of the runs has."""
+
     def read(folder: Path, name: str) -> bytes | None:
         path = folder / name
         return path.read_bytes() if path.exists() else None
@@ -72,22 +74,21 @@ def compare(a: Path, b: Path) -> list[str]:
 
 
 def loop(arguments: list[str], kills: int, folder: Path, seed: int) -> int:
+    """A third of the kills come before the first checkpoint, the others after it."""
     rng = random.Random(seed)
     whole, killed = folder / "whole", folder / "killed"
     seconds = finish(arguments, whole)
-    print(f"uninterrupted: {seconds:.0f} s, last checkpoint {last_checkpoint(whole)}", flush=True)
-    late = 0
+    print(f"uninterrupted: {seconds:.0f} s, checkpoint {last_checkpoint(whole)}", flush=True)
+    early, late = kills // 3, 0
     for number in range(1, kills + 1):
-        # The second half waits for a checkpoint to be there, so that a resumed run is killed too.
-        after = None if number <= kills // 2 else -1 if last_checkpoint(killed) < 0 else 0
-        wait = rng.uniform(0, seconds if after is None else seconds / 4)
-        before = last_checkpoint(killed)
-        told = kill_once(arguments, killed, wait, -1 if after == -1 else None)
-        late += "killed" in told and max(before, last_checkpoint(killed)) >= 0
-        print(f"kill {number}: after {wait:.1f} s: {told}", flush=True)
+        # The first of the late ones waits for a checkpoint however long that takes.
+        most = 1e9 if number == early + 1 else rng.uniform(0, seconds / 3)
+        alive, told = kill_once(arguments, killed, most, linger=rng.uniform(0, 1))
+        late += alive and last_checkpoint(killed) >= 0
+        print(f"kill {number}: {told}", flush=True)
     finish(arguments, killed)
     different = compare(whole, killed)
-    print(f"{late} of {kills} kills came after the first checkpoint")
+    print(f"{late} of {kills} kills after the first checkpoint")
     print(f"different: {', '.join(different)}" if different else "the same bytes")
     return int(bool(different) or late < min(3, kills))
 

@@ -60,7 +60,7 @@ def test_examples():
 def test_public_names_are_those_of_the_package():
     assert sorted(api.__all__) == sorted(pj.__all__)
     for name in pj.__all__:
-        assert vars(api)[name] is getattr(pj, name)  # noqa: B009
+        assert vars(api)[name] is getattr(pj, name)
 
 
 @pytest.mark.parametrize("name", ["basic", "long"])
@@ -105,7 +105,7 @@ def test_packed_loss_and_gradient_are_those_of_rows_apart(tiny, saved, kind):
 
 def test_gradient_is_that_of_differences(tiny):
     step, at = 1e-2, (1, 5)
-    loss, grad = pj.loss_and_prompt_grad(tiny, APART, ROWS)
+    _, grad = pj.loss_and_prompt_grad(tiny, APART, ROWS)
     ends = []
     for sign in (1, -1):
         moved = ROWS.copy()

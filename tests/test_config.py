@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+import gin
 import pytest
 
-import gin
 from prompt_jax import config
 from prompt_jax.config import load
 from prompt_jax.errors import UserError

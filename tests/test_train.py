@@ -137,7 +137,7 @@ def test_another_run_is_refused_the_folder(run, tiny, binding, part):
 def test_another_optimizer_is_refused_the_folder(run, tiny):
     model_dir, _ = run
     bindings = ["Train.optimizer=@AdamW()", "AdamW.schedule=@Schedule()"]
-    with pytest.raises(UserError, match="arrays = .*opt_state"):
+    with pytest.raises(UserError, match=r"arrays = .*opt_state"):
         pj.train([str(tiny / "run.gin")], bindings, str(model_dir))
 
 
@@ -168,9 +168,7 @@ def test_accumulation_gives_the_same_gradient(tiny):
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     module = SoftPromptModule(np.ones((4, 16), np.float32))
     graphdef, trainable, frozen = split(PromptedT5(backbone.model, module), PromptParam)
-    data = Data(
-        task=str(tiny / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=8
-    )
+    data = Data(task=str(tiny / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=8)
     batch = data.open(backbone.vocabulary, PromptLayout(encoder=4), seed=0).batch(0)
     one = make_grad(graphdef, Loss())
     whole, sums = jax.jit(one)(trainable, frozen, batch, None)

@@ -1,0 +1,112 @@
+"""Every recipe loads, says how it is run, and makes a step whose shapes fit."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from prompt_jax import config, t5
+from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
+from prompt_jax.methods.base import PromptedT5
+from prompt_jax.recipes import recipe_folder
+from prompt_jax.step import TrainState, make_train_step, split
+from prompt_jax.vocabulary import Vocabulary
+
+RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
+COMMAND = re.compile(r"#\s+prompt-jax (train|pretrain) --gin_file=runs/(\S+)")
+VALUES = {"CORPUS": "no/such/folder"}  # of macros that a recipe leaves to the command line
+
+
+def header(name: str) -> re.Match:
+    text = (recipe_folder() / "runs" / name).read_text()
+    found = COMMAND.search(text.partition("\n\n")[0])
+    assert found, f"{name}: the header shows no command"
+    return found
+
+
+def load(name: str):
+    root = {"train": "Train", "pretrain": "Pretrain"}[header(name)[1]]
+    text = (recipe_folder() / "runs" / name).read_text()
+    missing = re.findall(r"^(\w+) = %(?:gin\.)?REQUIRED", text, re.MULTILINE)
+    bindings = [f"{macro}='{VALUES[macro]}'" for macro in missing]
+    return config.load(root, [f"runs/{name}"], bindings)
+
+
+def runs_of(root) -> list:
+    return list(root.stages) if type(root).__name__ == "Pretrain" else [root]
+
+
+def test_there_are_recipes():
+    assert {"quickstart.gin", "pretrain_nano.gin"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_short_and_names_itself(name):
+    text = (recipe_folder() / "runs" / name).read_text()
+    assert header(name)[2] == name
+    assert len(re.findall(r"^include ", text, re.MULTILINE)) <= 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_says_loads_again(name, tmp_path):
+    loaded = load(name)
+    (tmp_path / "again.gin").write_text(loaded.operative)
+    again = config.load(type(loaded.root).__name__, [str(tmp_path / "again.gin")], [])
+    assert again.root == loaded.root
+
+
+def abstract_model(run) -> PromptedT5:
+    """The run's model with nano's shapes; of the backbone, nothing is allocated but a table."""
+    settings = run.backbone
+    nano = dataclasses.replace(
+        t5.SIZES["nano"],
+        dtype=settings.dtype,
+        dropout_rate=settings.dropout_rate,
+        remat=settings.remat,
+    )
+    graphdef, state = t5.abstract(nano)
+    cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
+    table = np.zeros((nano.vocab_size, nano.emb_dim), np.float32)
+    backbone: object = SimpleNamespace(
+        model=SimpleNamespace(token_embedder=SimpleNamespace(embedding=table)),
+        vocabulary=Vocabulary.bytes(),
+    )
+    module = run.method.create(jax.random.key(0), backbone, ("yes", "no"))
+    return PromptedT5(nnx.merge(graphdef, jax.tree.map(cast, state)), module)
+
+
+def abstract_batch(run) -> dict[str, jax.ShapeDtypeStruct]:
+    data, layout = run.data, run.method.layout
+    sides = {
+        "encoder": (data.batch_size, data.input_length + layout.encoder),
+        "decoder": (data.batch_size, data.target_length + layout.decoder),
+    }
+    names = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"]
+    if isinstance(data, Data):
+        names = [*ENCODER_FEATURES, *DECODER_FEATURES]
+    batch = {n: jax.ShapeDtypeStruct(sides[n.split("_")[0]], jnp.int32) for n in names}
+    if isinstance(data, Data):
+        batch["decoder_loss_weights"] = jax.ShapeDtypeStruct(sides["decoder"], jnp.float32)
+    return batch
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_shapes_of_a_step_fit(name):
+    for run in runs_of(load(name).root):
+        graphdef, trainable, frozen = split(abstract_model(run), run.method.trainable)
+        tx = run.optimizer.build()
+        opt_state = jax.eval_shape(tx.init, trainable)
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state)
+        key = jax.random.key(0) if run.backbone.dropout_rate else None
+        step = make_train_step(graphdef, run.loss, tx, key, None, run.accumulate)
+        after, metrics = jax.eval_shape(step, state, frozen, abstract_batch(run))
+        told = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (state, after)]
+        assert told[0] == told[1]
+        assert {x.shape for x in metrics.values()} == {()}
+        count = sum(x.size for x in jax.tree.leaves(trainable))
+        assert count == run.method.count(t5.SIZES["nano"])
