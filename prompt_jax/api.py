@@ -186,7 +186,17 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     `bindings` are what follows `--gin.` on the command line. A folder that holds a run is resumed.
 
     Raises:
-      UserError: recipes, task or folder are wrong; RunError, Preempted: as the command says.
+      UserError: recipes, task or folder are wrong.
+      RunError: the loss is no number; Preempted: SIGTERM came, and the state is saved.
+
+    >>> import tempfile
+    >>> bindings = ["BACKBONE='random:nano?seed=0'", "VOCABULARY='bytes'", "TRAIN_STEPS=1",
+    ...             "BATCH_SIZE=8", "INPUT_LENGTH=32", "Evaluation.max_examples=8",
+    ...             "Evaluation.batch_size=8"]
+    >>> with tempfile.TemporaryDirectory() as model_dir:
+    ...     last = train(["runs/quickstart.gin"], bindings, model_dir)
+    >>> last["step"], last["kind"]
+    (1, 'eval')
     """
     from prompt_jax import config
     from prompt_jax.train import train as run

@@ -28,7 +28,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-import prompt_jax
+from prompt_jax import __version__
 from prompt_jax.backbone import Backbone
 from prompt_jax.bundle import PromptBundle, Visibility
 from prompt_jax.errors import UserError
@@ -117,7 +117,7 @@ def save_prompt(
             "shapes": {side: list(value.shape) for side, value in rows.items()},
             "sha256": hashlib.sha256(tensors).hexdigest(),
             "versions": {
-                "prompt_jax": prompt_jax.__version__,
+                "prompt_jax": __version__,
                 "jax": jax.__version__,
                 "flax": flax.__version__,
             },

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import ml_dtypes
 import numpy as np
 
-from prompt_jax import t5
+from prompt_jax import sizes, weights
 from prompt_jax.checkpoint import Checkpoint
 from prompt_jax.checkpoint.files import open_folder
 from prompt_jax.checkpoint.hf import open_hf
@@ -63,7 +63,7 @@ def load_backbone(name: str, dtype: str = "bfloat16", vocabulary: str | None = N
     arrays = {
         key: array.astype(DTYPES[dtype], copy=False) for key, array in checkpoint.arrays.items()
     }
-    return Backbone(config, t5.build(config, arrays, dtype), name, digest(arrays), words)
+    return Backbone(config, weights.build(config, arrays, dtype), name, digest(arrays), words)
 
 
 def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
@@ -139,12 +139,12 @@ def _random(name: str, size: str, seed: str | None, stddev: str | None) -> Check
     T5X draws embeddings with a standard deviation of 1, in which words take long to find their
     neighbours; small models pretrain faster from `embedding_stddev=0.1`.
     """
-    if size not in t5.SIZES:
-        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(t5.SIZES)}")
+    if size not in sizes.SIZES:
+        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
     if seed is not None and not seed.isdecimal():
         raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
-    config = t5.SIZES[size]
-    arrays = t5.arrays_of(t5.init(config, int(seed or 0)))
+    config = sizes.SIZES[size]
+    arrays = weights.arrays_of(weights.init(config, int(seed or 0)))
     if stddev is not None:
         name_of_table = "token_embedder/embedding"
         arrays[name_of_table] = arrays[name_of_table] * np.float32(_positive(name, stddev))

@@ -150,6 +150,7 @@ class TaskBatches:
     def assemble(self, rows: list[Row]) -> dict[str, np.ndarray]:
         """Arrays of the given rows; what they do not fill is 0 everywhere."""
         T, S = self.capacity
+        batch: dict[str, np.ndarray]
         batch = {name: np.zeros((len(rows), T), np.int32) for name in ENCODER_FEATURES}
         batch |= {name: np.zeros((len(rows), S), np.int32) for name in DECODER_FEATURES}
         for b, row in enumerate(rows):

@@ -252,8 +252,8 @@ def evaluate_prompt(
         batch_size=batch_size,
         max_examples=max_examples,
     ).read()
-    dtype = dtype or trained.get("dtype", "bfloat16")
-    loaded = load_backbone(backbone, dtype, trained.get("vocabulary"))
+    held = dtype or str(trained.get("dtype", "bfloat16"))
+    loaded = load_backbone(backbone, held, trained.get("vocabulary"))
     if saved is not None:
         check_backbone(saved, loaded, allow_other=allow_other_backbone)
         check_tokenizer(saved, loaded)

@@ -83,11 +83,9 @@ def pretrain(
     spiece = folder / "spiece.model"
     run.vocabulary.make(spiece)
     metrics: dict[str, Any] = {}
-    name = None
+    name = run.stages[0].backbone.name
     for number, stage in enumerate(run.stages, start=1):
-        backbone = dataclasses.replace(
-            stage.backbone, name=name or stage.backbone.name, vocabulary=str(spiece)
-        )
+        backbone = dataclasses.replace(stage.backbone, name=name, vocabulary=str(spiece))
         stage_dir = folder / f"stage_{number}"
         stage = dataclasses.replace(stage, backbone=backbone)
         metrics = train(stage, str(stage_dir), operative=operative, show=show)

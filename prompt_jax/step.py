@@ -18,7 +18,7 @@ class TrainState:
     """All that a step changes: int32 step, float32 trainables, the optimizer's state."""
 
     step: jax.Array
-    trainable: nnx.State
+    trainable: Any  # nnx.State
     opt_state: Any
 
 

@@ -7,7 +7,7 @@ read; `step.py` is where the gradient is taken.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax import sharding, t5
+from prompt_jax import sharding, t5, weights
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
@@ -57,7 +57,7 @@ class BackboneSettings:
         config = dataclasses.replace(
             backbone.config, dropout_rate=self.dropout_rate, remat=self.remat
         )
-        model = t5.reconfigured(backbone.model, config)
+        model = weights.reconfigured(backbone.model, config)
         return dataclasses.replace(backbone, config=config, model=model)
 
 
@@ -165,7 +165,7 @@ class Job:
     `devices`: those that the mesh is built of; None: all.
     """
 
-    def __init__(self, run: Train, folder: epath.Path, devices: list[jax.Device] | None = None):
+    def __init__(self, run: Train, folder: epath.Path, devices: Sequence[Any] | None = None):
         self.run, self.folder = run, folder
         self.mesh = run.mesh.build(devices)
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
@@ -174,7 +174,7 @@ class Job:
         self.backbone = run.backbone.load()
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
         self.data = text.open(vocabulary, layout, run.seed)
-        self.evaluator = None
+        self.evaluator: Any = None
         if run.evaluation is not None:
             opening = (held_out, vocabulary, layout, run.seed, self.mesh)
             self.evaluator = run.evaluation.open(*opening)
@@ -267,7 +267,7 @@ class Job:
                 "vocabulary": run.backbone.vocabulary,
             },
         }
-        model = nnx.merge(self.graphdef, state.trainable, self.frozen)
+        model: Any = nnx.merge(self.graphdef, state.trainable, self.frozen)
         run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
 
     def opening(self, start: int, model_dir: str) -> str:

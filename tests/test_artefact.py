@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from flax import nnx
 
-from prompt_jax import artefact, t5
+from prompt_jax import artefact, t5, weights
 from prompt_jax.artefact import MANIFEST, TENSORS, check_backbone, load_prompt, save_prompt
 from prompt_jax.backbone import Backbone
 from prompt_jax.bundle import Visibility
@@ -105,7 +106,7 @@ def test_a_method_saves_what_it_folds_to(tmp_path):
         visibility=Visibility(prompt="self"),
     )  # fmt: skip
     module = SoftPromptModule(rows(3), rows(1), method.visibility)
-    model = PromptedT5(t5.init(CONFIG, 0), module)
+    model = PromptedT5(nnx.Module(), module)
     method.save(tmp_path / "p", model, None, FACTS)
     prompt = load_prompt(tmp_path / "p")
     assert prompt.layout == method.layout
@@ -156,8 +157,7 @@ def told(**changes):
 def without(field: str):
     def remove(folder: Path):
         manifest = json.loads((folder / MANIFEST).read_text())
-        del manifest[field]
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+        (folder / MANIFEST).write_text(json.dumps({k: manifest[k] for k in manifest if k != field}))
 
     return remove
 
@@ -197,28 +197,20 @@ def test_a_file_that_is_no_artefact(tmp_path):
         load_prompt(tmp_path / "p")
 
 
-def write_rubbish(path: Path) -> None:
-    path.write_bytes(b"rubbish, and a good deal of it")
-
-
 def cut_short(path: Path) -> None:
     np.save(path, rows())
     path.write_bytes(path.read_bytes()[:-4])
 
 
-def as_nan(path: Path) -> None:
-    np.save(path, rows() * np.nan)
-
-
 BAD_NPY = [
     (lambda p: np.save(p, np.array([{}, 1], object), allow_pickle=True), "Object arrays"),
-    (write_rubbish, "not an array of numbers"),
+    (lambda p: p.write_bytes(b"rubbish, and a good deal of it"), "not an array of numbers"),
     (lambda p: p.write_bytes(b""), "not an array of numbers"),
     (cut_short, "not an array of numbers"),
     (lambda p: np.save(p, np.zeros((4, 8), np.int32)), "the file holds int32 [4, 8]"),
     (lambda p: np.save(p, np.zeros(8)), "the file holds float64 [8]"),
     (lambda p: np.save(p, np.zeros((0, 8))), "[0, 8]"),
-    (as_nan, "NaN or infinity"),
+    (lambda p: np.save(p, rows() * np.nan), "NaN or infinity"),
     (lambda p: None, "there is no"),
 ]
 
@@ -262,7 +254,8 @@ def test_saving_never_replaces_anything_but_a_prompt(tmp_path):
 
 
 def toy_backbone(digest: str, config: t5.T5Config = CONFIG) -> Backbone:
-    return Backbone(config, t5.init(CONFIG, 0), "random:other", digest, None)
+    model = nnx.merge(*weights.abstract(CONFIG))
+    return Backbone(config, model, "random:other", digest, None)
 
 
 def test_a_prompt_of_another_backbone_is_refused(saved, tmp_path):
@@ -348,16 +341,15 @@ def test_killed_before_each_system_call(tmp_path, monkeypatch, exchange):
     if not exchange:
         monkeypatch.setattr(artefact, "_exchange", lambda a, b: False)
     points = [(Path, "rename"), (shutil, "rmtree"), (Path, "mkdir"), (os, "fsync")]
-    for point, name in points:
-        for call in range(1, 5):
-            folder = tmp_path / f"{name}{call}" / "p"
-            save_prompt(folder, {"encoder": rows()}, {**MANIFEST_OF_TOY, "step": 1})
-            killed = save_until(folder, point, name, call)
-            step = load_prompt(folder).manifest["step"]
-            assert step in (1, 2) if killed else step == 2
-            save_prompt(folder, {"encoder": rows()}, {**MANIFEST_OF_TOY, "step": 3})
-            assert load_prompt(folder).manifest["step"] == 3
-            assert [path.name for path in folder.parent.iterdir()] == ["p"]
+    for point, name, call in [(*point, call) for point in points for call in range(1, 5)]:
+        folder = tmp_path / f"{name}{call}" / "p"
+        save_prompt(folder, {"encoder": rows()}, {**MANIFEST_OF_TOY, "step": 1})
+        killed = save_until(folder, point, name, call)
+        step = load_prompt(folder).manifest["step"]
+        assert step in (1, 2) if killed else step == 2
+        save_prompt(folder, {"encoder": rows()}, {**MANIFEST_OF_TOY, "step": 3})
+        assert load_prompt(folder).manifest["step"] == 3
+        assert [path.name for path in folder.parent.iterdir()] == ["p"]
 
 
 def save_until(folder: Path, owner, name: str, call: int) -> bool:

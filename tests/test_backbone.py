@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import backbone, t5
+from prompt_jax import backbone, sizes, t5, weights
 from prompt_jax.backbone import Backbone, digest, load_backbone, read_arrays
 from prompt_jax.checkpoint import files
 from prompt_jax.errors import UserError
@@ -38,8 +38,8 @@ def test_weights_and_activations_have_the_dtype_asked_for(golden, dtype):
 
 def test_the_model_holds_the_arrays(golden, loaded):
     config, arrays = read_arrays(V10[0].format(golden))
-    held = t5.arrays_of(loaded.model)
-    assert held.keys() == arrays.keys() == t5.t5x_shapes(config).keys()
+    held = weights.arrays_of(loaded.model)
+    assert held.keys() == arrays.keys() == weights.t5x_shapes(config).keys()
     assert all(np.array_equal(held[name], arrays[name]) for name in arrays)
 
 
@@ -84,7 +84,7 @@ def test_the_digest_tells_models_apart(edit):
 
 
 def test_random_weights_are_a_function_of_the_seed(monkeypatch):
-    monkeypatch.setitem(t5.SIZES, "nano", SMALL)
+    monkeypatch.setitem(sizes.SIZES, "nano", SMALL)
     one, same, other = (
         load_backbone(name, vocabulary="bytes")
         for name in ("random:nano", "random:nano?seed=0", "random:nano?seed=1")
@@ -124,11 +124,11 @@ def test_other_dtypes_are_refused_before_anything_is_read(dtype):
 
 def test_nano_and_its_vocabulary_come_from_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(backbone, "NANO", tmp_path / "nano")
-    monkeypatch.setitem(t5.SIZES, "nano", SMALL)
+    monkeypatch.setitem(sizes.SIZES, "nano", SMALL)
     with pytest.raises(UserError, match="this installation has no nano"):
         load_backbone("nano")
     assert load_backbone("random:nano").vocabulary is None
-    arrays = t5.arrays_of(t5.init(SMALL, 3))
+    arrays = weights.arrays_of(weights.init(SMALL, 3))
     files.write(str(tmp_path / "nano"), SMALL, arrays, "bytes")
     nano, control = load_backbone("nano"), load_backbone("random:nano?seed=3")
     assert nano.digest == control.digest

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax import t5
+from prompt_jax import t5, weights
 from prompt_jax.bundle import PromptBundle, Visibility
 from prompt_jax.data import Data, TaskBatches, TokenizedTask, tokenize
 from prompt_jax.errors import UserError
@@ -68,8 +68,8 @@ def widened(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def loss_and_grad():
     """`(prompt rows, batch, visibility) -> (sums, gradient)` on a random T5."""
     rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=s) / 4 for name, s in t5.t5x_shapes(CONFIG).items()}
-    model = t5.build(CONFIG, arrays)
+    arrays = {name: rng.normal(size=s) / 4 for name, s in weights.t5x_shapes(CONFIG).items()}
+    model = weights.build(CONFIG, arrays)
 
     def loss(arrays, batch, visibility):
         bundle = PromptBundle(**arrays, visibility=visibility)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax import decode, t5
+from prompt_jax import decode, t5, weights
 from prompt_jax.backbone import load_backbone
 from prompt_jax.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.layout import PromptLayout, lay_out
@@ -23,8 +23,8 @@ INPUTS = {"encoder_input_tokens": jnp.array([[7, 8, 9, 1], [5, 1, 0, 0], [3, 4, 
 def random_t5(**changes):
     config = dataclasses.replace(TINY, **changes)
     rng = np.random.default_rng(3)
-    shapes = t5.t5x_shapes(config)
-    return t5.build(config, {k: rng.normal(0, s[0] ** -0.5, s) for k, s in shapes.items()})
+    shapes = weights.t5x_shapes(config)
+    return weights.build(config, {k: rng.normal(0, s[0] ** -0.5, s) for k, s in shapes.items()})
 
 
 @partial(jax.jit, static_argnames=("max_length", "beams"))
@@ -210,7 +210,7 @@ def test_padding_of_choices_costs_nothing():
 
 
 def test_decoding_runs_in_bf16():
-    model = t5.reconfigured(random_t5(), dataclasses.replace(TINY, dtype="bfloat16"))
+    model = weights.reconfigured(random_t5(), dataclasses.replace(TINY, dtype="bfloat16"))
     ids, scores = generate(model, INPUTS, max_length=4, beams=2)
     assert ids.shape == (3, 2, 4) and ids.dtype == jnp.int32
     assert scores.dtype == jnp.float32 and np.isfinite(scores).all()

@@ -12,7 +12,7 @@ import typer.main
 from nbclient import NotebookClient
 
 from prompt_jax import backbone as backbones
-from prompt_jax import t5
+from prompt_jax import t5, weights
 from prompt_jax.checkpoint import files
 from prompt_jax.cli import app, main
 
@@ -34,7 +34,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A backbone of random weights and bytes that stands in for nano."""
     folder = str(tmp_path_factory.mktemp("tiny"))
     config = t5.T5Config(259, 16, 2, 8, 32, 1, 1)
-    files.write(folder, config, t5.arrays_of(t5.init(config, 0)), "bytes")
+    files.write(folder, config, weights.arrays_of(weights.init(config, 0)), "bytes")
     return f"files:{folder}"
 
 

@@ -31,11 +31,11 @@ KINDS = [
 def test_random_access_equals_sequential(kind):
     """Also across windows, backwards, and for a plan that is asked for the first time."""
     one = plan(**kind)
-    steps = [one.batch(step) for step in range(150)]
+    steps = [one.batch(step) for step in range(100)]
     assert all(len(rows) == one.batch_size for rows in steps)
-    assert plan(**kind).batch(149) == steps[149]
+    assert plan(**kind).batch(99) == steps[99]
     wild = plan(**kind)
-    for step in (140, 3, 149, 148, 0, 60):
+    for step in (90, 3, 99, 98, 0, 60):
         assert wild.batch(step) == steps[step]
     assert all(a != b for a, b in pairwise(steps))
 

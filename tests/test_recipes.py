@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import config, t5
+from prompt_jax import config, sizes, weights
 from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.recipes import recipe_folder
@@ -64,12 +64,12 @@ def abstract_model(run) -> PromptedT5:
     """The run's model with nano's shapes; of the backbone, nothing is allocated but a table."""
     settings = run.backbone
     nano = dataclasses.replace(
-        t5.SIZES["nano"],
+        sizes.SIZES["nano"],
         dtype=settings.dtype,
         dropout_rate=settings.dropout_rate,
         remat=settings.remat,
     )
-    graphdef, state = t5.abstract(nano)
+    graphdef, state = weights.abstract(nano)
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
     table = np.zeros((nano.vocab_size, nano.emb_dim), np.float32)
     backbone: object = SimpleNamespace(
@@ -109,4 +109,4 @@ def test_the_shapes_of_a_step_fit(name):
         assert told[0] == told[1]
         assert {x.shape for x in metrics.values()} == {()}
         count = sum(x.size for x in jax.tree.leaves(trainable))
-        assert count == run.method.count(t5.SIZES["nano"])
+        assert count == run.method.count(sizes.SIZES["nano"])

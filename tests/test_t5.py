@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import t5
+from prompt_jax import sizes, t5, weights
 from prompt_jax.backbone import load_backbone
 from prompt_jax.bundle import NO_PROMPT, PromptBundle, Visibility
 from prompt_jax.layout import PromptLayout, lay_out
@@ -45,8 +45,10 @@ both_peers = pytest.mark.parametrize("peer", ["v11", "v10"], indirect=True)
 @pytest.fixture(scope="module")
 def tiny():
     rng = np.random.default_rng(3)
-    shapes = t5.t5x_shapes(TINY).items()
-    return t5.build(TINY, {name: rng.normal(0, shape[0] ** -0.5, shape) for name, shape in shapes})
+    shapes = weights.t5x_shapes(TINY).items()
+    return weights.build(
+        TINY, {name: rng.normal(0, shape[0] ** -0.5, shape) for name, shape in shapes}
+    )
 
 
 @jax.jit
@@ -97,7 +99,7 @@ def test_bf16_activations_are_as_close_as_t5x_are(peer):
     size, model, folder = peer
     batch, wanted = read_batch(folder / f"{size}_forward.npz", "basic")
     config = dataclasses.replace(model.config, dtype="bfloat16")
-    found = call(t5.reconfigured(model, config), batch)
+    found = call(weights.reconfigured(model, config), batch)
     theirs = worst(wanted["logits_bf16act"], wanted["logits"], batch)
     assert found.dtype == jnp.float32
     assert 0 < worst(found, wanted["logits"], batch) < 1.5 * theirs
@@ -135,7 +137,7 @@ def test_gradient_of_every_parameter_equals_t5x(v11):
         model = nnx.merge(graphdef, params)
         return Loss()(lambda batch, key: model(batch), batch)[0]
 
-    arrays = t5.arrays_of(nnx.merge(graphdef, gradient(params)))
+    arrays = weights.arrays_of(nnx.merge(graphdef, gradient(params)))
     norms = {name: float(np.linalg.norm(array)) for name, array in arrays.items()}
     wanted = json.loads((folder / "v11_grad_norms_basic.json").read_text())
     assert norms.keys() == wanted.keys()
@@ -145,7 +147,7 @@ def test_gradient_of_every_parameter_equals_t5x(v11):
 
 def test_dropout_needs_a_key(tiny):
     batch = tiny_batch()
-    still = call(t5.reconfigured(tiny, dataclasses.replace(TINY, dropout_rate=0.0)), batch)
+    still = call(weights.reconfigured(tiny, dataclasses.replace(TINY, dropout_rate=0.0)), batch)
     np.testing.assert_array_equal(call(tiny, batch), still)
     first = call(tiny, batch, key=jax.random.key(1))
     np.testing.assert_array_equal(call(tiny, batch, key=jax.random.key(1)), first)
@@ -210,7 +212,7 @@ def test_remat_changes_no_number(tiny, remat):
         bundle = PromptBundle(encoder=rows[None])
         return Loss()(lambda batch, key: model(batch, bundle), batch)[0]
 
-    other = t5.reconfigured(tiny, dataclasses.replace(TINY, remat=remat))
+    other = weights.reconfigured(tiny, dataclasses.replace(TINY, remat=remat))
     found, wanted = gradient(rows, other), gradient(rows, tiny)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(jnp.abs(wanted).max()))
 
@@ -222,15 +224,15 @@ def test_padding_changes_no_real_column(tiny):
 
 
 def test_arrays_come_back_from_a_built_model(tiny):
-    arrays = t5.arrays_of(tiny)
-    assert {name: array.shape for name, array in arrays.items()} == t5.t5x_shapes(TINY)
-    again = t5.arrays_of(t5.build(TINY, arrays))
+    arrays = weights.arrays_of(tiny)
+    assert {name: array.shape for name, array in arrays.items()} == weights.t5x_shapes(TINY)
+    again = weights.arrays_of(weights.build(TINY, arrays))
     for name, array in arrays.items():
         np.testing.assert_array_equal(again[name], array)
 
 
 def test_umt5_has_a_bias_per_layer():
-    shapes = t5.t5x_shapes(dataclasses.replace(TINY, relpos_per_layer=True))
+    shapes = weights.t5x_shapes(dataclasses.replace(TINY, relpos_per_layer=True))
     biases = {name for name in shapes if "relpos_bias" in name}
     assert biases == {
         f"{side}/layers_{i}/relpos_bias/rel_embedding" for side in ("encoder", "decoder")
@@ -251,5 +253,5 @@ def test_umt5_has_a_bias_per_layer():
     ],
 )
 def test_released_sizes(size, parameters):
-    shapes = t5.t5x_shapes(t5.SIZES[size]).values()
+    shapes = weights.t5x_shapes(sizes.SIZES[size]).values()
     assert sum(int(np.prod(shape)) for shape in shapes) == parameters

@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Dropout is on, as by default, and examples are packed. Made once per session.
     """
-    from prompt_jax import t5
+    from prompt_jax import t5, weights
     from prompt_jax.checkpoint import files
 
     folder = tmp_path_factory.getbasetemp() / "tiny"
@@ -37,7 +37,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return folder
     folder.mkdir()
     config = t5.T5Config(264, 16, 2, 8, 32, 1, 1)
-    files.write(str(folder / "backbone"), config, t5.arrays_of(t5.init(config, 0)), "bytes")
+    files.write(
+        str(folder / "backbone"), config, weights.arrays_of(weights.init(config, 0)), "bytes"
+    )
     for split in ("train", "validation"):
         rows = [{"inputs": f"say {'ab'[i % 2]} {i}", "targets": "ab"[i % 2]} for i in range(60)]
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -19,7 +19,8 @@ from etils import epath
 from prompt_jax.checkpoint import Checkpoint, LazyArrays
 from prompt_jax.checkpoint.names import FILES_TABLE, Shape, match
 from prompt_jax.errors import UserError
-from prompt_jax.t5 import T5Config, t5x_shapes
+from prompt_jax.t5 import T5Config
+from prompt_jax.weights import t5x_shapes
 
 FORMAT = "prompt_jax"
 WEIGHTS, SPIECE = "model.safetensors", "spiece.model"

@@ -15,7 +15,8 @@ from prompt_jax.checkpoint import Checkpoint, LazyArrays
 from prompt_jax.checkpoint.files import SPIECE, WEIGHTS, SafeTensors, read_json
 from prompt_jax.checkpoint.names import Origin, Shape, hf_table, match
 from prompt_jax.errors import UserError
-from prompt_jax.t5 import T5Config, t5x_shapes
+from prompt_jax.t5 import T5Config
+from prompt_jax.weights import t5x_shapes
 
 INDEX = "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "shared.weight"

@@ -124,7 +124,7 @@ def source_name(target: str, table: Table) -> str:
 def match(
     found: Mapping[str, Shape], wanted: Mapping[str, Shape], table: Table, where: str
 ) -> dict[str, Origin]:
-    """T5X name -> origin in the file, for every array of `wanted` (`t5.t5x_shapes`), or UserError.
+    """T5X name -> origin in the file, for every array of `wanted` (`t5x_shapes`), or UserError.
 
     Refused, naming the array as the file does: a name that no T5 has (unknown), one that this
     model does not have (unexpected), two sources for one array (twice), an array without a source

@@ -17,7 +17,8 @@ from flax import serialization
 from prompt_jax.checkpoint import Checkpoint, LazyArrays, files, hf
 from prompt_jax.checkpoint.names import T5X_TABLE, Shape, match, source_name
 from prompt_jax.errors import UserError
-from prompt_jax.t5 import T5Config, t5x_shapes
+from prompt_jax.t5 import T5Config
+from prompt_jax.weights import t5x_shapes
 
 FLOATS = ("float32", "bfloat16", "float16")
 

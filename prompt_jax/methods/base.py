@@ -10,7 +10,7 @@ from flax import nnx
 
 from prompt_jax.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.layout import PromptLayout
-from prompt_jax.t5 import T5Config
+from prompt_jax.t5 import T5, T5Config
 
 
 def plain(value: Any) -> Any:
@@ -67,7 +67,7 @@ class PromptMethod(abc.ABC):
 class PromptedT5(nnx.Module):
     """A T5 and a method's module, called as one model."""
 
-    def __init__(self, t5: nnx.Module, prompt: nnx.Module):
+    def __init__(self, t5: T5, prompt: nnx.Module):
         self.t5 = t5
         self.prompt = prompt
 

@@ -14,7 +14,8 @@ from prompt_jax.checkpoint import files
 from prompt_jax.layout import NO_ROWS, PromptLayout
 from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config, arrays_of, t5x_shapes
+from prompt_jax.t5 import T5Config
+from prompt_jax.weights import arrays_of, t5x_shapes
 
 
 @settings
