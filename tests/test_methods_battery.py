@@ -1,5 +1,6 @@
 """What every method must pass; a new one adds a line to METHODS."""
 
+import copy
 import importlib
 import runpy
 from pathlib import Path
@@ -125,7 +126,8 @@ def test_fold_equals_build(trained):
 
 
 def test_packed_equals_unpacked(trained):
-    data, job = trained.job.data, trained.job
+    data, job = copy.copy(trained.job.data), trained.job
+    data.capacity = (2 * data.capacity[0], 2 * data.capacity[1])  # two examples and their prompts
     pieces = [Piece(0, i) for i in range(4)]
     data_packed = data.assemble([pieces[:2], pieces[2:]])
     data_padded = data.assemble([[piece] for piece in pieces])
