@@ -25,7 +25,7 @@ OPTIONS = {
     "hf": (),
     "t5x": ("family",),
     "files": (),
-    "random": ("seed", "embedding_stddev"),
+    "random": ("seed",),
 }
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -106,7 +106,7 @@ def _open(name: str) -> Checkpoint:
         return open_t5x(rest, options["family"])
     if kind == "files":
         return open_folder(rest)
-    return _random(name, rest, options["seed"], options["embedding_stddev"])
+    return _random(name, rest, options["seed"])
 
 
 def open_nano() -> Checkpoint:
@@ -133,35 +133,18 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
     return kind, rest, options
 
 
-def _random(name: str, size: str, seed: str | None, stddev: str | None) -> Checkpoint:
-    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's.
-
-    T5X draws embeddings with a standard deviation of 1, in which words take long to find their
-    neighbours; small models pretrain faster from `embedding_stddev=0.1`.
-    """
+def _random(name: str, size: str, seed: str | None) -> Checkpoint:
+    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's."""
     if size not in sizes.SIZES:
         raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
     if seed is not None and not seed.isdecimal():
         raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
     config = sizes.SIZES[size]
     arrays = weights.arrays_of(weights.init(config, int(seed or 0)))
-    if stddev is not None:
-        name_of_table = "token_embedder/embedding"
-        arrays[name_of_table] = arrays[name_of_table] * np.float32(_positive(name, stddev))
     vocabulary = "bytes" if size.startswith("byt5_") else None
     if size == "nano" and NANO.is_dir():
         vocabulary = open_nano().vocabulary
     return Checkpoint(config, arrays, vocabulary)
-
-
-def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise UserError(f"embedding_stddev '{text}' in '{name}' is not a number > 0")
-    return value
 
 
 def _load_vocabulary(name: str | None) -> Vocabulary | None:
