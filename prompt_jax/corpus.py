@@ -75,7 +75,10 @@ class Corpus:
         if not path.exists():
             ids: list[int] = []
             for line in self.lines():
-                ids.extend(vocabulary.encode(line) if line else [EOS])
+                if line:
+                    ids.extend(vocabulary.encode(line))
+                elif ids and ids[-1] != EOS:  # several blank lines end one document
+                    ids.append(EOS)
             dtype = np.uint16 if vocabulary.size <= 2**16 else np.uint32
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.npy")
@@ -155,6 +158,11 @@ def corrupted_lengths(corpus: Corpus) -> tuple[int, int, int]:
     while chunk + 1 - lengths(chunk + 1)[0] + lengths(chunk + 1)[1] + 1 <= corpus.input_length:
         chunk += 1
     noise, spans = lengths(chunk)
+    if chunk - noise < spans or chunk - noise + spans + 1 > corpus.input_length:
+        raise UserError(
+            f"Corpus.noise_density = {corpus.noise_density}: rows of {corpus.input_length} columns "
+            "have no room for its spans; take longer rows, a lower density or longer spans"
+        )
     if noise + spans + 1 > corpus.target_length:
         raise UserError(
             f"Corpus.target_length = {corpus.target_length} is too short for span corruption of "

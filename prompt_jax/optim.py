@@ -29,8 +29,9 @@ class Schedule:
     def check(self):
         if self.decay in ("linear", "cosine") and not self.total_steps:
             raise UserError(f"Schedule.decay = {self.decay!r}: bind Schedule.total_steps as well")
-        if self.learning_rate < 0 or self.warmup_steps < 0:
-            raise UserError(f"Schedule.learning_rate = {self.learning_rate}: give a value >= 0")
+        for name in ("learning_rate", "warmup_steps"):
+            if vars(self)[name] < 0:
+                raise UserError(f"Schedule.{name} = {vars(self)[name]}: give a value >= 0")
 
     def build(self) -> optax.Schedule:
         """A function of the step (int32 scalar) that gives the rate (float32 scalar)."""

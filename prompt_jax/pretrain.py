@@ -9,10 +9,12 @@ import ml_dtypes
 from prompt_jax.backbone import digest, read_arrays
 from prompt_jax.checkpoint import files
 from prompt_jax.corpus import Corpus
+from prompt_jax.embeddings import CountedEmbeddings
 from prompt_jax.errors import UserError
 from prompt_jax.metrics import read_metrics
 from prompt_jax.settings import settings
 from prompt_jax.train import Train, train
+from prompt_jax.vocabulary import Vocabulary
 
 
 @settings
@@ -61,11 +63,13 @@ class Pretrain:
 
     Attributes:
       vocabulary: `NewVocabulary`.
+      embeddings: `CountedEmbeddings`, or None: random ones.
       stages: runs in order; each starts from the weights that the one before ended with.
     """
 
     vocabulary: NewVocabulary
     stages: tuple[Train, ...]
+    embeddings: CountedEmbeddings | None = None
 
     def check(self):
         if not self.stages:
@@ -83,7 +87,7 @@ def pretrain(
     spiece = folder / "spiece.model"
     run.vocabulary.make(spiece)
     metrics: dict[str, Any] = {}
-    name = run.stages[0].backbone.name
+    name = start(run, folder)
     for number, stage in enumerate(run.stages, start=1):
         backbone = dataclasses.replace(stage.backbone, name=name, vocabulary=str(spiece))
         stage_dir = folder / f"stage_{number}"
@@ -92,6 +96,19 @@ def pretrain(
         name = f"files:{stage_dir / 'prompt' / 'last'}"
     write_backbone(run, folder, name)
     return metrics
+
+
+def start(run: Pretrain, folder: Path) -> str:
+    """The backbone that the first stage begins with; counted embeddings make it a folder."""
+    name = run.stages[0].backbone.name
+    if run.embeddings is None:
+        return name
+    target, spiece = folder / "start", folder / "spiece.model"
+    if not target.exists():
+        config, arrays = read_arrays(name)
+        arrays = run.embeddings.start(arrays, Vocabulary.from_file(str(spiece)))
+        files.write(str(target), config, arrays, str(spiece))
+    return f"files:{target}"
 
 
 def write_backbone(run: Pretrain, folder: Path, name: str) -> None:

@@ -22,5 +22,6 @@ REGISTERED: dict[str, str] = {
     "FileInit": "prompt_jax.methods.inits:FileInit",
     "Pretrain": "prompt_jax.pretrain:Pretrain",
     "NewVocabulary": "prompt_jax.pretrain:NewVocabulary",
+    "CountedEmbeddings": "prompt_jax.embeddings:CountedEmbeddings",
     "Corpus": "prompt_jax.corpus:Corpus",
 }

@@ -91,6 +91,8 @@ class Train:
         for name in ("steps", "accumulate", "log_period"):
             if vars(self)[name] < 1:
                 raise UserError(f"Train.{name} = {vars(self)[name]}: give at least 1")
+        if self.seed < 0:
+            raise UserError(f"Train.seed = {self.seed}: give 0 or more")
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
             raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
 

@@ -4,6 +4,8 @@
   Gilbert 2014), every entry rated by ten people from -4 to 4. Only entries of letters are used (no
   emoticons, no slang with digits or punctuation) and only those whose mean is at least 1 away from
   0; `vader_polarity_all` takes every mean but 0.
+- `empath_topic`: to which of eight topics does a word belong? Empath's lexicon (MIT; Fast, Chen and
+  Bernstein 2016), whose members a crowd has checked. A word of two of the topics is left out.
 - `cldr_language`: in which of eight languages is this the name of a territory, a language or a
   currency? Unicode's CLDR (Unicode licence) as Babel (BSD) carries it. A thing is used if its eight
   names differ, so that the languages are balanced.
@@ -29,6 +31,16 @@ from prompt_jax.tasks.text import RowsSource, add_task
 
 SPLITS = ("train", "validation", "test")
 POLARITIES = ("negative", "positive")
+TOPICS = (
+    "animal",
+    "clothing",
+    "economics",
+    "military",
+    "music",
+    "plant",
+    "religion",
+    "sports",
+)
 LANGUAGES = {
     "en": "English",
     "de": "German",
@@ -68,19 +80,33 @@ def vader_entries(threshold: float) -> Iterable[Entry]:
     A few words are listed twice, with the same sign; the first counts.
     """
     seen = set()
-    for line in _vader_lexicon().read_text(encoding="utf-8").splitlines():
+    lexicon = _vendored("vaderSentiment", "vaderSentiment/vader_lexicon.txt")
+    for line in lexicon.read_text(encoding="utf-8").splitlines():
         word, mean = line.split("\t")[0], float(line.split("\t")[1])
         if word.isalpha() and word not in seen and mean != 0 and abs(mean) >= threshold:
             seen.add(word)
             yield word_family(word), word, POLARITIES[mean > 0]
 
 
-def _vader_lexicon() -> Path:
+def empath_entries() -> Iterable[Entry]:
+    """The words of Empath's TOPICS that belong to one of them only."""
+    topics: dict[str, set[str]] = {}
+    for line in _vendored("empath", "empath/data/categories.tsv").read_text().splitlines():
+        topic, *words = line.split("\t")
+        if topic in TOPICS:
+            for word in filter(str.isalpha, words):
+                topics.setdefault(word, set()).add(topic)
+    for word in sorted(topics):
+        if len(topics[word]) == 1:
+            yield word_family(word), word, next(iter(topics[word]))
+
+
+def _vendored(package: str, file: str) -> Path:
+    """A file of an installed package, which is not imported."""
     try:
-        package = importlib.metadata.distribution("vaderSentiment")
+        return Path(str(importlib.metadata.distribution(package).locate_file(file)))
     except importlib.metadata.PackageNotFoundError:
-        raise UserError("vaderSentiment is not installed; run pip install vaderSentiment") from None
-    return Path(str(package.locate_file("vaderSentiment/vader_lexicon.txt")))
+        raise UserError(f"{package} is not installed; run pip install {package}") from None
 
 
 def cldr_language_entries() -> Iterable[Entry]:
@@ -157,8 +183,10 @@ def _register(
 
 
 _VADER = "lexicon of the installed vaderSentiment (MIT)"
+_EMPATH = "lexicon of the installed empath (MIT)"
 _CLDR = "CLDR names of the installed Babel (Unicode licence, BSD)"
 _register("vader_polarity", partial(vader_entries, 1.0), POLARITIES, _VADER)
 _register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
+_register("empath_topic", empath_entries, TOPICS, _EMPATH)
 _register("cldr_language", cldr_language_entries, LANGUAGES.values(), _CLDR)
 _register("cldr_kind", cldr_kind_entries, KINDS, _CLDR)

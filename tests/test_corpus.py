@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.corpus import Corpus, CorpusBatches, corrupt, corrupted_lengths
+from prompt_jax.embeddings import CountedEmbeddings, word_vectors
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout
 from prompt_jax.vocabulary import Vocabulary
@@ -192,3 +193,49 @@ def test_a_missing_file_is_named(corpus):
     gone = dataclasses.replace(corpus, files=("c.txt",))
     with pytest.raises(UserError, match=r"corpus file '.*c\.txt' does not exist: set Corpus\.root"):
         gone.tokens(Vocabulary.bytes())
+
+
+@pytest.mark.parametrize(("length", "density"), [(2, 0.15), (24, 0.95)])
+def test_rows_without_room_for_their_spans(length, density):
+    corpus = dataclasses.replace(
+        SPANS, input_length=length, target_length=500, noise_density=density
+    )
+    with pytest.raises(UserError, match=f"Corpus.noise_density = {density}: rows of {length}"):
+        corrupted_lengths(corpus)
+
+
+def test_blank_lines_in_a_row_end_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("\none\n\n\n\ntwo\n\n")
+    corpus = dataclasses.replace(SPANS, files=("a.txt",), root=str(tmp_path))
+    tokens = corpus.tokens(Vocabulary.bytes())
+    assert list(tokens).count(EOS) == 2 and tokens[-1] == EOS
+
+
+def test_counted_vectors_bring_words_together_that_share_their_surroundings():
+    rng = np.random.default_rng(0)
+    ring = rng.integers(0, 2, 4000)  # two topics; each word stands among those of its topic
+    tokens = np.stack([3 + 4 * ring + rng.integers(0, 4, 4000) for _ in range(6)], 1).ravel()
+    vectors = word_vectors(tokens, 12, 2, window=4)
+    assert np.abs(vectors[[0, 1, 2, 11]]).max() < 1e-5
+    unit = vectors[3:11] / np.linalg.norm(vectors[3:11], axis=1, keepdims=True)
+    alike = unit @ unit.T
+    assert alike[:4, :4].min() > 0.9 > alike[:4, 4:].max() + 0.5
+
+
+def test_counted_embeddings_keep_scale_and_unseen_rows(tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat and the dog sat on the log\n" * 9)
+    corpus = dataclasses.replace(SPANS, files=("a.txt",), root=str(tmp_path))
+    words = Vocabulary.bytes()
+    rng = np.random.default_rng(0)
+    random = {
+        "token_embedder/embedding": rng.normal(size=(384, 4)).astype(np.float32),
+        "decoder/logits_dense/kernel": rng.normal(size=(4, 384)).astype(np.float32) / 2,
+        "encoder/encoder_norm/scale": np.ones(4, np.float32),
+    }
+    started = CountedEmbeddings(corpus=corpus, window=2).start(random, words)
+    table, head = (started[name] for name in list(random)[:2])
+    seen = sorted(set(corpus.tokens(words)))
+    assert (table[300] == random["token_embedder/embedding"][300]).all()
+    assert np.sqrt(np.mean(table[seen] ** 2)) == pytest.approx(1.0, rel=0.1)
+    np.testing.assert_allclose(head[:, seen].T / table[seen], 0.5, rtol=0.1)
+    assert started["encoder/encoder_norm/scale"] is random["encoder/encoder_norm/scale"]

@@ -8,6 +8,7 @@ from prompt_jax.tasks import quickstart, text
 QUICK = {
     "vader_polarity": (5000, 60.0),
     "vader_polarity_all": (6500, 60.0),
+    "empath_topic": (1000, 20.0),
     "cldr_language": (4000, 12.5),
     "cldr_kind": (1600, 40.0),
 }
@@ -39,6 +40,8 @@ def test_known_answers():
     polarity = {word: target for _, word, target in quickstart.vader_entries(1.0)}
     assert (polarity["excellent"], polarity["horrible"]) == ("positive", "negative")
     assert all(word.isalpha() for word in polarity)
+    topic = {word: target for _, word, target in quickstart.empath_entries()}
+    assert (topic["violin"], topic["priest"]) == ("music", "religion")
     language = {name: target for _, name, target in quickstart.cldr_language_entries()}
     assert (language["Griechenland"], language["Yunanistan"]) == ("German", "Turkish")
     kind = {name: target for _, name, target in quickstart.cldr_kind_entries()}

@@ -66,8 +66,13 @@ class ClassLabelInit:
         labels = self.labels or choices
         if not labels:
             raise UserError("ClassLabelInit.labels = (): the task declares none; bind them")
+        if len(labels) > length:
+            raise UserError(
+                f"ClassLabelInit.labels: {len(labels)} of them, and only {length} prompt rows: set "
+                f"PROMPT_LENGTH to {len(labels)} or more, or bind fewer labels"
+            )
         table = np.asarray(embedding, np.float32)
-        known = [table[_ids(vocabulary, label)].mean(axis=0) for label in labels[:length]]
+        known = [table[_ids(vocabulary, label)].mean(axis=0) for label in labels]
         fill = SampledVocabInit(population=self.population)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
         return np.concatenate([np.stack(known), rest])
