@@ -121,11 +121,15 @@ def generate(
     beams: int = 1,
     alpha: float = 0.6,
     max_length: int = 12,
+    *,
+    sampling: decode.Sampling | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best outputs of every row: ids int32 [B, beams, max_length], scores float32 [B, beams].
 
     Best first; ids hold no start token, end in EOS (1), then 0. `max_length` counts EOS. One beam
-    is greedy search. Scores: see `decode.generate`.
+    is greedy search. With `sampling` (`decode.Sampling`) and a `jax.random.key`, `beams` outputs
+    are drawn. Scores: see `decode.generate`.
 
     Raises:
       UserError: no int array [B, T]; ids without an embedding; a prompt of another width.
@@ -138,16 +142,22 @@ def generate(
     for name, value in (("beams", beams), ("max_length", max_length)):
         if value < 1:
             raise UserError(f"generate: {name} = {value}: give at least 1")
+    if sampling is not None and key is None:
+        raise UserError("generate: sampling without a key: give key=jax.random.key(0)")
     bundle, batch = _encoder_batch(backbone, encoder_input_tokens, prompt)
     model = nnx.split(backbone.model)
-    ids, scores = _generate(*model, batch, bundle, np.float32(alpha), beams, max_length)
+    shape = (beams, max_length, sampling)
+    ids, scores = _generate(*model, batch, bundle, np.float32(alpha), key, *shape)
     return np.asarray(ids), np.asarray(scores)
 
 
-@partial(jax.jit, static_argnums=(0, 5, 6))
-def _generate(graphdef, params, batch, bundle, alpha, beams, max_length):
+@partial(jax.jit, static_argnums=(0, 6, 7, 8))
+def _generate(graphdef, params, batch, bundle, alpha, key, beams, max_length, sampling):
     t5 = nnx.merge(graphdef, params)
-    return decode.generate(t5, batch, bundle, max_length=max_length, beams=beams, alpha=alpha)
+    return decode.generate(
+        t5, batch, bundle, max_length=max_length, beams=beams, alpha=alpha, sampling=sampling,
+        key=key,
+    )  # fmt: skip
 
 
 def score(
@@ -155,10 +165,13 @@ def score(
     encoder_input_tokens: ArrayLike,
     choices: ArrayLike,
     prompt: Prompt | ArrayLike | None = None,
+    *,
+    length_normalised: bool = False,
 ) -> np.ndarray:
     """float32 [B, C]: the log-likelihood of tokenised choices, int [B, C, T] (0 = padding).
 
-    Every token of a choice counts, EOS where it has one.
+    Every token of a choice counts, EOS where it has one; `length_normalised` divides by their
+    number. The encoder runs once per row.
 
     Raises:
       UserError: as `generate`; choices of another shape.
@@ -172,7 +185,9 @@ def score(
     rows = len(batch["encoder_input_tokens"])
     if len(tokens) != rows:
         raise UserError(f"choices: {len(tokens)} rows for {rows} inputs; give [B, C, T]")
-    return np.asarray(_score(*nnx.split(backbone.model), batch, bundle, tokens))
+    scores = np.asarray(_score(*nnx.split(backbone.model), batch, bundle, tokens))
+    length = np.maximum((tokens > 0).sum(axis=-1, dtype=np.float32), 1)
+    return scores / length if length_normalised else scores
 
 
 @partial(jax.jit, static_argnums=0)

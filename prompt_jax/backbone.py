@@ -6,27 +6,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import jax
 import ml_dtypes
 import numpy as np
+from flax import nnx
 
-from prompt_jax import sizes, weights
+from prompt_jax import sharding, sizes, weights
 from prompt_jax.checkpoint import Checkpoint
+from prompt_jax.checkpoint.digests import cached_digest
 from prompt_jax.checkpoint.files import open_folder
 from prompt_jax.checkpoint.hf import open_hf
+from prompt_jax.checkpoint.orbax import open_orbax
 from prompt_jax.checkpoint.t5x import open_t5x
 from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5, T5Config
 from prompt_jax.vocabulary import Vocabulary
 
 NANO = Path(__file__).parent / "backbones" / "nano"
-KNOWN = "nano, hf:NAME_OR_DIR, t5x:DIR, files:DIR, random:SIZE?seed=0"
+KNOWN = "nano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
     "nano": (),
     "hf": (),
     "t5x": ("family",),
+    "orbax": (),
     "files": (),
     "random": ("seed",),
 }
+HASHED = 1 << 20  # values at a time
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -41,17 +47,23 @@ class Backbone:
     vocabulary: Vocabulary | None
 
 
-def load_backbone(name: str, dtype: str = "bfloat16", vocabulary: str | None = None) -> Backbone:
-    """Load `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR` or `random:SIZE?seed=0`.
+def load_backbone(
+    name: str,
+    dtype: str = "bfloat16",
+    vocabulary: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Backbone:
+    """Load `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or `random:SIZE?seed=0`.
 
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
-    SentencePiece path or "bytes"; by default the backbone's own, where it has one.
+    SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,
+    each process reads only the parts of the weights that its devices hold.
 
     >>> load_backbone("random:nano?seed=1", vocabulary="bytes").name
     'random:nano?seed=1'
     """
     check_dtype(dtype)
-    checkpoint = _open(name)
+    checkpoint = open_checkpoint(name)
     words = _load_vocabulary(vocabulary or checkpoint.vocabulary)
     if words is not None and words.size > checkpoint.config.vocab_size:
         rows = checkpoint.config.vocab_size
@@ -60,15 +72,18 @@ def load_backbone(name: str, dtype: str = "bfloat16", vocabulary: str | None = N
             f"{rows} embeddings; give the vocabulary that the backbone was trained with"
         )
     config = replace(checkpoint.config, dtype=dtype)
-    arrays = {
-        key: array.astype(DTYPES[dtype], copy=False) for key, array in checkpoint.arrays.items()
-    }
-    return Backbone(config, weights.build(config, arrays, dtype), name, digest(arrays), words)
+    places = None if mesh is None else sharding.params(mesh, weights.abstract(config)[1])
+    model = weights.build(config, checkpoint.arrays, dtype, places)
+    here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
+    # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
+    arrays = weights.held(model) if here else checkpoint.arrays
+    total = cached_digest(name, checkpoint.folder, lambda: digest(arrays))
+    return Backbone(config, model, name, total, words)
 
 
 def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
     """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored."""
-    checkpoint = _open(name)
+    checkpoint = open_checkpoint(name)
     return checkpoint.config, dict(checkpoint.arrays)
 
 
@@ -83,8 +98,11 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
-        rounded = np.ascontiguousarray(array.astype(ml_dtypes.bfloat16))
-        total.update(rounded.view(np.uint16).astype("<u2", copy=False).tobytes())
+        step = max(1, HASHED // array[0].size)  # some rows at a time, so that copies stay small
+        for top in range(0, len(array), step):
+            rounded = array[top : top + step].astype(ml_dtypes.bfloat16, copy=False)
+            bits = np.ascontiguousarray(rounded).view(np.uint16)
+            total.update(bits.astype("<u2", copy=False).data)
     return total.hexdigest()
 
 
@@ -96,7 +114,8 @@ def check_dtype(dtype: str) -> None:
         raise UserError(f"dtype '{dtype}' is unknown; use bfloat16 or float32")
 
 
-def _open(name: str) -> Checkpoint:
+def open_checkpoint(name: str) -> Checkpoint:
+    """The checkpoint that a string names, its names and shapes checked, no weight read yet."""
     kind, rest, options = _parse(name)
     if kind == "nano":
         return open_nano()
@@ -104,6 +123,8 @@ def _open(name: str) -> Checkpoint:
         return open_hf(rest)
     if kind == "t5x":
         return open_t5x(rest, options["family"])
+    if kind == "orbax":
+        return open_orbax(rest)
     if kind == "files":
         return open_folder(rest)
     return _random(name, rest, options["seed"])
@@ -140,7 +161,7 @@ def _random(name: str, size: str, seed: str | None) -> Checkpoint:
     if seed is not None and not seed.isdecimal():
         raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
     config = sizes.SIZES[size]
-    arrays = weights.arrays_of(weights.init(config, int(seed or 0)))
+    arrays = weights.held(weights.init(config, int(seed or 0)))
     vocabulary = "bytes" if size.startswith("byt5_") else None
     if size == "nano" and NANO.is_dir():
         vocabulary = open_nano().vocabulary

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from prompt_jax import doctor_cli, eval_cli, export_cli
+from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.options import (
-    Backbone,
     DataDir,
     Debug,
     GinFiles,
@@ -27,7 +28,7 @@ from prompt_jax.options import (
 )
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
 
-RECIPE_VERBS = ("train", "pretrain")  # those that take --gin_file and --gin.NAME=VALUE
+RECIPE_VERBS = ("train", "pretrain", "doctor")  # those that take --gin_file and --gin.NAME=VALUE
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
@@ -38,6 +39,11 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(rich_markup_mode=None, help="The registry of tasks, and checks of files.")
 app.add_typer(tasks_app, name="tasks")
+app.command("doctor")(doctor_cli.doctor)
+app.command("eval")(eval_cli.evaluate)
+app.command("infer")(eval_cli.infer)
+app.command("export")(export_cli.export)
+app.command("import")(export_cli.import_)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,7 +142,7 @@ def program(
       prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
     """
     if ctx.obj and ctx.invoked_subcommand not in RECIPE_VERBS:
-        verbs = " and ".join(RECIPE_VERBS)
+        verbs = f"{', '.join(RECIPE_VERBS[:-1])} and {RECIPE_VERBS[-1]}"
         raise UserError(f"--gin.{ctx.obj[0]}: only {verbs} take bindings; remove it")
 
 
@@ -149,6 +155,10 @@ def train(
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
     profile: Annotated[bool, typer.Option("--profile", help="Trace a few steps (xprof).")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -161,14 +171,40 @@ def train(
     """
     from prompt_jax import config
 
-    _use_data_dir(data_dir)
-    cfg = config.load("Train", gin_file, ctx.obj, _folders(gin_search_paths))
-    _import_tasks(tasks_module)
-    from prompt_jax.train import train
+    def load(extra: list[str]) -> config.Config:
+        bindings = [*(ctx.obj or []), *extra]
+        return config.load("Train", gin_file, bindings, _folders(gin_search_paths))
 
-    last = train(cfg.root, model_dir, operative=cfg.operative, profile=profile, show=True)
+    def run(cfg: config.Config, folder: str) -> dict[str, Any]:
+        from prompt_jax.train import train
+
+        return train(cfg.root, folder, operative=cfg.operative, profile=profile, show=True)
+
+    _use_data_dir(data_dir)
+    cfg = load([])
+    _import_tasks(tasks_module)
+    if seeds is not None:
+        _train_seeds(seeds, model_dir, load, run, json)
+        return
+    last = run(cfg, model_dir)
     if json:
         print_json(last)
+
+
+def _train_seeds(seeds: str, model_dir: str, load, run, json: bool) -> None:
+    from prompt_jax.seeds import parse_seeds, train_seeds
+
+    def run_one(seed: int, folder: str) -> Any:
+        cfg = load([f"SEED={seed}"])
+        run(cfg, folder)
+        return cfg.root.selection
+
+    summary = train_seeds(parse_seeds(seeds), model_dir, run_one)
+    if json:
+        print_json(summary)
+    else:
+        rows = [{"metric": name, **facts} for name, facts in summary["metrics"].items()]
+        print_table(f"seeds {seeds}", rows)
 
 
 @app.command()
@@ -177,6 +213,7 @@ def pretrain(
     gin_file: GinFiles,
     model_dir: ModelDir,
     gin_search_paths: GinSearchPaths = "",
+    data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -188,6 +225,7 @@ def pretrain(
     """
     from prompt_jax import config
 
+    _use_data_dir(data_dir)
     cfg = config.load("Pretrain", gin_file, ctx.obj, _folders(gin_search_paths))
     from prompt_jax.pretrain import pretrain
 
@@ -196,74 +234,10 @@ def pretrain(
         print_json(last)
 
 
-@app.command("eval")
-def evaluate(
-    backbone: Backbone,
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="SeqIO task or mixture, or FILE.jsonl.")
-    ],
-    split: Annotated[
-        str, typer.Option("--split", metavar="SPLIT", help="train, validation, test, ...")
-    ],
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt", metavar="DIR", help="Artefact or .npy; without it the bare backbone."
-        ),
-    ] = None,
-    tasks_module: TasksModules = None,
-    data_dir: DataDir = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")
-    ] = 32,
-    max_examples: Annotated[
-        int | None,
-        typer.Option("--max_examples", metavar="N", min=1, help="Only the first so many."),
-    ] = None,
-    input_length: InputLength = None,
-    target_length: TargetLength = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")
-    ] = None,
-    allow_other_backbone: Annotated[
-        bool,
-        typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
-    ] = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Metrics of a saved prompt, or of the bare backbone, on a task.
-
-    \b
-    Example:
-      prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
-        --task=vader_polarity --split=validation
-    """
-    _use_data_dir(data_dir)
-    _import_tasks(tasks_module)
-    from prompt_jax.evaluate import evaluate_prompt
-
-    metrics = evaluate_prompt(
-        backbone=backbone,
-        prompt=prompt,
-        task=task,
-        split=split,
-        batch_size=batch_size,
-        max_examples=max_examples,
-        input_length=input_length,
-        target_length=target_length,
-        dtype=dtype,
-        allow_other_backbone=allow_other_backbone,
-    )
-    if json:
-        print_json(metrics)
-    else:
-        print_facts(f"{task}, {split}", metrics)
-
-
 @tasks_app.command("list")
 def tasks_list(
     tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -273,6 +247,7 @@ def tasks_list(
     Example:
       prompt-jax tasks list --json
     """
+    _use_data_dir(data_dir)
     _import_tasks(tasks_module)
     from prompt_jax.tasks_cli import list_tasks
 
@@ -340,6 +315,9 @@ def tasks_check(
             print(error, file=sys.stderr)
     if errors:
         raise typer.Exit(2)
+
+
+app.command()(convert)
 
 
 def _loaded(backbone: str | None) -> Any:

@@ -11,11 +11,13 @@ prompt columns, packed into rows (or one to a row), and rows become T5X's featur
 T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from prompt_jax import shots
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.packing import Row, RowPlan
@@ -42,6 +44,9 @@ class Data:
       packed: several examples to a row, each with its own copy of the prompt; False: one to a row.
       split: what is trained on.
       max_examples: only the first so many of each task, in the source's order.
+      examples_per_class: k-shot: so many of every target of a task, drawn by `sample_seed`.
+      sampled_examples: so many examples of a task, whatever their targets, drawn by `sample_seed`.
+      sample_seed: of the draw; a smaller k with the same seed takes some of the same examples.
     """
 
     task: str
@@ -51,18 +56,38 @@ class Data:
     packed: bool = True
     split: str = "train"
     max_examples: int | None = None
+    examples_per_class: int | None = None
+    sampled_examples: int | None = None
+    sample_seed: int = 0
 
     def check(self):
-        for name in ("input_length", "target_length", "batch_size"):
-            if vars(self)[name] < 1:
+        limits = ("max_examples", "examples_per_class", "sampled_examples")
+        for name in ("input_length", "target_length", "batch_size", *limits):
+            if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise UserError(f"Data.{name} = {vars(self)[name]}: give at least 1")
+        if self.examples_per_class and self.sampled_examples:
+            raise UserError(
+                f"Data.sampled_examples = {self.sampled_examples}: Data.examples_per_class is "
+                "given too; leave one out"
+            )
+        if self.sample_seed < 0:
+            raise UserError(f"Data.sample_seed = {self.sample_seed}: give 0 or more")
 
     def read(self) -> "TaskText":
         """Every example of the split as text: what can be checked before any weight is read."""
         from prompt_jax.tasks import text
 
         by_task = text.load_examples(self.task, self.split)
+        by_task = {name: self.sample(name, examples) for name, examples in by_task.items()}
         return TaskText(self, by_task, text.mixture_rates(self.task))
+
+    def sample(self, task: str, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The examples that k-shot training keeps of a task's, in their order; else all."""
+        if self.examples_per_class:
+            return shots.per_class(examples, self.examples_per_class, self.sample_seed, task)
+        if self.sampled_examples:
+            return shots.whatever(examples, self.sampled_examples, self.sample_seed, task)
+        return examples
 
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
         """Reads and tokenises the split; the result answers for any step."""
@@ -110,15 +135,16 @@ def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
     """
     if vocabulary is None:
         raise UserError(f"task {name!r} is text; the backbone has no vocabulary: bind VOCABULARY")
-    inputs, cut_inputs = _encode(examples, "inputs", vocabulary, data.input_length)
-    targets, cut_targets = _encode(examples, "targets", vocabulary, data.target_length)
+    columns = {side: [example[side] for example in examples] for side in ("inputs", "targets")}
+    inputs, cut_inputs = tokenize_texts(columns["inputs"], vocabulary, data.input_length)
+    targets, cut_targets = tokenize_texts(columns["targets"], vocabulary, data.target_length)
     return TokenizedTask(name, list(examples), inputs, targets, cut_inputs, cut_targets)
 
 
-def _encode(examples, feature: str, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
+def tokenize_texts(values: Iterable, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
+    """int32 arrays of up to `length` tokens that end in EOS, and how many were cut."""
     arrays, cut = [], 0
-    for example in examples:
-        value = example[feature]
+    for value in values:
         ids = vocabulary.encode(value) if isinstance(value, str) else [int(i) for i in value]
         ids = ids[:-1] if ids[-1:] == [EOS] else ids
         cut += len(ids) > length - 1

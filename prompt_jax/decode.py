@@ -1,4 +1,4 @@
-"""Decoding over a cache: greedy, beam search, and the scores of given choices.
+"""Decoding over a cache: greedy, sampling, beam search; scores of given choices; text vectors.
 
 Beam search is T5X's (Wu et al. 2016, https://arxiv.org/abs/1609.08144, for the length penalty):
 a hypothesis that has ended, its EOS counted among its n tokens, scores log P / ((5+n)/6)^alpha.
@@ -8,18 +8,45 @@ P' rows of a decoder prompt, D model width, V vocabulary. All functions are pure
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS
 from prompt_jax.loss import token_losses
+from prompt_jax.settings import settings
 from prompt_jax.t5 import T5, encoder_segments
 
 START = 0  # T5's first decoder input
 NOTHING = -1e7  # the score where there is no hypothesis: T5X's value
+MOST_LOGITS = 2**27  # float32 numbers (512 MB) that choices are scored with at a time
+
+
+@settings
+class Sampling:
+    """How tokens are drawn: from the tempered distribution, cut to its head.
+
+    Attributes:
+      temperature: logits are divided by it.
+      top_k: only the so many likeliest tokens; 0: all.
+      top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2020,
+        https://arxiv.org/abs/1904.09751), after temperature and `top_k`.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def check(self):
+        if self.temperature <= 0:
+            raise UserError(f"Sampling.temperature = {self.temperature}: above 0 (greedy: none)")
+        if self.top_k < 0:
+            raise UserError(f"Sampling.top_k = {self.top_k}: give 0 (all) or more")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"Sampling.top_p = {self.top_p}: give 0 < top_p <= 1")
 
 
 def generate(
@@ -30,8 +57,10 @@ def generate(
     max_length: int,
     beams: int = 1,
     alpha: float = 0.6,
+    sampling: Sampling | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best outputs for every row of a batch, best first.
+    """The best outputs for every row of a batch, best first; with `sampling`, K drawn ones.
 
     `batch` holds T5's encoder features, one example per row, and may hold `decoder_task_ids`
     [B, 1], which pick among the decoder prompts of the bundle.
@@ -39,13 +68,28 @@ def generate(
     Returns ids int32 [B, K, N], without the start token and 0 after EOS, and scores float32
     [B, K]. One beam is greedy search. A row in which nothing ended within N tokens gives what it
     has, scored by log P alone; where fewer than K hypotheses ended, the others are zeros with
-    score -1e7. Both are T5X's rules.
+    score -1e7. Both are T5X's rules. Sampled outputs come in the order of drawing, scored by the
+    model's own P, whatever temperature and cuts are. Decoding ends when all rows have; rows
+    without input do not wait, and give zeros.
+
+    `key` is a typed key for sampling. Every row folds in its number, `sampling_seeds` int32 [B] of
+    the batch or its place in it, so that what a row draws does not depend on its neighbours.
     """
     step, cache = _start(t5, batch, bundle, max_length)
+    empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    B = len(empty)
+    if sampling is not None:
+        assert key is not None, "sampling needs a key"
+        seeds = batch.get("sampling_seeds", jnp.arange(B))
+        draw = _sampler(sampling, _row_keys(key, seeds, beams))
+        cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache)
+        empty = jnp.repeat(empty, beams)
+        ids, scores = _one_by_one(step, cache, draw, empty, max_length, alpha)
+        return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
     if beams == 1:
-        ids, scores = _greedy(step, cache, len(batch["encoder_input_tokens"]), max_length, alpha)
+        ids, scores = _one_by_one(step, cache, _likeliest, empty, max_length, alpha)
         return ids[:, None], scores[:, None]
-    return beam_search(step, cache, max_length=max_length, beams=beams, alpha=alpha)
+    return beam_search(step, cache, max_length=max_length, beams=beams, alpha=alpha, blank=empty)
 
 
 def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Array:
@@ -62,7 +106,21 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
         losses, _ = token_losses(logits, targets_BT, z_loss=0.0, label_smoothing=0.0)
         return -jnp.sum(losses * (targets_BT > 0), axis=-1)
 
-    return jax.vmap(one, in_axes=1, out_axes=1)(choices_BCT)
+    B, C, T = choices_BCT.shape
+    at_once = max(1, MOST_LOGITS // (B * T * t5.config.vocab_size))
+    if at_once >= C:
+        return jax.vmap(one, in_axes=1, out_axes=1)(choices_BCT)
+    return jax.lax.map(one, choices_BCT.swapaxes(0, 1), batch_size=at_once).T
+
+
+def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
+    """float32 [B, D]: the mean of the encoder's output over the columns of text, EOS included."""
+    encoded = t5.encode(batch, bundle).astype(jnp.float32)
+    text = encoder_segments(batch) > 0
+    if "encoder_prompt_slots" in batch:
+        text = text & (batch["encoder_prompt_slots"] == 0)
+    total = jnp.sum(jnp.where(text[:, :, None], encoded, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(text, axis=1, keepdims=True), 1)
 
 
 def _teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
@@ -119,33 +177,72 @@ def _length_penalty(length, alpha) -> jax.Array:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-class _Greedy(NamedTuple):
+class _Rows(NamedTuple):
     i: jax.Array  # int32 [], tokens chosen so far
-    ids: jax.Array  # int32 [B, N]
-    last: jax.Array  # int32 [B], what the decoder reads next
-    logp: jax.Array  # float32 [B]
-    ended: jax.Array  # bool [B]
+    ids: jax.Array  # int32 [R, N]
+    last: jax.Array  # int32 [R], what the decoder reads next
+    logp: jax.Array  # float32 [R]
+    ended: jax.Array  # bool [R]
     cache: dict
 
 
-def _greedy(step, cache, B: int, N: int, alpha) -> tuple[jax.Array, jax.Array]:
-    """int32 [B, N] and float32 [B]; stops when every row has ended."""
+def _one_by_one(
+    step, cache, choose: Callable, empty_R, N: int, alpha
+) -> tuple[jax.Array, jax.Array]:
+    """int32 [R, N] and float32 [R]; `choose(logp [R, V], i) -> tokens [R]`. Stops when every row
+    has ended."""
 
-    def going_on(s: _Greedy):
+    def going_on(s: _Rows):
         return (s.i < N) & ~jnp.all(s.ended)
 
-    def advance(s: _Greedy):
-        logp_BV, cache = step(s.last, s.cache, s.i)
-        token = jnp.where(s.ended, 0, jnp.argmax(logp_BV, axis=-1).astype(jnp.int32))
-        gain = jnp.where(s.ended, 0.0, jnp.max(logp_BV, axis=-1))
+    def advance(s: _Rows):
+        logp_RV, cache = step(s.last, s.cache, s.i)
+        token = jnp.where(s.ended, 0, choose(logp_RV, s.i).astype(jnp.int32))
+        gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
+        logp = s.logp + jnp.where(s.ended, 0.0, gain)
         ids = s.ids.at[:, s.i].set(token)
-        return _Greedy(s.i + 1, ids, token, s.logp + gain, s.ended | (token == EOS), cache)
+        return _Rows(s.i + 1, ids, token, logp, s.ended | (token == EOS), cache)
 
-    last = jnp.full(B, START, jnp.int32)
-    ids, logp, ended = jnp.zeros((B, N), jnp.int32), jnp.zeros(B), jnp.zeros(B, bool)
-    s = jax.lax.while_loop(going_on, advance, _Greedy(jnp.int32(0), ids, last, logp, ended, cache))
+    R = len(empty_R)
+    ids, last = jnp.zeros((R, N), jnp.int32), jnp.full(R, START, jnp.int32)
+    start = _Rows(jnp.int32(0), ids, last, jnp.zeros(R), empty_R, cache)
+    s = jax.lax.while_loop(going_on, advance, start)
     length = jnp.sum(s.ids > 0, axis=-1)
     return s.ids, jnp.where(s.ended, s.logp / _length_penalty(length, alpha), s.logp)
+
+
+def _likeliest(logp_RV: jax.Array, i) -> jax.Array:
+    return jnp.argmax(logp_RV, axis=-1)
+
+
+def _row_keys(key: jax.Array, seeds_B: jax.Array, K: int) -> jax.Array:
+    """Keys [B * K]: of each row's number and the number of its sample."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys_B = fold(key, seeds_B)
+    return jax.vmap(lambda row: fold(row, jnp.arange(K)))(keys_B).reshape(-1)
+
+
+def _sampler(sampling: Sampling, keys_R: jax.Array) -> Callable:
+    """`(logp [R, V], i) -> tokens [R]`, drawn as `sampling` says."""
+
+    def draw(logp_RV, i):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, i)
+        return jax.vmap(jax.random.categorical)(keys, truncated(logp_RV, sampling))
+
+    return draw
+
+
+def truncated(logp_RV: jax.Array, sampling: Sampling) -> jax.Array:
+    """Tempered logits float32 [R, V], -inf outside the head; tokens that tie with its last stay."""
+    x = logp_RV / sampling.temperature
+    ordered = jnp.sort(x, axis=-1)[:, ::-1]
+    if sampling.top_k:
+        inside = jnp.arange(x.shape[-1]) < sampling.top_k
+        ordered = jnp.where(inside[None], ordered, -jnp.inf)
+    p = jax.nn.softmax(ordered, axis=-1)
+    head = (jnp.cumsum(p, axis=-1) - p < sampling.top_p) & (ordered > -jnp.inf)
+    last = jnp.min(jnp.where(head, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(x >= last, x, -jnp.inf)
 
 
 class _Beams(NamedTuple):
@@ -158,13 +255,13 @@ class _Beams(NamedTuple):
 
 
 def beam_search(
-    step: Callable, cache, *, max_length: int, beams: int, alpha
+    step: Callable, cache, *, max_length: int, beams: int, alpha, blank: Any = False
 ) -> tuple[jax.Array, jax.Array]:
     """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
 
     `step` and the cache of B rows are those of `_start`. Of the 2K best continuations, those with
     EOS compete with what ended before, the K best others live on. The search stops when in no row
-    a live hypothesis could still beat the worst that ended.
+    a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not count.
     """
     K, N = beams, max_length
     cache = jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), cache)
@@ -172,7 +269,7 @@ def beam_search(
 
     def going_on(s: _Beams):
         best_hope = s.live_logp[:, 0] / _length_penalty(N + 1, alpha)  # T5X counts the start token
-        return (s.i < N) & ~jnp.all(jnp.min(s.done_score, axis=-1) > best_hope)
+        return (s.i < N) & ~jnp.all((jnp.min(s.done_score, axis=-1) > best_hope) | blank)
 
     def advance(s: _Beams):
         last = jnp.where(s.i == 0, START, s.live[:, :, s.i - 1])
@@ -199,6 +296,7 @@ def beam_search(
     s = jax.lax.while_loop(going_on, advance, start)
     any_done = s.done_score[:, :1] > NOTHING
     ids = jnp.where(any_done[:, :, None], s.done, s.live)
+    ids = jnp.where(jnp.reshape(blank, (-1, 1, 1)), 0, ids)
     return ids, jnp.where(any_done, s.done_score, s.live_logp)
 
 

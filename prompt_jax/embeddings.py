@@ -36,7 +36,8 @@ class CountedEmbeddings:
         """
         tokens = self.corpus.tokens(vocabulary)
         embedding = arrays["token_embedder/embedding"]
-        vectors = word_vectors(tokens, *embedding.shape, self.window)
+        size, width = embedding.shape
+        vectors = word_vectors(tokens, size, width, self.window)
         seen = np.bincount(tokens, minlength=len(embedding)) > 0
         started = dict(arrays)
         started["token_embedder/embedding"] = _scaled(vectors, seen, embedding)

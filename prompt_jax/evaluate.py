@@ -1,14 +1,14 @@
-"""Evaluation: decode a task's split, score it with the task's own SeqIO metrics, keep predictions.
+"""Evaluation: answer a task's split, score it with the task's own SeqIO metrics, keep predictions.
 
-The same `TaskScorer` serves the evaluations within a run and the `eval` verb, so that both print
-the same numbers for the same prompt.
+The same `TaskScorer` serves the evaluations within a run and the `eval` verb (`evaluate_prompts`),
+so that both print the same numbers for the same prompt.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,37 +16,41 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from prompt_jax import sharding
-from prompt_jax.artefact import Prompt, check_backbone, load_prompt
-from prompt_jax.backbone import Backbone, load_backbone
-from prompt_jax.data import Data, TaskText, TokenizedTask
-from prompt_jax.decode import generate
+from prompt_jax import metrics_retrieval, sharding
+from prompt_jax.answers import Answer, Answerer, Answering, Model, Question, nothing
+from prompt_jax.artefact import Prompt
+from prompt_jax.backbone import Backbone
+from prompt_jax.data import Data, TaskText, TokenizedTask, tokenize_texts
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout, encoder_slots, place
+from prompt_jax.layout import PromptLayout
 from prompt_jax.loss import Loss
-from prompt_jax.methods.base import FixedPrompt, PromptedT5
+from prompt_jax.metrics_aggregate import aggregates
+from prompt_jax.metrics_text import confusion, label_stats
 from prompt_jax.settings import settings
 
 # An `Evaluator` is `(graphdef, trainable, frozen, between) -> (metrics, predictions)`; it calls
 # `between` before each batch, so that a long evaluation can be left.
 MOST_LABELS = 64  # a task with more distinct targets is no classification
-BUCKET = 32  # encoder lengths are rounded up to a multiple of it, so that few shapes compile
 
-
-def nothing() -> None:
-    """What happens between batches by default."""
+Answers = list[list[Answer]]  # by task, by example
 
 
 @settings
 class Evaluation:
-    """Periodic evaluation of a run by decoding.
+    """Periodic evaluation of a run on a task.
 
     Attributes:
       period: steps between evaluations; there is also one at step 0 and one at the end.
       task: None: the task trained on.
       split: what is scored.
-      batch_size: rows decoded at once.
+      batch_size: rows answered at once.
       max_examples: only the first so many.
+      examples_per_class: only so many of each target, as in `Data`: a few-shot split for selection.
+      sample_seed: which ones.
+      mode: `generate`, `rank` (the likeliest of the task's choices), `retrieve` or `mine`; see
+        `Answering`.
+      beams: of the search; 1: greedy.
+      length_normalised: `rank` compares log-likelihoods per token.
     """
 
     period: int
@@ -54,6 +58,20 @@ class Evaluation:
     split: str = "validation"
     batch_size: int = 64
     max_examples: int | None = None
+    examples_per_class: int | None = None
+    sample_seed: int = 0
+    mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
+    beams: int = 1
+    length_normalised: bool = False
+
+    def check(self):
+        if self.period < 1:
+            raise UserError(f"Evaluation.period = {self.period}: give at least 1")
+        _ = self.answering
+
+    @property
+    def answering(self) -> Answering:
+        return Answering(mode=self.mode, beams=self.beams, length_normalised=self.length_normalised)
 
     def read(self, data: Data) -> TaskText:
         """The examples of the split, cut to the lengths of `data`, the run's."""
@@ -64,11 +82,17 @@ class Evaluation:
             target_length=data.target_length,
             batch_size=self.batch_size,
             max_examples=self.max_examples,
+            examples_per_class=self.examples_per_class,
+            sample_seed=self.sample_seed,
         ).read()
+
+    def scored(self, data: Data) -> dict[str, str]:
+        """What is scored, for the record."""
+        return {"task": self.task or data.task, "split": self.split}
 
     def open(self, text: TaskText, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
         """An `Evaluator` of what `read` gave."""
-        return TaskScorer(text, vocabulary, layout, mesh)
+        return TaskScorer(text, vocabulary, layout, mesh, self.answering)
 
 
 @settings
@@ -87,6 +111,10 @@ class HeldOutLoss:
 
     def read(self, data: Any) -> Any:
         return self.corpus.read()
+
+    def scored(self, data: Any) -> dict[str, str]:
+        """What is scored, for the record."""
+        return {"split": "held_out"}
 
     def open(self, text: Any, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
         """An `Evaluator` of what `read` gave."""
@@ -118,26 +146,124 @@ def _sums(graphdef, trainable, frozen, batch):
 
 
 class TaskScorer:
-    """Decodes one split of a task or mixture greedily and applies the metrics of each task."""
+    """Answers one split of a task or mixture and applies the metrics of each task.
 
-    def __init__(self, text: TaskText, vocabulary, layout: PromptLayout, mesh: Mesh):
-        from prompt_jax.tasks.text import get_task
+    Attributes:
+      tasks: the tokenised tasks, in their order.
+      choices: the label strings of each task; () where there are none.
+    """
 
-        self.vocabulary, self.layout, self.mesh = vocabulary, layout, mesh
-        self.limits = (text.data.input_length, text.data.target_length)
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = -(-text.data.batch_size // shards) * shards
+    def __init__(
+        self,
+        text: TaskText,
+        vocabulary,
+        layout: PromptLayout,
+        mesh: Mesh,
+        how: Answering = Answering(),  # noqa: B008 (frozen)
+    ):
+        from prompt_jax.tasks.text import CHOICES, get_task
+
+        data = text.data
+        limits = (data.input_length, data.target_length)
+        self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
+        self.vocabulary, self.how = vocabulary, how
         self.tasks = text.tokenized(vocabulary)
         self.seqio = {task.name: get_task(task.name) for task in self.tasks}
+        self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
 
     def __call__(
         self, graphdef, trainable, frozen, between: Callable[[], None] = nothing
     ) -> tuple[dict[str, float], list[dict]]:
         """Metrics of all tasks (averages, and `TASK/METRIC` where there are several), predictions
-        in the order of the source."""
-        decode = partial(self._decode, graphdef, trainable, frozen, between)
-        texts = [decode(task, number) for number, task in enumerate(self.tasks)]
-        return self._score(texts)
+        in the order of the source. The prompt of a task is that of its number."""
+        return self.score(self.answer((graphdef, trainable, frozen), between))
+
+    def answer(
+        self, model: Model, between: Callable[[], None] = nothing, prompt: int | None = None
+    ) -> Answers:
+        """Every example's answer, with the prompt of its task's number, or with `prompt`."""
+        numbers = [n if prompt is None else prompt for n in range(len(self.tasks))]
+        if self.how.mode in ("retrieve", "mine"):
+            return [self._find(model, between, t, n) for t, n in enumerate(numbers)]
+        return self._split(self.answerer(model, self.questions(numbers), between))
+
+    def answer_all(self, model: Model, prompts: int) -> list[Answers]:
+        """Every example's answer with each prompt of a bundle, all in the same batches."""
+        if self.how.mode in ("retrieve", "mine"):
+            return [self.answer(model, prompt=n) for n in range(prompts)]
+        numbers = [[n] * len(self.tasks) for n in range(prompts)]
+        said = self.answerer(model, [q for ns in numbers for q in self.questions(ns)])
+        size = len(said) // prompts
+        return [self._split(said[n * size : (n + 1) * size]) for n in range(prompts)]
+
+    def questions(self, prompts: Sequence[int]) -> list[Question]:
+        """Every example of every task; the examples of task t get the prompt `prompts[t]`.
+
+        Tasks share batches, but where they are ranked: their choices differ in shape.
+        """
+        apart = self.how.mode == "rank"
+        return [
+            Question(ids, prompts[t], self._choices_of(t, example), t * apart, seed)
+            for t, task in enumerate(self.tasks)
+            for seed, (ids, example) in enumerate(zip(task.inputs, task.examples, strict=True))
+        ]
+
+    def _choices_of(self, task: int, example: dict) -> tuple[str, ...]:
+        """The example's own `choices`, else its task's; needed for ranking alone."""
+        if self.how.mode != "rank":
+            return ()
+        choices = tuple(example.get("choices", self.choices[task]))
+        if not choices:
+            raise UserError(
+                f"task {self.tasks[task].name!r} has no choices to rank: declare choices=..., give "
+                "its examples a list `choices`, or take the mode 'generate'"
+            )
+        return choices
+
+    def _split(self, answers: list[Answer]) -> Answers:
+        ends = np.cumsum([len(task.inputs) for task in self.tasks])
+        return [answers[e - len(t.inputs) : e] for t, e in zip(self.tasks, ends, strict=True)]
+
+    def _find(self, model: Model, between, number: int, prompt: int) -> list[Answer]:
+        """Answers by vectors: to every input one of the task's targets, or ""."""
+        task = self.tasks[number]
+        texts = {side: [str(e[side]) for e in task.examples] for side in ("inputs", "targets")}
+        rows = {side: [i for i, text in enumerate(texts[side]) if text] for side in texts}
+        vectors = {}
+        for side, numbers in rows.items():
+            some = [texts[side][i] for i in numbers]
+            ids, _ = tokenize_texts(some, self.vocabulary, self.answerer.limits[0])
+            questions = [Question(row, prompt) for row in ids]
+            vectors[side] = self.answerer.embed(model, questions, between)
+        pairs = _found(self.how.mode, vectors, texts, rows)
+        said = {}
+        for query, candidate, score in pairs:
+            text = texts["targets"][rows["targets"][candidate]]
+            said[rows["inputs"][query]] = (text, score)
+        return [Answer(*said.get(i, ("", 0.0))) for i in range(len(task.examples))]
+
+    def score(self, answers: Answers) -> tuple[dict[str, float], list[dict]]:
+        """The metrics of answers, and one row per example for people to read."""
+        by_task, predictions = {}, []
+        for t, (task, said) in enumerate(zip(self.tasks, answers, strict=True)):
+            texts = [answer.text for answer in said]
+            by_task[task.name] = self._metrics(t, texts)
+            predictions += prediction_rows(task, said)
+        if len(by_task) == 1:
+            return next(iter(by_task.values())), predictions
+        flat = {f"{task}/{name}": v for task, m in by_task.items() for name, v in m.items()}
+        shared = [n for n in next(iter(by_task.values())) if all(n in m for m in by_task.values())]
+        mean = {name: float(np.mean([m[name] for m in by_task.values()])) for name in shared}
+        return mean | aggregates(by_task) | flat, predictions
+
+    def _metrics(self, number: int, texts: list[str]) -> dict[str, float]:
+        """The task's own metrics, and the share of outputs that are none of its labels."""
+        task = self.tasks[number]
+        metrics = task_metrics(self.seqio[task.name], task, texts)
+        if self.choices[number] and self.how.mode == "generate":
+            stats = label_stats(self.choices[number])(texts, texts)
+            metrics.setdefault("not_a_label", stats["not_a_label"])
+        return metrics
 
     def majority(self) -> dict[str, float]:
         """The metrics of answering every example of a task with its commonest target: what a
@@ -147,74 +273,51 @@ class TaskScorer:
             return {}
         common = [count.most_common(1)[0][0] for count in counts]
         pairs = zip(common, self.tasks, strict=True)
-        return self._score([[text] * len(task.inputs) for text, task in pairs])[0]
+        return self.score([[Answer(text, 0.0)] * len(task.inputs) for text, task in pairs])[0]
 
-    def _score(self, texts: list[list[str]]) -> tuple[dict[str, float], list[dict]]:
-        metrics, predictions = {}, []
-        for task, outputs in zip(self.tasks, texts, strict=True):
-            scores, rows = score_task(self.seqio[task.name], task, outputs)
-            metrics[task.name], predictions = scores, predictions + rows
-        if len(metrics) == 1:
-            return next(iter(metrics.values())), predictions
-        flat = {f"{task}/{name}": v for task, m in metrics.items() for name, v in m.items()}
-        shared = set.intersection(*(set(m) for m in metrics.values()))
-        mean = {name: float(np.mean([m[name] for m in metrics.values()])) for name in shared}
-        return mean | flat, predictions
-
-    def _decode(
-        self, graphdef, trainable, frozen, between, task: TokenizedTask, number: int
-    ) -> list[str]:
-        order = np.argsort([len(ids) for ids in task.inputs], kind="stable")
-        texts = [""] * len(order)
-        rows = sharding.rows(self.mesh)
-        for start in range(0, len(order), self.batch_size):
-            between()
-            chosen = order[start : start + self.batch_size]
-            batch = self._batch([task.inputs[i] for i in chosen], number)
-            placed = sharding.put_rows(batch, rows)
-            ids = np.asarray(_greedy(graphdef, self.limits[1], trainable, frozen, placed))
-            for i, tokens in zip(chosen, ids, strict=False):
-                texts[i] = self.vocabulary.decode(tokens.tolist())
-        return texts
-
-    def _batch(self, inputs: list[np.ndarray], number: int) -> dict[str, np.ndarray]:
-        """Padded encoder features of `batch_size` rows; rows without an example are empty."""
-        longest = max(len(ids) for ids in inputs)
-        width = min(-(-longest // BUCKET) * BUCKET, self.limits[0]) + self.layout.encoder
-        names = ("encoder_input_tokens", "encoder_segment_ids", "encoder_prompt_slots")
-        batch = {name: np.zeros((self.batch_size, width), np.int32) for name in names}
-        for row, ids in enumerate(inputs):
-            slots = encoder_slots(ids, self.layout)
-            values = (place(ids, slots), np.ones_like(slots), slots)
-            for name, value in zip(names, values, strict=True):
-                batch[name][row, : len(slots)] = value
-        batch["encoder_task_ids"] = np.full((self.batch_size, width), number, np.int32)
-        batch["decoder_task_ids"] = np.full((self.batch_size, 1), number, np.int32)
-        return batch
+    def confusion(self, answers: Answers) -> dict[str, dict[str, dict[str, int]]]:
+        """{task: {target: {output: rows}}} of tasks with labels; outputs that are none are one."""
+        return {
+            task.name: confusion(labels)([e["targets"] for e in task.examples],
+                                         [answer.text for answer in said])
+            for task, labels, said in zip(self.tasks, self.choices, answers, strict=True)
+            if labels
+        }  # fmt: skip
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _greedy(graphdef, max_length: int, trainable, frozen, batch) -> jax.Array:
-    """int32 [B, max_length]."""
-    model = nnx.merge(graphdef, trainable, frozen)
-    return generate(model.t5, batch, model.bundle(), max_length=max_length)[0][:, 0]
+def _found(mode: str, vectors, texts, rows) -> list[tuple[int, int, float]]:
+    """(query, candidate, score) of every input that is answered."""
+    queries, candidates = vectors["inputs"], vectors["targets"]
+    if mode == "retrieve":
+        found, cosines = metrics_retrieval.nearest(queries, candidates)
+        return [(q, int(c), float(s)) for q, (c, s) in enumerate(zip(found, cosines, strict=True))]
+    mined = metrics_retrieval.mine(queries, candidates)
+    place = {row: c for c, row in enumerate(rows["targets"])}
+    gold = {(q, place[row]) for q, row in enumerate(rows["inputs"]) if texts["targets"][row]}
+    threshold = metrics_retrieval.best_threshold(mined, gold)
+    return [(*pair, score) for pair, score in mined.items() if score >= threshold]
 
 
-def score_task(task, tokenized: TokenizedTask, texts: list[str]):
-    """The task's metrics of decoded texts, and one row per example for people to read."""
-    examples = tokenized.examples
-    post: Callable = task.postprocess_fn
+def task_metrics(task, tokenized: TokenizedTask, texts: Sequence[str]) -> dict[str, float]:
+    """A SeqIO task's metrics of texts that were written for its examples."""
+    examples, post = tokenized.examples, task.postprocess_fn
     pairs = zip(texts, examples, strict=True)
     predictions = [post(text, example=e, is_target=False) for text, e in pairs]
     targets = [post(e["targets"], example=e, is_target=True) for e in examples]
     metrics: dict[str, float] = {}
     for metric in task.predict_metric_fns:
         metrics |= {name: float(value) for name, value in metric(targets, predictions).items()}
-    rows = [
-        {"task": tokenized.name, "inputs": e["inputs"], "targets": e["targets"], "prediction": t}
-        for e, t in zip(examples, texts, strict=True)
-    ]
-    return metrics, rows
+    return metrics
+
+
+def prediction_rows(task: TokenizedTask, answers: Sequence[Answer]) -> list[dict]:
+    """One row per example, with its score; with those of all choices where there are some."""
+    rows = []
+    for e, answer in zip(task.examples, answers, strict=True):
+        row = {"task": task.name, "inputs": e["inputs"], "targets": e["targets"]}
+        row |= {"prediction": answer.text, "score": answer.score}
+        rows.append(row if answer.scores is None else row | {"scores": answer.scores})
+    return rows
 
 
 def write_predictions(folder: epath.Path, name: str, rows: list[dict]) -> None:
@@ -223,46 +326,6 @@ def write_predictions(folder: epath.Path, name: str, rows: list[dict]) -> None:
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "predictions" / f"{name}.jsonl").write_text(text)
-
-
-def evaluate_prompt(
-    *,
-    backbone: str,
-    prompt: str | None,
-    task: str,
-    split: str,
-    batch_size: int = 64,
-    max_examples: int | None = None,
-    input_length: int | None = None,
-    target_length: int | None = None,
-    dtype: str | None = None,
-    allow_other_backbone: bool = False,
-) -> dict[str, Any]:
-    """Metrics of a saved prompt (or of the bare backbone) on a split; what the `eval` verb prints.
-
-    Lengths and dtype are by default those the prompt was trained with.
-    """
-    saved = None if prompt is None else load_prompt(prompt)
-    trained = {} if saved is None else saved.manifest.get("run", {})
-    text = Data(
-        task=task,
-        split=split,
-        input_length=input_length or trained.get("input_length", 512),
-        target_length=target_length or trained.get("target_length", 64),
-        batch_size=batch_size,
-        max_examples=max_examples,
-    ).read()
-    held = dtype or str(trained.get("dtype", "bfloat16"))
-    loaded = load_backbone(backbone, held, trained.get("vocabulary"))
-    if saved is not None:
-        check_backbone(saved, loaded, allow_other=allow_other_backbone)
-        check_tokenizer(saved, loaded)
-    layout = PromptLayout() if saved is None else saved.layout
-    scorer = TaskScorer(text, loaded.vocabulary, layout, sharding.MeshShape().build())
-    graphdef, params = nnx.split(PromptedT5(loaded.model, FixedPrompt(saved)))
-    metrics, _ = scorer(graphdef, nnx.State({}), params)
-    examples = sum(len(t.inputs) for t in scorer.tasks)
-    return {"task": task, "split": split, "examples": examples, **metrics}
 
 
 def check_tokenizer(prompt: Prompt, backbone: Backbone) -> None:

@@ -83,6 +83,12 @@ class MetricsLog:
             return not math.isnan(value)
         return value > best[0] if direction == "max" else value < best[0]
 
+    def evaluations_since_best(self, metric: str, direction: str) -> int:
+        """How many evaluations there were after the best one; all, if none gave a number."""
+        best = self.best(metric, direction)
+        after = -1 if best is None else best[1]
+        return sum(r["kind"] == "eval" and r["step"] > after for r in self.records)
+
     def close(self) -> None:
         if self._tensorboard:
             self._tensorboard.close()

@@ -21,7 +21,7 @@ def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
     >>> accuracy(["yes", "no"], ["yes", "yes"])
     {'accuracy': 50.0}
     """
-    _check(targets, predictions)
+    check_scorable(targets, predictions)
     hits = sum(target == said for target, said in zip(targets, predictions, strict=True))
     return {"accuracy": 100.0 * hits / len(targets)}
 
@@ -35,7 +35,7 @@ def mean_class_f1(choices: Sequence[str]) -> Metric:
     labels = tuple(choices)
 
     def mean_class_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-        _check(targets, predictions)
+        check_scorable(targets, predictions)
         wanted, said = Counter(targets), Counter(predictions)
         hits = Counter(t for t, p in zip(targets, predictions, strict=True) if t == p)
         # F1 = 2 hits / (targets + predictions); the max only guards labels that never occur.
@@ -54,7 +54,7 @@ def label_stats(choices: Sequence[str]) -> Metric:
     labels = tuple(choices)
 
     def label_stats(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-        _check_lengths(targets, predictions)
+        check_lengths(targets, predictions)
         said = Counter(predictions)
         outside = len(predictions) - sum(said[label] for label in labels)
         counts = {f"count/{label}": float(said[label]) for label in labels}
@@ -63,8 +63,30 @@ def label_stats(choices: Sequence[str]) -> Metric:
     return label_stats
 
 
-def _check(targets: Sequence[str], predictions: Sequence[str]) -> None:
-    _check_lengths(targets, predictions)
+NOT_A_LABEL = "(not a label)"  # the column of all outputs that are none
+
+
+def confusion(choices: Sequence[str]) -> Callable[..., dict[str, dict[str, int]]]:
+    """A table {target: {output: rows}} over the labels; outputs that are none are one column.
+
+    >>> confusion(("yes", "no"))(["yes", "no"], ["yes", "maybe"])["no"]
+    {'yes': 0, 'no': 0, '(not a label)': 1}
+    """
+    labels = tuple(choices)
+
+    def confusion(targets: Sequence[str], predictions: Sequence[str]) -> dict:
+        check_lengths(targets, predictions)
+        said = [text if text in labels else NOT_A_LABEL for text in predictions]
+        counts = Counter(zip(targets, said, strict=True))
+        columns = (*labels, NOT_A_LABEL)
+        return {t: {c: counts[t, c] for c in columns} for t in dict.fromkeys((*labels, *targets))}
+
+    return confusion
+
+
+def check_scorable(targets: Sequence[str], predictions: Sequence[str]) -> None:
+    """Refuses no rows at all, and rows without a label."""
+    check_lengths(targets, predictions)
     if UNLABELLED in targets:
         raise UserError(
             f"cannot score: {list(targets).count(UNLABELLED)} of {len(targets)} rows have no label "
@@ -72,7 +94,8 @@ def _check(targets: Sequence[str], predictions: Sequence[str]) -> None:
         )
 
 
-def _check_lengths(targets: Sequence[str], predictions: Sequence[str]) -> None:
+def check_lengths(targets: Sequence, predictions: Sequence) -> None:
+    """Refuses no rows at all."""
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
     if not targets:

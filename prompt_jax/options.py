@@ -30,7 +30,7 @@ DataDir = Annotated[
 ]
 Backbone = Annotated[
     str,
-    typer.Option("--backbone", metavar="NAME", help="nano, hf:NAME_OR_DIR, t5x:DIR, files:DIR."),
+    typer.Option("--backbone", metavar="NAME", help="nano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR."),
 ]
 MaybeBackbone = Annotated[
     str | None,

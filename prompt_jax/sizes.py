@@ -1,6 +1,8 @@
 """Published sizes of the T5 family, and nano: name -> T5Config.
 
-Sources: T5X's and prompt-tuning's size files; Raffel et al. 2020 (1.0); Xue et al. 2022 (ByT5).
+LM-adapted T5 and Flan-T5 have the sizes of `t5_1_1_*`, Flan-UL2 that of `ul2_20b`.
+Sources: T5X's and prompt-tuning's size files; Raffel et al. 2020 (1.0); Xue et al. 2022 (ByT5);
+Tay et al. 2022 (UL2).
 """
 
 from prompt_jax.t5 import T5Config
@@ -29,6 +31,8 @@ def _sizes() -> dict[str, T5Config]:
     byt5 |= {"xxl": (4672, 64, 12352, 36, 12)}
     for name, (D, H, F, encoder, decoder) in byt5.items():
         sizes[f"byt5_{name}"] = config(384, D, H, 64, F, encoder, decoder)
+    silu = {"mlp_activations": ("silu", "linear")}
+    sizes["ul2_20b"] = config(32128, 4096, 16, 256, 16384, 32, 32, **silu)
     return sizes
 
 

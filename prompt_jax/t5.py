@@ -165,7 +165,7 @@ class Attention(nnx.Module):
         return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1))
 
 
-ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "linear": lambda x: x}
+ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "relu": jax.nn.relu, "linear": lambda x: x}
 
 
 class MLP(nnx.Module):

@@ -61,9 +61,10 @@ def _import_path(path: Path) -> ModuleType:
 
 
 def list_tasks() -> list[dict]:
-    """Every registered task and mixture, sorted by name: name, source, splits, metrics, choices.
+    """Every registered task and mixture, sorted by name, as plain values.
 
-    `splits` and `metrics` are lists of names, `choices` is the list of label strings or None.
+    `splits`, `present` (the splits whose data are at hand) and `metrics` are lists of names, `rows`
+    is the published size of each split, `choices` the list of label strings; each may be None.
     """
     import seqio
 
@@ -78,13 +79,17 @@ def list_tasks() -> list[dict]:
 def _describe_task(name: str) -> dict:
     import seqio
 
-    from prompt_jax.tasks.text import CHOICES
+    from prompt_jax.tasks.text import CHOICES, RowsSource
 
     task = seqio.TaskRegistry.get(name)
+    ours = task.source if isinstance(task.source, RowsSource) else None
     return {
         "name": name,
         "source": str(task.source),
+        "licence": ours.licence if ours else "",
         "splits": list(task.splits),
+        "rows": dict(ours.rows) if ours and ours.rows else None,
+        "present": ours.present() if ours else None,
         "metrics": [seqio.utils.function_name(metric) for metric in task.metric_fns],
         "choices": list(CHOICES[name]) if name in CHOICES else None,
     }
@@ -99,7 +104,10 @@ def _describe_mixture(name: str) -> dict:
     return {
         "name": name,
         "source": f"mixture of {rates}",
+        "licence": "",
         "splits": list(splits),
+        "rows": None,
+        "present": None,
         "metrics": [],
         "choices": None,
     }

@@ -52,8 +52,8 @@ class BackboneSettings:
         if self.remat not in t5.REMAT:
             raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {list(t5.REMAT)}")
 
-    def load(self) -> Backbone:
-        backbone = load_backbone(self.name, dtype=self.dtype, vocabulary=self.vocabulary)
+    def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
+        backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh)
         config = dataclasses.replace(
             backbone.config, dropout_rate=self.dropout_rate, remat=self.remat
         )
@@ -69,6 +69,7 @@ class Train:
       data: `Data` (a task) or `Corpus` (text, for pretraining).
       evaluation: `Evaluation`, `HeldOutLoss` or None.
       best_metric: (name, "max" or "min"): decides `prompt/best`; None keeps the last only.
+      patience: training ends after so many evaluations in a row without a better `best_metric`.
       accumulate: parts that a batch is cut into, one after the other, to save memory.
       log_period: steps between records in metrics.jsonl.
     """
@@ -82,6 +83,7 @@ class Train:
     loss: Loss = Loss()
     evaluation: Any = None
     best_metric: tuple[str, str] | None = None
+    patience: int | None = None
     checkpoints: Checkpoints = Checkpoints()
     mesh: sharding.MeshShape = sharding.MeshShape()
     accumulate: int = 1
@@ -95,6 +97,24 @@ class Train:
             raise UserError(f"Train.seed = {self.seed}: give 0 or more")
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
             raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
+        if self.patience is not None and (self.patience < 1 or self.selection is None):
+            raise UserError(
+                f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
+            )
+        split = (self.selection or {}).get("split", "")
+        if split.startswith("test"):
+            raise UserError(
+                f"Train.best_metric = {self.best_metric}: the split {split!r} would choose the "
+                "prompt; take validation for Evaluation.split, or BEST_METRIC=None"
+            )
+
+    @property
+    def selection(self) -> dict[str, str] | None:
+        """What chooses the checkpoint, for the record: metric, direction, task and split."""
+        if self.evaluation is None or self.best_metric is None:
+            return None
+        metric, direction = self.best_metric
+        return {"metric": metric, "direction": direction, **self.evaluation.scored(self.data)}
 
 
 def train(
@@ -123,10 +143,11 @@ def train(
         try:
             if job.evaluation_due(start) and log.evaluation_at(start) is None:
                 job.evaluate(state, log, screen, stop)
-            if start >= run.steps:
+            over = job.over(start, log)
+            if over:
                 screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
             meter.restart_clock()
-            for step in profiled(range(start, run.steps), folder, profile):
+            for step in profiled(range(start, start if over else run.steps), folder, profile):
                 stop.check()
                 batch, examples = job.batch(step)
                 state, metrics = job.train_step(state, job.frozen, batch)
@@ -139,11 +160,14 @@ def train(
                     report(meter.record(done), log, screen)
                 if evaluating:
                     job.evaluate(state, log, screen, stop)
-                if saving:
+                over = job.over(done, log)
+                if saving or over:
                     job.save_prompt(state, "last", log.evaluation_at(done))
                     checkpoints.save(state)
                 if evaluating or saving:
                     meter.restart_clock()
+                if over:
+                    break
         except Stopped:
             done = int(state.step)
             report(meter.record(done), log, screen)
@@ -173,7 +197,7 @@ class Job:
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
         text = run.data.read()
         held_out = None if run.evaluation is None else run.evaluation.read(run.data)
-        self.backbone = run.backbone.load()
+        self.backbone = run.backbone.load(self.mesh)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
         self.data = text.open(vocabulary, layout, run.seed)
         self.evaluator: Any = None
@@ -232,6 +256,13 @@ class Job:
         evaluation = self.run.evaluation
         return evaluation is not None and (step % evaluation.period == 0 or step == self.run.steps)
 
+    def over(self, step: int, log: MetricsLog) -> bool:
+        """Whether all steps are done, or `patience` evaluations were no better than the best."""
+        run = self.run
+        if run.patience is None or run.best_metric is None:
+            return step >= run.steps
+        return step >= run.steps or log.evaluations_since_best(*run.best_metric) >= run.patience
+
     def evaluate(self, state: TrainState, log: MetricsLog, screen: Screen, stop: Stop) -> None:
         """Evaluates; the record is written last, when all that belongs to it is on disk.
 
@@ -248,7 +279,8 @@ class Job:
         if best and log.beats(metrics[best[0]], *best):
             self.save_prompt(state, "best", metrics)
         seconds = time.perf_counter() - began
-        log.write({"step": step, "kind": "eval", **metrics, "seconds": seconds})
+        scored = self.run.evaluation.scored(self.run.data)
+        log.write({"step": step, "kind": "eval", **scored, **metrics, "seconds": seconds})
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
@@ -262,6 +294,7 @@ class Job:
             "step": int(state.step),
             "seed": run.seed,
             "metric": {best[0]: metrics[best[0]]} if best and metrics else None,
+            "selection": run.selection,
             "run": {
                 "input_length": run.data.input_length,
                 "target_length": run.data.target_length,

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import sentencepiece
-from etils import epath
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
@@ -141,9 +140,11 @@ class _ByteVocabulary(Vocabulary):
         return bytearray(i - 3 for i in ids if i >= 3).decode(errors="ignore")
 
 
-def _read(path: str):
+def _read(path: str) -> bytes:
+    from prompt_jax.checkpoint.store import read_file
+
     try:
-        return epath.Path(path).read_bytes()
+        return read_file(path)
     except OSError as error:
         remedy = "give a SentencePiece file or 'bytes'"
         raise UserError(f"cannot read the vocabulary '{path}'; {remedy}") from error

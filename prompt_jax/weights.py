@@ -4,6 +4,7 @@ T5X keeps layers apart (`encoder/layers_0/...`); our model stacks them in one ar
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from prompt_jax.checkpoint import Box, LazyArrays, Stored
 from prompt_jax.t5 import T5, T5Config
 
 
@@ -24,8 +26,9 @@ def unstacked_names(path: tuple, value, config: T5Config) -> list[tuple[str, int
     return [("/".join([*parts[:at], f"layers_{i}", *parts[at + 1 :]]), i) for i in range(side)]
 
 
+@functools.cache
 def abstract(config: T5Config) -> tuple[Any, nnx.State]:
-    """Graph definition and state of shapes, with nothing allocated."""
+    """Graph definition and state of shapes, with nothing allocated; not to be changed."""
     return nnx.split(nnx.eval_shape(lambda: T5(config, nnx.Rngs(0))))
 
 
@@ -40,27 +43,118 @@ def t5x_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build(config: T5Config, arrays, param_dtype: str = "float32") -> T5:
-    """A T5 holding `arrays` (T5X's per-layer names -> numpy), all of them, in `param_dtype`."""
+def build(config: T5Config, arrays, param_dtype: str = "float32", shardings=None) -> T5:
+    """A T5 holding `arrays` (T5X's per-layer names -> numpy), all of them, in `param_dtype`.
+
+    `arrays` are read one by one where they are lazy (`checkpoint.LazyArrays`). `shardings`, a state
+    of shardings (`sharding.params`), places them: a process then reads only the parts that its
+    devices hold. On the host there is never more than one of our arrays beside the model.
+    """
     graphdef, state = abstract(config)
-    flat = nnx.to_flat_state(state)
+    stored, dtype = LazyArrays.of(arrays).stored, jnp.dtype(param_dtype)
+    places = {} if shardings is None else dict(nnx.to_flat_state(shardings))
+    here = jnp.zeros(()).sharding  # the default device
     leaves = []
-    for path, variable in flat:
-        parts = [np.asarray(arrays[name]) for name, _ in unstacked_names(path, variable, config)]
-        stacked = variable.get_metadata()["axes"][0] == "layers"
-        value = np.stack(parts) if stacked else parts[0]
-        leaves.append((path, variable.replace(jnp.asarray(value, dtype=param_dtype))))
+    for path, variable in nnx.to_flat_state(state):
+        place = places[path].get_value() if places else here
+        parts = [(stored[name], i) for name, i in unstacked_names(path, variable, config)]
+        shape = tuple(variable.get_value().shape)
+        value = _read(parts, place, shape, dtype)
+        leaves.append((path, variable.replace(value)))
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+
+
+def _read(parts: list[tuple[Stored, int | None]], place, shape, dtype) -> jax.Array:
+    return jax.make_array_from_callback(shape, place, _reader(parts, place, shape, dtype))
+
+
+def _reader(parts: list[tuple[Stored, int | None]], place, shape: tuple[int, ...], dtype):
+    """A function from a box of one of our arrays to its values.
+
+    At the first call all boxes that `place` has on this process's devices are filled, so that each
+    file is read once: the least box around them, layer by layer.
+    """
+    boxes = {
+        _bounds(index, shape) for index in place.addressable_devices_indices_map(shape).values()
+    }
+    sides = list(zip(*boxes, strict=True))
+    hull = [(min(a for a, _ in side), max(b for _, b in side)) for side in sides]
+
+    @functools.cache
+    def filled() -> dict[tuple, np.ndarray]:
+        outs = {box: _aligned([b - a for a, b in box], dtype) for box in boxes}
+        for one, layer in parts:
+            _fill(outs, one, layer, hull if layer is None else hull[1:])
+        return outs
+
+    return lambda index: filled()[_bounds(index, shape)]
+
+
+def _bounds(index: Box, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _fill(outs: dict[tuple, np.ndarray], one: Stored, layer: int | None, hull: list) -> None:
+    """Reads `hull` of a stored array, and copies into every box what belongs there."""
+    wanted = {b: out for b, out in outs.items() if layer is None or b[0][0] <= layer < b[0][1]}
+    if not wanted:
+        return
+    values = one.read(tuple(slice(*side) for side in hull))
+    for box, out in wanted.items():
+        inner = box if layer is None else box[1:]
+        part = tuple(slice(a - h, b - h) for (a, b), (h, _) in zip(inner, hull, strict=True))
+        copy_into(out if layer is None else out[layer - box[0][0]], values[part])
+
+
+def _aligned(shape: list[int], dtype) -> np.ndarray:
+    """Memory that JAX's CPU devices take over as it is, without another copy."""
+    size, align = math.prod(shape) * dtype.itemsize, 64
+    raw = np.empty(size + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def copy_into(out: np.ndarray, values: np.ndarray, tile: int = 128) -> None:
+    """`out[:] = values`; a transposed matrix goes tile by tile, which is several times faster."""
+    if out.dtype == values.dtype and out.dtype.itemsize == 2:  # numpy is slow with bfloat16
+        out, values = out.view(np.uint16), values.view(np.uint16)
+    if values.ndim != 2 or values.strides[0] >= values.strides[1]:
+        out[...] = values
+        return
+    for i in range(0, values.shape[0], tile):
+        for j in range(0, values.shape[1], tile):
+            out[i : i + tile, j : j + tile] = values[i : i + tile, j : j + tile]
+
+
+def held(model: T5) -> LazyArrays:
+    """T5X's per-layer names -> the arrays of a model, each fetched from the device when read."""
+    arrays = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable.get_value()
+        for name, index in unstacked_names(path, variable, model.config):
+            shape = value.shape if index is None else value.shape[1:]
+            fetch = functools.partial(_fetch, value, index)
+            arrays[name] = Stored(tuple(shape), value.dtype, fetch)
+    return LazyArrays(arrays)
+
+
+def _fetch(value: jax.Array, index: int | None, box: Box) -> np.ndarray:
+    if all(device.platform == "cpu" for device in value.devices()):
+        whole = np.asarray(value)  # of one device, a view
+        return whole[box] if index is None else whole[index][box]
+    # A copy on the device, since JAX keeps what it has once fetched of an array.
+    part = jnp.copy(value) if index is None else _layer(value, index)
+    return np.asarray(part)[box]
+
+
+@jax.jit
+def _layer(value: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(value, index, keepdims=False)
 
 
 def arrays_of(model: T5) -> dict[str, np.ndarray]:
     """The inverse of `build`: T5X's per-layer names -> numpy arrays in the dtype held."""
-    arrays = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        value = np.asarray(variable.get_value())
-        for name, index in unstacked_names(path, variable, model.config):
-            arrays[name] = value if index is None else value[index]
-    return arrays
+    return dict(held(model))
 
 
 def init(config: T5Config, seed: int, param_dtype: str = "float32") -> T5:

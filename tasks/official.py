@@ -9,149 +9,324 @@ PROMPT_JAX_ALLOW_DOWNLOAD=1.
 import gzip
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import parse_row
-from prompt_jax.metrics_text import UNLABELLED, Metric
+from prompt_jax.metrics_text import UNLABELLED
+from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record
 from prompt_jax.tasks.text import RowsSource, add_task
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """One data set of a benchmark.
+class File:
+    """A file that holds a split.
+
+    Attributes:
+      path: below the benchmark's folder; `path.gz` is read as well.
+      layout: None: JSONL or TSV with a header, by the file's name.
+      columns: {field, "label" or "idx": its column}, of those that are named otherwise.
+      labels: the label of each class in this file, where it is not the benchmark's.
+      keep: (the benchmark's folder) -> whether a record belongs to the split; None: all do.
+      rest: further files, which hold the rest of the split.
+    """
+
+    path: str
+    layout: Layout | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    keep: Callable[[epath.Path], Callable[[Record], bool]] | None = None
+    rest: tuple["File", ...] = ()
+
+    def read_by(self) -> Layout:
+        return self.layout or (TSV if ".tsv" in self.path else JSONL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Where a data set is.
+
+    Attributes:
+      folder: where the official files are, below the data folder.
+      files: of each split the official file, or several: the first that is there is read.
+      tfds: name and pinned version of the TFDS builder; "" if there is none.
+      home: where the official files are handed out.
+      licence: of the data.
+      sizes: official number of rows of each split.
+      from_tfds: a TFDS example -> the record of a row.
+      note: what else to know of the files.
+    """
+
+    folder: str
+    files: Mapping[str, str | File | tuple[File, ...]]
+    home: str
+    tfds: str = ""
+    licence: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    from_tfds: Callable[[Record], Record] = dict
+    note: str = ""
+
+    def candidates(self, split: str) -> tuple[File, ...]:
+        """The files that may hold a split, in the order in which they are looked for."""
+        given = self.files[split]
+        return given if isinstance(given, tuple) else (as_file(given),)
+
+    def wanted(self, file: File) -> str:
+        """The file's path below the data folder."""
+        return posixpath.normpath(f"{self.folder}/{file.path}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(DataSet):
+    """A data set whose rows T5 writes as "PREFIX field: text field: text".
 
     Attributes:
       prefix: T5's name of the task, the first word of its inputs.
       fields: the text fields of a row, in the order in which T5 writes them.
       labels: the official label of each class, in the order of the class ids.
       choices: the target text of each class.
-      folder: where the official files are, below the data folder.
-      files: the official file of each split.
-      tfds: name and pinned version of the TFDS builder.
-      home: where the official files are handed out.
+      score: in place of labels, the number that is the target, rounded to a multiple of 0.2.
+      numbers: whole numbers that a row keeps beside `idx`.
     """
 
     prefix: str
     fields: tuple[str, ...]
     labels: tuple[str | bool | int, ...]
     choices: tuple[str, ...]
-    folder: str
-    files: Mapping[str, str]
-    tfds: str
-    home: str
+    score: str | None = None
+    numbers: tuple[str, ...] = ()
 
 
-def register(name: str, data: Benchmark, metrics: Sequence[Metric]) -> None:
+def as_file(file: str | File) -> File:
+    return File(file) if isinstance(file, str) else file
+
+
+def register(
+    name: str,
+    data: Benchmark,
+    metrics: Sequence[Callable],
+    postprocess: Callable | None = None,
+) -> None:
     """Registers `name`, with T5's prefix, and `taskless_NAME`, without it."""
-    source = RowsSource(lambda split: read_split(data, split), tuple(data.files), describe(data))
+    source = source_of(data, lambda split: read_split(data, split))
+    choices = data.choices or None
     for task, prefix in ((name, data.prefix), (f"taskless_{name}", None)):
-        add_task(task, source, [text_form(data, prefix)], metrics, data.choices)
+        add_task(task, source, [text_form(data, prefix)], metrics, choices, postprocess)
 
 
-def describe(data: Benchmark) -> str:
+def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
+    """What `read` gives, with what `tasks list` says of the data set."""
+
+    def present(split: str) -> bool:
+        return find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR")) is not None
+
+    return RowsSource(
+        read, tuple(data.files), describe(data), data.licence, data.sizes or None, present
+    )
+
+
+def describe(data: DataSet) -> str:
     """Where the data come from, in a line."""
-    return f"{data.folder} (official files) or TFDS {data.tfds}"
+    files = f"{data.folder} (official files)" if any(data.files.values()) else ""
+    places = [place for place in (files, f"TFDS {data.tfds}" if data.tfds else "") if place]
+    return " or ".join(places) + (f"; {data.note}" if data.note else "")
 
 
 def text_form(data: Benchmark, prefix: str | None) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A SeqIO preprocessor to T5's form "PREFIX field: text field: text" and the label's text.
+    """A SeqIO preprocessor to T5's form "PREFIX field: text field: text" and the target's text.
 
-    It keeps `idx` and `label`; a row without a label (-1) gets the target `<unk>` (Raffel et al.
-    2020, appendix D, and T5's own SuperGLUE tasks).
+    It keeps `idx`, `label` (or the score) and `numbers`; a row without a label (-1) gets the target
+    `<unk>` (Raffel et al. 2020, appendix D, and T5's own SuperGLUE tasks).
     """
-    targets = (UNLABELLED, *data.choices)
     start = [prefix] if prefix else []
+    kept = ("label" if data.score is None else data.score, "idx", *data.numbers)
 
     def render(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         parts = [part for field in data.fields for part in (f"{field}:", row[field])]
         return {
             "inputs": tf.strings.join([*start, *parts], separator=" "),
-            "targets": tf.gather(tf.constant(targets), row["label"] + 1),
-            "label": row["label"],
-            "idx": row["idx"],
+            "targets": target_text(data, row),
+            **{key: row[key] for key in kept},
         }
 
     return lambda dataset: dataset.map(render, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def target_text(data: Benchmark, row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """The label's text; a score has its text in the row already."""
+    if data.score is not None:
+        return row["targets"]
+    return tf.gather(tf.constant((UNLABELLED, *data.choices)), row["label"] + 1)
+
+
+def score_text(score: float) -> str:
+    """A score to the nearest 0.2, half-way to even in float32 as T5 rounds; none below 0.
+
+    >>> score_text(3.75), score_text(2.5)
+    ('3.8', '2.4')
+    """
+    return UNLABELLED if score < 0 else f"{np.round(np.float32(score) * 5) / 5:.1f}"
+
+
 def read_split(data: Benchmark, split: str) -> list[dict]:
-    """Rows with the text fields, `label` (class id, -1 if there is none) and `idx`.
+    """Rows with the text fields, `idx`, and `label` (class id, -1 if there is none) or the score
+    and its text as `targets`.
 
     UserError names the wanted file and how to get it.
     """
+    found = locate(data, split)
+    if isinstance(found, tuple):
+        return read_file(data, *found, labelled=not split.startswith("test"))
+    return [_tfds_row(data, data.from_tfds(example)) for example in read_tfds(data, split, found)]
+
+
+def locate(data: DataSet, split: str) -> tuple[File, epath.Path] | epath.Path | None:
+    """The file of a split and its path, else the folder of the TFDS set (None: TFDS's own).
+
+    UserError if there is neither and nothing may be downloaded.
+    """
     root = os.environ.get("PROMPT_JAX_DATA_DIR")
-    wanted = f"{data.folder}/{data.files[split]}"
-    if root:
-        for path in (epath.Path(root) / wanted, epath.Path(root) / f"{wanted}.gz"):
-            if path.is_file():
-                return read_file(data, path)
-        for tfds_dir in (epath.Path(root) / "tfds", epath.Path(root)):
-            if (tfds_dir / data.tfds.replace(":", "/")).is_dir():
-                return read_tfds(data, split, str(tfds_dir), download=False)
-    if os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
-        return read_tfds(data, split, f"{root}/tfds" if root else None, download=True)
+    found = find(data, split, root)
+    if found is not None:
+        return found
+    if data.tfds and os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
+        return epath.Path(root) / "tfds" if root else None
     where = f"the data folder {root} has neither" if root else "PROMPT_JAX_DATA_DIR is not set: no"
+    if not data.files[split]:
+        raise UserError(
+            f"{where.replace('neither', 'no')} TFDS {data.tfds}; prepare it there ({data.home}), "
+            "or set PROMPT_JAX_ALLOW_DOWNLOAD=1 to let TFDS download it"
+        )
+    wanted = " or ".join(data.wanted(file) for file in data.candidates(split))
+    remedy = f"get the file from {data.home} and name its folder by PROMPT_JAX_DATA_DIR"
+    if not data.tfds:
+        raise UserError(f"{where.replace('neither', 'no')} {wanted}; {remedy}")
     raise UserError(
-        f"{where} {wanted} nor TFDS {data.tfds}; get the file from {data.home} and name its folder "
-        "by PROMPT_JAX_DATA_DIR, or set PROMPT_JAX_ALLOW_DOWNLOAD=1 to let TFDS download it"
+        f"{where} {wanted} nor TFDS {data.tfds}; {remedy}, or set PROMPT_JAX_ALLOW_DOWNLOAD=1 to "
+        "let TFDS download it"
     )
 
 
-def read_file(data: Benchmark, path: epath.Path) -> list[dict]:
-    """The rows of an official JSONL or TSV file, plain or gzip; UserError names file and line."""
+def find(
+    data: DataSet, split: str, root: str | None
+) -> tuple[File, epath.Path] | epath.Path | None:
+    """The file of a split and its path, else the folder of a prepared TFDS set, else None."""
+    if not root:
+        return None
+    for file in data.candidates(split):
+        path = find_path(epath.Path(root) / data.wanted(file))
+        if path is not None:
+            return file, path
+    for folder in (epath.Path(root) / "tfds", epath.Path(root)) if data.tfds else ():
+        if (folder / data.tfds.replace(":", "/")).is_dir():
+            return folder
+    return None
+
+
+def find_path(path: epath.Path) -> epath.Path | None:
+    """`path` or `path.gz`, whichever is a file."""
+    packed = path.parent / f"{path.name}.gz"
+    return next((file for file in (path, packed) if file.is_file()), None)
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """The contents of a file, unpacked if its name ends in .gz."""
     content = path.read_bytes()
-    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    header = numbered.pop(0)[1].decode().split("\t") if numbered and ".tsv" in path.name else None
-    if not numbered:
-        raise UserError(f"{path}: no rows; get the file again from {data.home}")
+    return gzip.decompress(content) if path.suffix == ".gz" else content
+
+
+def read_records(
+    file: File, path: epath.Path, text: Sequence[str], home: str
+) -> Iterator[tuple[int, Record]]:
+    """(number of its line or entry, record) of a file; UserError names file and number."""
+    layout = file.read_by()
+    keep = file.keep(path.parent) if file.keep else None
+    number, empty = 0, True
+    try:
+        for number, unit in layout.units(read_bytes(path)):
+            for record in layout.records(unit, text):
+                if keep is None or keep(record):
+                    empty = False
+                    yield number, record
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: {error}") from None
+    if empty:
+        raise UserError(f"{path}: no rows; get the file again from {home}")
+
+
+def named_records(
+    data: DataSet, file: File, path: epath.Path, text: Sequence[str] = ()
+) -> Iterator[tuple[epath.Path, File, int, Record]]:
+    """(path, file, number, record) of a file and its rest, with the columns named as fields."""
+    for part in (file, *file.rest):
+        there = path if part is file else find_path(path.parent / part.path)
+        if there is None:
+            raise UserError(f"no {path.parent / part.path} beside {path}; get it from {data.home}")
+        columns = [part.columns.get(name, name) for name in text]
+        for number, record in read_records(part, there, columns, data.home):
+            named = {
+                name: record[column] for name, column in part.columns.items() if column in record
+            }
+            yield there, part, number, {**record, **named}
+
+
+def read_file(data: Benchmark, file: File, path: epath.Path, labelled: bool) -> list[dict]:
+    """The rows of an official file, plain or gzip; UserError names file and line.
+
+    If `labelled`, a row without its label or score is an error.
+    """
     rows = []
-    for number, line in numbered:
+    for there, part, number, record in named_records(data, file, path, data.fields):
         try:
-            record = parse_row(line, data.fields) if header is None else _tsv_record(header, line)
-            rows.append(_row(data, {"idx": len(rows), **record}))
+            labels = part.labels or data.labels
+            rows.append(_row(data, labels, {"idx": len(rows), **record}, labelled))
         except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
+            raise UserError(f"{there}:{number}: {error}") from None
     return rows
 
 
-def _tsv_record(header: list[str], line: bytes) -> dict[str, str]:
-    cells = line.decode("utf-8").split("\t")
-    if len(cells) != len(header):
-        raise ValueError(f"{len(cells)} cells under the {len(header)} of the header; no quoting")
-    return dict(zip(header, cells, strict=True))
-
-
-def _row(data: Benchmark, record: dict) -> dict:
-    """The text fields and idx of a record, and its label as a class id; ValueError if unknown."""
-    absent = [field for field in data.fields if field not in record]
+def _row(data: Benchmark, labels: Sequence, record: Record, labelled: bool) -> dict:
+    """What a row keeps of a record, with its label as a class id; ValueError if it is unknown."""
+    target = data.score or "label"
+    needed = (*data.fields, *data.numbers, *((target,) if labelled else ()))
+    absent = [name for name in needed if name not in record]
     if absent:
         raise ValueError(f"no field '{absent[0]}'; the row has {', '.join(record)}")
-    if "label" in record and record["label"] not in data.labels:
-        known = ", ".join(json.dumps(label) for label in data.labels)
-        raise ValueError(f"label {json.dumps(record['label'])} is none of {known}")
-    label = data.labels.index(record["label"]) if "label" in record else -1
-    return {**{key: record[key] for key in data.fields}, "label": label, "idx": record["idx"]}
+    row = {key: record[key] for key in (*data.fields, *data.numbers)}
+    if data.score is not None:
+        score = float(record.get(target, -1))
+        return {**row, target: score, "targets": score_text(score), "idx": int(record["idx"])}
+    if target in record and record[target] not in labels:
+        known = ", ".join(json.dumps(label) for label in labels)
+        raise ValueError(f"label {json.dumps(record[target])} is none of {known}")
+    label = labels.index(record[target]) if target in record else -1
+    return {**row, "label": label, "idx": int(record["idx"])}
 
 
-def read_tfds(data: Benchmark, split: str, data_dir: str | None, download: bool) -> list[dict]:
-    """The rows of a TFDS set in `data_dir` (None: TFDS's own), prepared first if `download`."""
+def read_tfds(data: DataSet, split: str, folder: epath.Path | None) -> Iterator[Record]:
+    """The examples of a TFDS set in `folder`, which is prepared first if downloads are allowed."""
     import tensorflow_datasets as tfds
 
+    data_dir = None if folder is None else str(folder)
     builder: Any = tfds.builder(data.tfds, data_dir=data_dir)
-    if download:
+    if os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
         builder.download_and_prepare()
     if split not in builder.info.splits:
         has = ", ".join(builder.info.splits)
         raise UserError(f"TFDS {data.tfds} in {data_dir} has no split '{split}'; it has {has}")
-    rows = []
-    for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
-        texts = {field: example[field].decode("utf-8") for field in data.fields}
-        rows.append({**texts, "label": int(example["label"]), "idx": int(example["idx"])})
-    return rows
+    yield from tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+
+
+def _tfds_row(data: Benchmark, record: Record) -> dict:
+    row = {field: record[field].decode("utf-8") for field in data.fields}
+    row |= {key: int(record[key]) for key in ("idx", *data.numbers)}
+    if data.score is not None:
+        score = float(record["label"])
+        return {**row, data.score: score, "targets": score_text(score)}
+    return {**row, "label": int(record["label"])}

@@ -31,7 +31,15 @@ from prompt_jax.metrics_text import Metric, accuracy
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
 
-BUNDLED_MODULES = ("glue", "superglue", "quickstart")
+BUNDLED_MODULES = (
+    "glue",
+    "superglue",
+    "superglue_spans",
+    "classification",
+    "text2text",
+    "nano_mixture",
+    "quickstart",
+)
 READ_BATCH = 4096  # rows that leave TensorFlow at a time
 HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file
 
@@ -49,17 +57,33 @@ class RowsSource(seqio.DataSource):
     """A SeqIO source over rows that a Python function reads when the data are asked for.
 
     Args:
-      read: split -> rows (dicts of scalars with the same keys), in source order.
+      read: split -> rows (dicts of scalars, or lists of texts, with the same keys), in source
+        order.
       splits: the splits that `read` knows.
-      description: where the data come from, for `tasks list`.
+      description: where the data come from, for `tasks list`, and the licence of the data.
+      rows: how many rows a split has, as published.
+      present: whether a split can be read; None: whenever it is asked for.
     """
 
     def __init__(
-        self, read: Callable[[str], list[dict]], splits: Sequence[str], description: str
+        self,
+        read: Callable[[str], list[dict]],
+        splits: Sequence[str],
+        description: str,
+        licence: str = "",
+        rows: Mapping[str, int] | None = None,
+        present: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__(splits=splits)
         self._read = read
         self._description = description
+        self.licence = licence
+        self.rows = rows
+        self._present = present
+
+    def present(self) -> list[str]:
+        """The splits that can be read from where the data folder points now."""
+        return [split for split in self.splits if self._present is None or self._present(split)]
 
     def __repr__(self) -> str:
         return self._description
@@ -94,10 +118,12 @@ class RowsSource(seqio.DataSource):
         return dataset.shuffle(len(rows), seed=seed) if shuffle else dataset
 
 
-def _column(values: list) -> tf.Tensor:
-    """[rows]: strings, or numbers in 64 bits (TensorFlow alone would take 32)."""
+def _column(values: list) -> Any:
+    """[rows]: strings, lists of strings, or numbers in 64 bits (TensorFlow alone takes 32)."""
     if isinstance(values[0], str):
         return tf.constant(values, tf.string)
+    if isinstance(values[0], list):
+        return tf.ragged.constant(values, tf.string, ragged_rank=1)
     return tf.constant(np.asarray(values))
 
 
@@ -105,16 +131,21 @@ def add_task(
     name: str,
     source: RowsSource,
     preprocessors: Sequence[Callable],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Callable],
     choices: Sequence[str] | None,
+    postprocess: Callable | None = None,
 ) -> seqio.Task:
-    """Registers a text task with SeqIO and its label strings, if any, in CHOICES."""
+    """Registers a text task with SeqIO and its label strings, if any, in CHOICES.
+
+    `postprocess(text, example=, is_target=)` gives what the metrics compare; None: the text.
+    """
     task = seqio.TaskRegistry.add(
         name,
         source=source,
         preprocessors=list(preprocessors),
         output_features=TEXT_FEATURES,
         metric_fns=list(metrics),
+        postprocess_fn=postprocess,
     )
     if choices is not None:
         CHOICES[name] = tuple(choices)

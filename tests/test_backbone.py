@@ -97,7 +97,8 @@ def test_random_weights_are_a_function_of_the_seed(monkeypatch):
 REFUSALS = {
     "": "unknown backbone ''; the known forms are nano, hf:NAME_OR_DIR, t5x:DIR",
     "t5-small": "unknown backbone 't5-small'; the known forms are nano",
-    "orbax:/x": "unknown backbone 'orbax:/x'; the known forms are nano",
+    "orbax:/x": "there is no '/x/config.json'; give a folder of `convert`",
+    "tfds:/x": "unknown backbone 'tfds:/x'; the known forms are nano, .* orbax:DIR",
     "nano:x": "unknown backbone 'nano:x'",
     "hf:": "backbone 'hf:' names nothing",
     "nano?seed=1": r"unknown backbone 'nano\?seed=1'",

@@ -273,15 +273,9 @@ def test_a_broken_index_is_refused(tied):
         hf.open_hf(str(folder))
 
 
-def test_weights_in_bin_only_are_refused(tied):
-    (tied[0] / "model.safetensors").rename(tied[0] / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no model.safetensors; .* save_pretrained"):
-        hf.open_hf(str(tied[0]))
-
-
 CONFIG_REFUSALS = {
     "model_type": ({"model_type": "bart"}, "model_type is 'bart'; give one of t5, mt5, umt5"),
-    "activation": ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'"),
+    "activation": ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj is 'gated-tanh'"),
     "epsilon": ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05"),
     "start": ({"decoder_start_token_id": 2}, "decoder_start_token_id is 2"),
     "type": ({"d_model": "64"}, "'d_model' is missing or no whole number"),

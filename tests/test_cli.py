@@ -12,7 +12,9 @@ from types import ModuleType
 import pytest
 
 from prompt_jax import config
+from prompt_jax.answers import Answering
 from prompt_jax.cli import main, split_bindings
+from prompt_jax.decode import Sampling
 from prompt_jax.errors import Preempted, RunError, UserError
 
 TRAIN = ["train", "--gin_file=a.gin", "--model_dir=D"]
@@ -110,7 +112,7 @@ def test_pretrain_calls_the_pretrainer(callee, loads, capsys):
 
 EVAL_DEFAULTS = {
     "backbone": "nano",
-    "prompt": None,
+    "prompts": [],
     "task": "cb",
     "split": "validation",
     "batch_size": 32,
@@ -119,11 +121,14 @@ EVAL_DEFAULTS = {
     "target_length": None,
     "dtype": None,
     "allow_other_backbone": False,
+    "how": Answering(),
 }
 
 
 def test_eval_calls_the_evaluation(callee, capsys):
-    calls = callee("evaluate", "evaluate_prompt", {"accuracy": 91.25, "examples": 56})
+    calls = callee(
+        "evaluate_prompts", "evaluate_prompts", ({"accuracy": 91.25, "examples": 56}, [])
+    )
     assert main([*EVAL]) == 0
     assert calls == [((), EVAL_DEFAULTS)]
     table = capsys.readouterr().out
@@ -132,14 +137,24 @@ def test_eval_calls_the_evaluation(callee, capsys):
     assert "cb, validation" in table
 
 
-def test_eval_passes_every_option_on(callee, capsys):
-    calls = callee("evaluate", "evaluate_prompt", {"accuracy": 91.25})
+def test_eval_passes_every_option_on(callee, capsys, tmp_path):
+    calls = callee("evaluate_prompts", "evaluate_prompts", ({"accuracy": 91.25}, [{"x": 1}]))
     numbers = ["--batch_size=4", "--max_examples=8", "--input_length=16", "--target_length=2"]
-    others = ["--prompt=P", "--dtype=float32", "--allow_other_backbone", "--json"]
-    assert main([*EVAL, *numbers, *others]) == 0
+    others = ["--prompt=P", "--prompt=Q", "--dtype=float32", "--allow_other_backbone", "--json"]
+    how = ["--mode=rank", "--length_normalised", "--temperature=0.5", "--top_k=3", "--seed=2"]
+    predictions = tmp_path / "predictions.jsonl"
+    told = [f"--predictions={predictions}"]
+    assert main([*EVAL, *numbers, *others, *how, *told]) == 0
+    assert predictions.read_text() == '{"x": 1}\n'
     assert json.loads(capsys.readouterr().out) == {"accuracy": 91.25}
     changed = {
-        "prompt": "P",
+        "prompts": ["P", "Q"],
+        "how": Answering(
+            mode="rank",
+            length_normalised=True,
+            sampling=Sampling(temperature=0.5, top_k=3),
+            seed=2,
+        ),
         "batch_size": 4,
         "max_examples": 8,
         "input_length": 16,
@@ -231,7 +246,7 @@ def test_debug_raises(callee, loads, error, argv):
         (["--debug", "trian"], "'train'"),
         ([*EVAL, "--batch_size=0"], "--batch_size"),
         ([*EVAL, "--batch_size=x"], "--batch_size"),
-        ([*EVAL, "--gin.TASK=x"], "--gin.TASK=x: only train and pretrain take bindings"),
+        ([*EVAL, "--gin.TASK=x"], "--gin.TASK=x: only train, pretrain and doctor take bindings"),
         ([*EVAL, "--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
         ([*TRAIN, "--gin.TASK"], "--gin.TASK has no value: write --gin.TASK=VALUE"),
         ([*TRAIN, "--gin.TASK", "--json"], "--gin.TASK has no value"),
@@ -294,3 +309,41 @@ def test_the_installed_program_answers():
     done = subprocess.run([program, "train"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("prompt-jax: error: Missing option '--gin_file'")
+
+
+def test_eval_of_several_prompts_is_a_table(callee, capsys):
+    table = {"t": {"yes": {"yes": 3, "no": 1}}}
+    each = [{"prompt": "P", "accuracy": 50.0}, {"prompt": "Q", "accuracy": 70.0}]
+    report = {"examples": 4, "prompts": each, "mean": {"accuracy": 60.0}}
+    report |= {"vote": {"accuracy": 75.0}, "confusion": table}
+    callee("evaluate_prompts", "evaluate_prompts", (report, []))
+    assert main([*EVAL, "--prompt=P", "--prompt=Q"]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("P", "Q", "mean", "vote", "75", "t: rows by target"))
+
+
+def test_infer_calls_the_function(callee, capsys):
+    calls = callee("infer", "infer", {"rows": 3})
+    argv = ["infer", "--backbone=nano", "--input=a.jsonl", "--output=b.jsonl", "--json"]
+    assert main([*argv, "--mode=rank", "--choice=yes", "--choice=no", "--shard=1/2"]) == 0
+    given = calls[0][1]
+    assert (given["input"], given["output"], given["shard"]) == ("a.jsonl", "b.jsonl", "1/2")
+    assert (given["choices"], given["how"]) == (["yes", "no"], Answering(mode="rank"))
+    assert json.loads(capsys.readouterr().out) == {"rows": 3}
+    assert main([*argv, "--mode=retrieve"]) == 2
+    assert "infer has generate and rank" in capsys.readouterr().err
+
+
+def test_train_of_several_seeds_loads_the_recipe_for_each(callee, loads, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    root = SimpleNamespace(selection=None)
+    loaded = SimpleNamespace(root=root, operative="O")
+    asked = []
+    monkeypatch.setattr(config, "load", lambda *args: asked.append(args[2]) or loaded)
+    calls = callee("train", "train", {"step": 1})
+    argv = ["train", "--gin_file=a.gin", f"--model_dir={tmp_path}", "--gin.TASK=t", "--seeds=4,7"]
+    assert main(argv) == 0
+    assert asked == [["TASK=t"], ["TASK=t", "SEED=4"], ["TASK=t", "SEED=7"]]
+    assert [call[0][1] for call in calls] == [f"{tmp_path}/seed_4", f"{tmp_path}/seed_7"]
+    assert json.loads((tmp_path / "seeds.json").read_text())["seeds"] == [4, 7]

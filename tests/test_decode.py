@@ -12,6 +12,7 @@ import pytest
 from prompt_jax import decode, t5, weights
 from prompt_jax.backbone import load_backbone
 from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout, lay_out
 
 TINY = t5.T5Config(50, 16, 2, 8, 24, 2, 2, num_buckets=8, max_distance=12, dtype="float32")
@@ -214,3 +215,100 @@ def test_decoding_runs_in_bf16():
     ids, scores = generate(model, INPUTS, max_length=4, beams=2)
     assert ids.shape == (3, 2, 4) and ids.dtype == jnp.int32
     assert scores.dtype == jnp.float32 and np.isfinite(scores).all()
+
+
+@partial(jax.jit, static_argnames=("sampling", "beams", "max_length"))
+def sample(model, batch, key, sampling, beams=1, max_length=3):
+    return decode.generate(
+        model, batch, max_length=max_length, beams=beams, sampling=sampling, key=key
+    )
+
+
+def test_samples_follow_the_tempered_and_cut_distribution():
+    """4,000 samples of one distribution against its probabilities."""
+    logp = np.log([0.05, 0.4, 0.1, 0.25, 0.15, 0.05]).astype(np.float32)
+    keys = decode._row_keys(jax.random.key(1), jnp.arange(40), 100)
+    for rule in (decode.Sampling(), decode.Sampling(temperature=2.0, top_k=4, top_p=0.8)):
+        draw = jax.jit(decode._sampler(rule, keys))
+        found = np.bincount(draw(jnp.tile(logp, (4000, 1)), 0), minlength=6) / 4000
+        p = np.exp(logp / rule.temperature)
+        order = np.argsort(-p)
+        p[order[rule.top_k or 6 :]] = 0
+        p /= p.sum()
+        p[order[np.cumsum(p[order]) - p[order] >= rule.top_p]] = 0
+        np.testing.assert_allclose(found, p / p.sum(), atol=0.03)
+        assert (found[p == 0] == 0).all()
+
+
+def test_top_1_is_greedy():
+    logits = jax.random.normal(jax.random.key(0), (5, 9))
+    cut = decode.truncated(logits, decode.Sampling(top_k=1))
+    np.testing.assert_array_equal(jnp.argmax(logits, axis=1), jnp.argmax(cut, axis=1))
+    assert int(jnp.sum(cut > -jnp.inf)) == 5
+
+
+def test_a_row_draws_the_same_in_any_company():
+    model, rule, key = random_t5(), decode.Sampling(temperature=1.5), jax.random.key(0)
+    ids, scores = sample(model, INPUTS, key, rule, beams=2)
+    seeds = {"sampling_seeds": jnp.array([2, 0, 1])}
+    turned = {"encoder_input_tokens": INPUTS["encoder_input_tokens"][jnp.array([2, 0, 1])]} | seeds
+    np.testing.assert_array_equal(sample(model, turned, key, rule, beams=2)[0][1], ids[0])
+    again, _ = sample(model, INPUTS, jax.random.key(1), rule, beams=2)
+    assert not np.array_equal(ids, again)
+    assert not np.array_equal(ids[:, 0], ids[:, 1])
+    unended = ~np.any(np.asarray(ids) < 2, axis=-1)
+    assert unended.sum() > 2, "their score is the model's own log P"
+    logp = np.asarray(score(model, INPUTS, NO_PROMPT, ids))
+    np.testing.assert_allclose(np.asarray(scores)[unended], logp[unended], rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_decoding_does_not_wait_for_rows_without_input(monkeypatch, beams):
+    model, steps = random_t5(), []
+    start = decode._start
+
+    def counted(*args):
+        step, cache = start(*args)
+
+        def told(tokens, cache, i):
+            jax.debug.callback(lambda i: steps.append(int(i)), i)
+            logp, cache = step(tokens, cache, i)
+            sure = jnp.where(jnp.arange(logp.shape[1]) == 1, 0.0, -1e6)  # EOS
+            has_input = jnp.repeat(jnp.arange(3) < 2, len(tokens) // 3)[:, None]
+            return jnp.where(has_input, jnp.broadcast_to(sure[None], logp.shape), logp), cache
+
+        return told, cache
+
+    monkeypatch.setattr(decode, "_start", counted)
+    batch = {"encoder_input_tokens": jnp.array([[7, 8, 1], [5, 1, 0], [0, 0, 0]])}
+    ids, _ = jax.jit(lambda m: decode.generate(m, batch, max_length=9, beams=beams))(model)
+    jax.effects_barrier()
+    assert max(steps) < 3
+    assert np.asarray(ids)[:2, 0, 0].tolist() == [1, 1]
+    assert not np.asarray(ids)[2].any()
+
+
+def test_many_choices_are_scored_a_few_at_a_time(monkeypatch):
+    model = random_t5()
+    choices = jnp.asarray(np.random.default_rng(0).integers(2, 50, (3, 5, 2)))
+    wanted = score(model, INPUTS, NO_PROMPT, choices)
+    monkeypatch.setattr(decode, "MOST_LOGITS", 2 * 3 * 2 * 50)
+    found = jax.jit(lambda m: decode.score(m, INPUTS, NO_PROMPT, choices))(model)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_texts_vector_is_the_mean_over_its_tokens():
+    model = random_t5()
+    bundle = PromptBundle(encoder=jnp.ones((1, 2, 16)))
+    batch = lay_out(INPUTS, PromptLayout(encoder=2, placement="suffix"))
+    encoded = np.asarray(jax.jit(lambda m: m.encode(batch, bundle))(model))
+    text = np.asarray((batch["encoder_input_tokens"] > 0) & (batch["encoder_prompt_slots"] == 0))
+    wanted = [row[mask].mean(axis=0) for row, mask in zip(encoded, text, strict=True)]
+    found = jax.jit(lambda m: decode.embed(m, batch, bundle))(model)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}])
+def test_sampling_out_of_range_is_refused(wrong):
+    with pytest.raises(UserError, match=f"Sampling.{next(iter(wrong))} = "):
+        decode.Sampling(**wrong)

@@ -10,10 +10,12 @@ import pytest
 from etils import epath
 from flax import nnx
 
+from prompt_jax.answers import Answering, Question
 from prompt_jax.backbone import load_backbone
 from prompt_jax.data import Data
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate import Evaluation, TaskScorer, evaluate_prompt, write_predictions
+from prompt_jax.evaluate import Evaluation, TaskScorer, write_predictions
+from prompt_jax.evaluate_prompts import evaluate_prompt, evaluate_prompts
 from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.sharding import MeshShape
@@ -30,13 +32,15 @@ def scorer(tiny, batch_size: int, layout=PromptLayout(), max_examples=None) -> T
 
 @pytest.fixture(scope="module")
 def bare(tiny):
-    model = load_backbone(f"files:{tiny}/backbone", "float32").model
+    model = load_backbone(f"files:{tiny}/backbone", "float32", None, MeshShape().build()).model
     return nnx.split(PromptedT5(model, FixedPrompt(None)))
 
 
 def test_the_size_of_a_batch_changes_nothing(tiny, bare):
     graphdef, params = bare
     told = [scorer(tiny, size)(graphdef, nnx.State({}), params) for size in (8, 64)]
+    for row, other in zip(told[0][1], told[1][1], strict=True):
+        assert row.pop("score") == pytest.approx(other.pop("score"), rel=1e-4)
     assert told[0] == told[1]
     metrics, rows = told[0]
     assert set(metrics) == {"accuracy"}
@@ -44,12 +48,13 @@ def test_the_size_of_a_batch_changes_nothing(tiny, bare):
 
 
 def test_a_batch_is_rounded_up_to_the_devices(tiny):
-    assert scorer(tiny, 3).batch_size == len(jax.devices())
+    assert scorer(tiny, 3).answerer.batch_size == len(jax.devices())
 
 
 def test_prompt_columns_go_where_the_layout_says(tiny):
     layout = PromptLayout(encoder=2, placement="suffix")
-    batch = scorer(tiny, 8, layout)._batch([np.array([7, 8, 1], np.int32)], 0)
+    questions = [Question(np.array([7, 8, 1], np.int32))]
+    batch = scorer(tiny, 8, layout).answerer.batch(questions, 28)
     assert batch["encoder_input_tokens"].shape == (8, 28 + 2)
     assert batch["encoder_input_tokens"][0, :6].tolist() == [7, 8, 1, 0, 0, 0]
     assert batch["encoder_prompt_slots"][0, :6].tolist() == [0, 0, 0, 1, 2, 0]
@@ -99,3 +104,87 @@ def test_a_backbone_without_a_tokenizer_is_refused(shared):
             backbone=f"hf:{shared}/golden/hf/t5_v11", prompt=None, task="vader_polarity",
             split="validation",
         )  # fmt: skip
+
+
+TASK = """
+from prompt_jax.metrics_retrieval import mined_f1, mining_target
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.text import RowsSource, add_task, jsonl_task
+
+jsonl_task("toy_labels", {"validation": "FOLDER/toy.validation.jsonl"}, choices=("a", "b"))
+PAIRS = [("one", "one"), ("twenty", "twenty"), ("none", ""), ("", "only a target")]
+rows = [{"inputs": i, "targets": t} for i, t in PAIRS]
+source = RowsSource(lambda split: rows, ("validation",), "pairs")
+add_task("toy_pairs", source, [], [mined_f1], None, mining_target)
+"""
+
+
+@pytest.fixture(scope="module")
+def labels(tiny, tmp_path_factory):
+    from prompt_jax.tasks_cli import import_tasks_module
+
+    module = tmp_path_factory.mktemp("tasks") / "toy_tasks.py"
+    module.write_text(TASK.replace("FOLDER", str(tiny)))
+    import_tasks_module(str(module))
+    rng = np.random.default_rng(0)
+    folder = module.parent
+    for n, rows in enumerate((3, 3, 5)):
+        np.save(folder / f"p{n}.npy", rng.normal(size=(rows, 16)).astype(np.float32))
+    return [str(folder / f"p{n}.npy") for n in range(3)]
+
+
+def run(tiny, **options):
+    return evaluate_prompts(
+        backbone=f"files:{tiny}/backbone", split="validation", batch_size=16, input_length=28,
+        target_length=4, dtype="float32", **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [(0, 1), (0, 2)], ids=["one shape", "two shapes"])
+def test_several_prompts_score_as_each_alone(tiny, labels, names):
+    paths, how = [labels[n] for n in names], Answering(mode="rank")
+    report, rows = run(tiny, prompts=paths, task="toy_labels", how=how)
+    for told, path in zip(report["prompts"], paths, strict=True):
+        alone, _ = run(tiny, prompts=[path], task="toy_labels", how=how)
+        assert told == {"prompt": path, "accuracy": alone["accuracy"]}
+    mean = sum(told["accuracy"] for told in report["prompts"]) / 2
+    assert report["mean"]["accuracy"] == pytest.approx(mean)
+    assert [row["prompt"] for row in rows] == [p for p in [*paths, "vote"] for _ in range(60)]
+    table = report["confusion"]["toy_labels"]
+    right = table["a"]["a"] + table["b"]["b"]
+    assert report["vote"]["accuracy"] == pytest.approx(100 * right / 60)
+
+
+def test_what_is_no_label_is_counted(tiny, labels):
+    report, rows = run(tiny, prompts=[], task="toy_labels")
+    wrong = [row for row in rows if row["prediction"] not in ("a", "b")]
+    assert report["not_a_label"] == pytest.approx(100 * len(wrong) / 60)
+    table = report["confusion"]["toy_labels"]
+    assert sum(row["(not a label)"] for row in table.values()) == len(wrong)
+
+
+def test_a_task_without_choices_is_not_ranked(tiny):
+    with pytest.raises(UserError, match="has no choices to rank: declare choices="):
+        run(tiny, prompts=[], task=str(tiny / "toy.train.jsonl"), how=Answering(mode="rank"))
+
+
+def test_pairs_are_mined_by_vectors(tiny, labels):
+    """Equal texts have equal vectors, so both pairs are found, and F1 chooses the threshold."""
+    report, rows = run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="mine"))
+    assert report["mining_recall"] == report["mining_f1"] == 100.0
+    assert [row["prediction"] for row in rows] == ["one", "twenty", "", ""]
+    _, rows = run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="retrieve"))
+    assert [row["prediction"] for row in rows[:2]] == ["one", "twenty"]
+    assert rows[0]["score"] == pytest.approx(1.0)
+    assert rows[2]["prediction"] in ("one", "twenty", "only a target")
+
+
+def test_prompts_of_other_lengths_need_a_word(tiny, tmp_path):
+    from prompt_jax.artefact import Prompt
+    from prompt_jax.evaluate_prompts import trained
+
+    saved = [Prompt({}, {"run": {"input_length": n}}, f"p{n}") for n in (64, 128)]
+    with pytest.raises(UserError, match=r"different input_length \(p64: 64, p128: 128\): give --"):
+        trained(saved, "input_length", 512)
+    assert trained(saved[:1], "input_length", 512) == 64
+    assert trained([], "input_length", 512) == 512

@@ -101,7 +101,7 @@ def test_labels_of_ones_own_come_before_the_tasks():
 
 
 def test_more_labels_than_rows():
-    with pytest.raises(UserError, match="ClassLabelInit.labels: 2 of them, and only 1 prompt rows"):
+    with pytest.raises(UserError, match=r"ClassLabelInit\.labels: 2 of them, and only 1 prompt"):
         call(ClassLabelInit(), 1, choices=("yes", "no"))
 
 

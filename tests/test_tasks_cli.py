@@ -61,13 +61,17 @@ def test_a_module_that_is_not_there_or_fails_is_named(tmp_path):
             tasks_cli.import_tasks_module(str(broken))
 
 
-def test_list_describes_every_task():
+def test_list_describes_every_task(monkeypatch):
+    monkeypatch.delenv("PROMPT_JAX_DATA_DIR", raising=False)
     listed = {entry["name"]: entry for entry in tasks_cli.list_tasks()}
     assert list(listed) == sorted(listed)
     assert listed["super_glue_cb"] == {
         "name": "super_glue_cb",
         "source": "superglue/CB (official files) or TFDS super_glue/cb:1.0.2",
+        "licence": "research use",
         "splits": ["train", "validation", "test"],
+        "rows": {"train": 250, "validation": 56, "test": 250},
+        "present": [],
         "metrics": ["mean_class_f1", "accuracy"],
         "choices": ["entailment", "contradiction", "neutral"],
     }

@@ -13,7 +13,7 @@ import prompt_jax as pj
 from prompt_jax.artefact import load_prompt
 from prompt_jax.backbone import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate import evaluate_prompt
+from prompt_jax.evaluate_prompts import evaluate_prompt
 from prompt_jax.layout import PromptLayout, lay_out
 from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptParam
@@ -80,7 +80,8 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     assert "Train.steps" in (model_dir / "config.gin").read_text()
     predictions = (model_dir / "predictions" / "step_8.jsonl").read_text().splitlines()
     assert len(predictions) == 60
-    assert set(json.loads(predictions[0])) == {"task", "inputs", "targets", "prediction"}
+    keys = {"task", "inputs", "targets", "prediction", "score"}
+    assert set(json.loads(predictions[0])) == keys
     assert len(list((model_dir / "tensorboard").iterdir())) == 1
     assert sorted(p.name for p in (model_dir / "checkpoints").iterdir()) == ["4", "8"]
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
@@ -90,6 +91,10 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     assert (facts["step"], facts["seed"], facts["backbone"]["digest"]) == (8, 0, backbone.digest)
     assert facts["tokenizer"] == backbone.vocabulary.digest
     assert facts["metric"] == {"accuracy": last["accuracy"]}
+    task = str(tiny / "toy.train.jsonl")
+    told = {"metric": "accuracy", "direction": "max", "task": task, "split": "validation"}
+    assert facts["selection"] == told
+    assert (last["task"], last["split"]) == (task, "validation")
 
 
 def test_the_best_prompt_is_the_first_of_the_best(run):
@@ -149,6 +154,29 @@ def test_a_second_writer_is_refused(run, tiny):
     with open_folder(str(model_dir)), pytest.raises(UserError, match="in use by another run"):
         pj.train([str(tiny / "run.gin")], ["SEED=7"], str(model_dir))
     assert files_of(model_dir) == before
+
+
+def test_a_run_without_patience_left_ends_and_stays_ended(tiny, tmp_path):
+    """The metric cannot get better than at step 0, since it is always the same."""
+    bindings = ["Train.patience=1", "EVAL_PERIOD=2", "TRAIN_STEPS=8"]
+    bindings += ["BEST_METRIC=('accuracy', 'max')", "LEARNING_RATE=1e-9"]
+    last = pj.train([str(tiny / "run.gin")], bindings, str(tmp_path))
+    assert (last["step"], last["kind"]) == (2, "eval")
+    assert load_prompt(str(tmp_path / "prompt" / "last")).manifest["step"] == 2
+    assert load_prompt(str(tmp_path / "prompt" / "best")).manifest["step"] == 0
+    before = files_of(tmp_path)
+    assert pj.train([str(tiny / "run.gin")], bindings, str(tmp_path)) == last
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [("Evaluation.split=test", "the split 'test' would choose the prompt"),
+     ("Train.patience=0", "Train.patience = 0: give at least 1")],
+)  # fmt: skip
+def test_selection_by_the_test_split_is_refused(tiny, tmp_path, binding, message):
+    with pytest.raises(UserError, match=message):
+        pj.train([str(tiny / "run.gin")], [binding], str(tmp_path))
 
 
 def test_more_steps_go_on_where_it_ended(run, tiny, tmp_path):

@@ -6,18 +6,21 @@ A folder holds `config.json` (the architecture as `t5.T5Config` names it, "forma
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
 
-from prompt_jax.checkpoint import Checkpoint, LazyArrays
-from prompt_jax.checkpoint.names import FILES_TABLE, Shape, match
+from prompt_jax.checkpoint import Box, Checkpoint, LazyArrays, Stored
+from prompt_jax.checkpoint.names import FILES_TABLE, Shape, check_dtypes, match
+from prompt_jax.checkpoint.store import read_file
 from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5Config
 from prompt_jax.weights import t5x_shapes
@@ -27,29 +30,76 @@ WEIGHTS, SPIECE = "model.safetensors", "spiece.model"
 RUN_TIME = ("dropout_rate", "dtype", "remat")  # settings of a run, not of a model: not stored
 ARCHITECTURE = tuple(field.name for field in fields(T5Config) if field.name not in RUN_TIME)
 STORED_DTYPES = ("float32", "bfloat16")
+AT_ONCE = 8 << 20  # bytes
+APART = 16 << 10  # bytes of a row from which on it is read alone, and not with all of its row
+DTYPES = {"F32": np.dtype("f4"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("f2")}
 
 
 class SafeTensors:
-    """One safetensors file: `shapes` by name at once, values when asked for."""
+    """One safetensors file: `stored` says what is in it, and reads parts of it.
+
+    The library checks the file; values are read here, in place, row by row. (Its memory maps would
+    count as this process's memory, and its other backend reads whole arrays only.)
+    """
 
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._file = safetensors.safe_open(path, framework="np")
+            with safetensors.safe_open(path, framework="np") as file:
+                names = list(file.keys())
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._header, self._start = json.loads(file.read(length)), 8 + length
         except FileNotFoundError as error:
             raise UserError(f"there is no '{path}'; copy the checkpoint again") from error
         except (safetensors.SafetensorError, OSError) as error:
             reason = f"'{path}' is not a whole safetensors file ({error})"
             raise UserError(f"{reason}; copy it again") from error
-        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        for name, view in slices.items():
-            if view.get_dtype() not in ("F32", "BF16", "F16"):
-                held = view.get_dtype()
-                raise UserError(f"{path}: '{name}' holds {held}; save it as float32 or bfloat16")
-        self.shapes: dict[str, Shape] = {n: tuple(v.get_shape()) for n, v in slices.items()}
+        self.stored: dict[str, Stored] = {name: self._stored(name) for name in names}
 
-    def read(self, name: str) -> np.ndarray:
-        return self._file.get_tensor(name)
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: one.shape for name, one in self.stored.items()}
+
+    def _stored(self, name: str) -> Stored:
+        facts = self._header[name]
+        if facts["dtype"] not in DTYPES:
+            held = facts["dtype"]
+            raise UserError(f"{self.path}: '{name}' holds {held}; save it as float32 or bfloat16")
+        shape, dtype = tuple(facts["shape"]), DTYPES[facts["dtype"]]
+        start = self._start + facts["data_offsets"][0]
+        return Stored(shape, dtype, lambda box: self._read(start, shape, dtype, box))
+
+    def _read(self, start: int, shape: Shape, dtype: np.dtype, box: Box) -> np.ndarray:
+        """Whole rows are read into the result, parts of rows by way of a few of them at a time."""
+        first, last = box[0].start, box[0].stop
+        row = math.prod(shape[1:]) * dtype.itemsize
+        if all(part == slice(0, size) for part, size in zip(box[1:], shape[1:], strict=True)):
+            out = np.empty((last - first, *shape[1:]), dtype)
+            self._fill(out, start + first * row)
+            return out
+        out = np.empty([part.stop - part.start for part in box], dtype)
+        if len(shape) == 2 and out[0].nbytes >= APART:
+            for i in range(len(out)):
+                place = start + (first + i) * row + box[1].start * dtype.itemsize
+                self._fill(out[i], place)
+            return out
+        step = max(1, AT_ONCE // row)
+        for top in range(first, last, step):
+            rows = np.empty((min(step, last - top), *shape[1:]), dtype)
+            self._fill(rows, start + top * row)
+            out[top - first : top - first + len(rows)] = rows[:, *box[1:]]
+        return out
+
+    def _fill(self, out: np.ndarray, start: int) -> None:
+        data = out.reshape(-1).view(np.uint8).data
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            while data:
+                count = file.readinto(data[: 1 << 30])
+                if not count:
+                    raise UserError(f"'{self.path}' was cut short while it was read; copy it again")
+                data = data[count:]
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
@@ -69,6 +119,8 @@ def family(config: T5Config) -> str:
     """The published family that a model's architecture is an instance of."""
     if config.relpos_per_layer:
         return "umt5"
+    if "silu" in config.mlp_activations:
+        return "ul2"
     return "t5_1_0" if config.logits_via_embedding else "t5_1_1"
 
 
@@ -83,24 +135,36 @@ def write(
     `arrays`: T5X's per-layer names -> float32 or bfloat16. `vocabulary_path`: a SentencePiece
     model to copy, "bytes", or None. UserError for a name, shape or dtype that is not the config's.
     """
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    match(shapes, t5x_shapes(config), FILES_TABLE, folder)
-    for name, array in arrays.items():
-        if array.dtype.name not in STORED_DTYPES:
-            raise UserError(f"'{name}' is {array.dtype.name}; cast it to one of {STORED_DTYPES}")
+    stored = LazyArrays.of(arrays).stored
+    match({n: one.shape for n, one in stored.items()}, t5x_shapes(config), FILES_TABLE, folder)
+    for name, one in stored.items():
+        if one.dtype.name not in STORED_DTYPES:
+            raise UserError(f"'{name}' is {one.dtype.name}; cast it to one of {STORED_DTYPES}")
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").unlink(missing_ok=True)
-    vocabulary = vocabulary_path
-    if vocabulary_path is not None and vocabulary_path != "bytes":
-        vocabulary = SPIECE
-        model = epath.Path(vocabulary_path).read_bytes()
-        (target / SPIECE).write_bytes(model)
+    vocabulary = write_vocabulary(target, vocabulary_path)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    (target / WEIGHTS).write_bytes(safetensors.numpy.save(whole))
+    if "://" in folder:
+        (target / WEIGHTS).write_bytes(safetensors.numpy.save(whole))
+    else:
+        safetensors.numpy.save_file(whole, str(target / WEIGHTS))
+    (target / "config.json").write_text(settings_of(config, vocabulary))
+
+
+def write_vocabulary(target: epath.Path, path: str | None) -> str | None:
+    """Copies a SentencePiece model beside the weights; what `settings_of` says of it."""
+    if path is None or path == "bytes":
+        return path
+    (target / SPIECE).write_bytes(read_file(path))
+    return SPIECE
+
+
+def settings_of(config: T5Config, vocabulary: str | None) -> str:
+    """The text of `config.json` in our own format."""
     settings: dict[str, Any] = {"format": FORMAT, "family": family(config)}
     settings |= {name: vars(config)[name] for name in ARCHITECTURE} | {"vocabulary": vocabulary}
-    (target / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return json.dumps(settings, indent=2) + "\n"
 
 
 def config_from(settings: Mapping[str, Any], where: str) -> T5Config:
@@ -135,14 +199,17 @@ def open_folder(folder: str) -> Checkpoint:
     config = config_from(settings, str(base / "config.json"))
     weights = SafeTensors(base / WEIGHTS)
     match(weights.shapes, t5x_shapes(config), FILES_TABLE, str(weights.path))
-    return Checkpoint(config, LazyArrays(weights.shapes, weights.read), _vocabulary(base, settings))
+    found = {name: (name, one.dtype) for name, one in weights.stored.items()}
+    check_dtypes(found, str(weights.path))
+    words = vocabulary_of(str(base / SPIECE), settings, str(base / "config.json"))
+    return Checkpoint(config, LazyArrays(weights.stored), words, str(base))
 
 
-def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
+def vocabulary_of(spiece: str, settings: Mapping[str, Any], where: str) -> str | None:
+    """What our config.json, which is `where`, says of the vocabulary; `spiece`: beside it."""
     name = settings["vocabulary"]
     if name is None or name == "bytes":
         return name
     if name != SPIECE:
-        where = base / "config.json"
         raise UserError(f"{where}: vocabulary {name!r} should be '{SPIECE}', 'bytes' or null")
-    return str(base / SPIECE)
+    return spiece

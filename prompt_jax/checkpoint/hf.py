@@ -1,27 +1,31 @@
-"""Folders of transformers: config.json and safetensors, whole or in shards.
+"""Folders of transformers: config.json and safetensors (else .bin), whole or in shards.
 
 Up to version 4, `tie_word_embeddings` says whether the head is the embedding, and T5 1.0's scaling
 of the logits goes with it. Version 5 always writes true: there a head of its own in the file is
 the sign, and `scale_decoder_outputs` names the scaling for T5; umT5 scales when tied, mT5 never.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prompt_jax.checkpoint import Checkpoint, LazyArrays
-from prompt_jax.checkpoint.files import SPIECE, WEIGHTS, SafeTensors, read_json
-from prompt_jax.checkpoint.names import Origin, Shape, hf_table, match
+from prompt_jax.checkpoint import Checkpoint, LazyArrays, Stored
+from prompt_jax.checkpoint.files import AT_ONCE, SPIECE, WEIGHTS, SafeTensors, read_json
+from prompt_jax.checkpoint.names import Origin, Shape, check_dtypes, hf_table, match
+from prompt_jax.checkpoint.torch_bin import TorchBin
 from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5Config
 from prompt_jax.weights import t5x_shapes
 
 INDEX = "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+FORMATS = ((WEIGHTS, INDEX, SafeTensors), (BIN, BIN_INDEX, TorchBin))
 HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
-DOWNLOADS = ["config.json", WEIGHTS, INDEX, "model-*-of-*.safetensors", SPIECE]
-DOWNLOADS += ["tokenizer_config.json"]
+DOWNLOADS = ["config.json", SPIECE, "tokenizer_config.json"]
+SAFE = [WEIGHTS, INDEX, "model-*-of-*.safetensors"]
+BINS = [BIN, BIN_INDEX, "pytorch_model-*-of-*.bin"]  # where a repository has nothing else
 
 # What a config.json leaves out, by model_type, as transformers documents it.
 _COMMON = {
@@ -43,7 +47,11 @@ _DEFAULTS = {
     "umt5": {**_COMMON, "feed_forward_proj": "gated-gelu"},
 }
 _REQUIRED = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
-_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+ACTIVATIONS = {
+    "relu": ("relu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),  # UL2
+}
 _FIXED = {"layer_norm_epsilon": 1e-6, "pad_token_id": 0, "decoder_start_token_id": 0}
 
 
@@ -58,12 +66,12 @@ def open_hf(name: str) -> Checkpoint:
     origins = match(weights.shapes, t5x_shapes(config), table, str(base))
     _check_copies(origins, weights)
 
-    def read(target: str) -> np.ndarray:
-        origin = origins[target]
-        array = weights.read(origin.name)
-        return array.T if origin.transpose else array
-
-    return Checkpoint(config, LazyArrays(origins, read), _vocabulary(base, settings))
+    stored = {}
+    for target, origin in origins.items():
+        one = weights.stored[origin.name]
+        stored[target] = one.transposed() if origin.transpose else one
+    check_dtypes({origins[t].name: (t, one.dtype) for t, one in stored.items()}, str(base))
+    return Checkpoint(config, LazyArrays(stored), _vocabulary(base, settings), str(base))
 
 
 def settings_from(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -75,8 +83,8 @@ def settings_from(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in raw or type(raw[key]) is not int:
             raise UserError(f"{where}: '{key}' is missing or no whole number; copy it again")
     settings = {**_DEFAULTS[raw["model_type"]], **raw}
-    if settings["feed_forward_proj"] not in _ACTIVATIONS:
-        found, known = settings["feed_forward_proj"], ", ".join(_ACTIVATIONS)
+    if settings["feed_forward_proj"] not in ACTIVATIONS:
+        found, known = settings["feed_forward_proj"], ", ".join(ACTIVATIONS)
         raise UserError(f"{where}: feed_forward_proj is {found!r}; the known ones are {known}")
     for key, value in _FIXED.items():
         if settings[key] != value:
@@ -96,7 +104,7 @@ def config_from(settings: Mapping[str, Any], tied: bool) -> T5Config:
         mlp_dim=settings["d_ff"],
         num_encoder_layers=layers,
         num_decoder_layers=layers if decoder_layers is None else decoder_layers,
-        mlp_activations=_ACTIVATIONS[settings["feed_forward_proj"]],
+        mlp_activations=ACTIVATIONS[settings["feed_forward_proj"]],
         logits_via_embedding=tied,
         scale_logits=_scales(settings, tied),
         relpos_per_layer=settings["model_type"] == "umt5",
@@ -117,46 +125,47 @@ def _scales(settings: Mapping[str, Any], tied: bool) -> bool:
 
 
 class _Weights:
-    """One safetensors file or several: shapes by name, and a reader."""
+    """One file of weights or several, safetensors before .bin: what is stored, by name."""
 
     def __init__(self, base: Path):
-        if (base / WEIGHTS).is_file():
-            parts = [SafeTensors(base / WEIGHTS)]
-        elif (base / INDEX).is_file():
-            parts = _shards(base)
+        for single, index, opened in FORMATS:
+            if (base / single).is_file():
+                parts = [opened(base / single)]
+                break
+            if (base / index).is_file():
+                parts = _shards(base, index, opened)
+                break
         else:
-            raise UserError(
-                f"'{base}' has no {WEIGHTS}; if it has only .bin weights, load them with "
-                "transformers and save_pretrained, which writes safetensors"
-            )
-        self._homes = {name: part for part in parts for name in part.shapes}
-        self.shapes: dict[str, Shape] = {n: part.shapes[n] for n, part in self._homes.items()}
+            raise UserError(f"'{base}' has no {WEIGHTS} and no {BIN}; give a transformers folder")
+        self.stored: dict[str, Stored] = {
+            n: one for part in parts for n, one in part.stored.items()
+        }
+        self.shapes: dict[str, Shape] = {name: one.shape for name, one in self.stored.items()}
         self.base = base
 
-    def read(self, name: str) -> np.ndarray:
-        return self._homes[name].read(name)
 
-
-def _shards(base: Path) -> list[SafeTensors]:
+def _shards(base: Path, index_name: str, opened: Callable[[Path], Any]) -> list[Any]:
     """Every shard that the index names; each array must lie in its own shard and no other."""
-    index = read_json(base / INDEX)
+    index = read_json(base / index_name)
     if "weight_map" not in index or not isinstance(index["weight_map"], dict):
-        raise UserError(f"'{base / INDEX}' has no weight_map; copy it again")
+        raise UserError(f"'{base / index_name}' has no weight_map; copy it again")
     homes: dict[str, str] = index["weight_map"]
     for file in set(homes.values()):
         if Path(file).name != file:
-            raise UserError(f"'{base / INDEX}' points outside, to '{file}'; copy the folder again")
-    parts = {file: SafeTensors(base / file) for file in sorted(set(homes.values()))}
+            where = base / index_name
+            raise UserError(f"'{where}' points outside, to '{file}'; copy the folder again")
+    parts = {file: opened(base / file) for file in sorted(set(homes.values()))}
     seen: dict[str, str] = {}
     for file, part in parts.items():
-        for name in part.shapes:
+        for name in part.stored:
             if name in seen:
                 both = f"{seen[name]} and {file}"
                 raise UserError(f"{base}: '{name}' is there twice, in {both}; remove one")
             seen[name] = file
     wrong = sorted(dict(homes.items() ^ seen.items()))
     if wrong:
-        raise UserError(f"{base}: '{wrong[0]}' is not where {INDEX} says; copy the folder again")
+        remedy = "copy the folder again"
+        raise UserError(f"{base}: '{wrong[0]}' is not where {index_name} says; {remedy}")
     return list(parts.values())
 
 
@@ -177,9 +186,14 @@ def _is_tied(settings: Mapping[str, Any], weights: _Weights) -> bool:
 
 
 def _same(weights: _Weights, one: str, other: str) -> bool:
-    if weights.shapes[one] != weights.shapes[other]:
+    """Whether two matrices hold the same values; a few rows of each are in memory at a time."""
+    a, b = weights.stored[one], weights.stored[other]
+    if a.shape != b.shape:
         return False
-    return bool(np.array_equal(weights.read(one), weights.read(other)))
+    step = max(1, AT_ONCE // (4 * a.shape[-1]))
+    boxes = [(slice(i, min(i + step, a.shape[0])), slice(0, a.shape[1]))
+             for i in range(0, a.shape[0], step)]  # fmt: skip
+    return all(np.array_equal(a.read(box), b.read(box)) for box in boxes)
 
 
 def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
@@ -207,17 +221,23 @@ def _folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if name.startswith("gs://"):
+        raise UserError(f"'{name}': hf: reads local folders; copy it, or convert it to orbax first")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"there is no folder '{name}'; hf: takes a folder or a name on the hub")
     return _download(name)
 
 
 def _download(name: str) -> Path:
+    """The repository's snapshot in the hub's cache; with HF_HUB_OFFLINE=1 what is there counts."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOADS))
+        folder = Path(snapshot_download(name, allow_patterns=DOWNLOADS + SAFE))
+        if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
+            folder = Path(snapshot_download(name, allow_patterns=DOWNLOADS + BINS))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "check the name and the network, or give a folder: hf:DIR"

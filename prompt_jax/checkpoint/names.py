@@ -5,8 +5,10 @@ bias as [heads, buckets]; transformers keeps both the other way round, hence `tr
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prompt_jax.errors import UserError
 
@@ -102,6 +104,7 @@ def _targets() -> list[str]:
 
 
 T5X_TABLE: Table = tuple(Rule(f"target.{name.replace('/', '.')}", name) for name in _targets())
+DOTTED_TABLE: Table = tuple(Rule(name.replace("/", "."), name) for name in _targets())
 FILES_TABLE: Table = tuple(Rule(name, name) for name in _targets())
 
 
@@ -113,12 +116,17 @@ def _fill(pattern: str, match: re.Match[str]) -> str:
     return pattern.replace("{i}", match[1]) if "{i}" in pattern else pattern
 
 
-def source_name(target: str, table: Table) -> str:
-    """What a T5X name is called in the files that `table` describes."""
+def destination(target: str, table: Table) -> Origin:
+    """Where an array of a T5X name stands in the files that `table` describes."""
     for rule in table:
         if rule.target and not rule.copy and (match := _compile(rule.target).fullmatch(target)):
-            return _fill(rule.source, match)
+            return Origin(_fill(rule.source, match), rule.transpose)
     raise KeyError(target)
+
+
+def source_name(target: str, table: Table) -> str:
+    """What a T5X name is called in the files that `table` describes."""
+    return destination(target, table).name
 
 
 def match(
@@ -170,3 +178,19 @@ def _origin(target: str, hits: list[tuple[str, Rule]], where: str) -> Origin:
         if not other_rule.copy:
             raise UserError(f"{where}: '{name}' and '{other}' give '{target}' twice; remove one")
     return Origin(name, rule.transpose, tuple(other for other, _ in others))
+
+
+def check_dtypes(found: Mapping[str, tuple[str, Any]], where: str) -> None:
+    """Refuses an array whose dtype is not that of the others: a sign of a bad copy.
+
+    `found`: name in the file -> (T5X's name, dtype). Beside half precision, norms and `wo` may be
+    float32, as transformers keeps them.
+    """
+    count = Counter(str(dtype) for _, dtype in found.values())
+    main = max(count, key=lambda dtype: (count[dtype], dtype))
+    for name, (target, dtype) in found.items():
+        keeps = target.endswith(("/scale", "/wo/kernel")) and str(dtype) == "float32"
+        if str(dtype) != main and not keeps:
+            raise UserError(
+                f"{where}: '{name}' holds {dtype} and the others {main}; save all in one precision"
+            )

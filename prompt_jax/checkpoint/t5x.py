@@ -4,18 +4,20 @@ Two layouts are read from a folder `checkpoint_STEP`, local or `gs://`:
 - legacy: a msgpack file `checkpoint` that holds small arrays and, for large ones, the description
   of a zarr array in the folder `target.<dotted name>`;
 - Orbax: `state/`, where arrays of the same dotted names lie in an OCDBT database or in folders.
+In both, the layers of a stack may lie apart or in one array with an axis of layers (`stacked.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from etils import epath
 from flax import serialization
 
-from prompt_jax.checkpoint import Checkpoint, LazyArrays, files, hf
-from prompt_jax.checkpoint.names import T5X_TABLE, Shape, match, source_name
+from prompt_jax.checkpoint import Checkpoint, LazyArrays, Stored, files, hf
+from prompt_jax.checkpoint.names import T5X_TABLE, Shape, check_dtypes, match, source_name
+from prompt_jax.checkpoint.stacked import unstack
+from prompt_jax.checkpoint.store import Store, is_bucket, open_array, stored
 from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5Config
 from prompt_jax.weights import t5x_shapes
@@ -38,10 +40,15 @@ _GATED = ("gelu", "linear")
 FAMILIES: dict[str, dict[str, Any]] = {
     "t5_1_0": _family(("relu",), tied=True),
     "t5_1_1": _family(_GATED),
+    "t5_1_1_lm_adapted": _family(_GATED),
+    "flan_t5": _family(_GATED),
     "mt5": _family(_GATED),
     "byt5": _family(_GATED),
     "umt5": _family(_GATED, relpos_per_layer=True),
+    "ul2": _family(("silu", "linear")),
+    "flan_ul2": _family(("silu", "linear")),
 }
+UL2_SHAPE = (4096, 16, 256)  # emb_dim, num_heads, head_dim: there the names alone do not decide
 # A family's traits that show in the names of the arrays.
 _TRAITS = ("mlp_activations", "logits_via_embedding", "relpos_per_layer")
 
@@ -54,61 +61,83 @@ def open_t5x(folder: str, family: str | None) -> Checkpoint:
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"unknown family '{family}'; the known ones are {', '.join(FAMILIES)}")
-    base = epath.Path(folder)
-    readers, shapes = _open_arrays(base)
+    store = Store(folder)
+    arrays = unstack(_open_arrays(store), folder)
+    shapes = {name: one.shape for name, one in arrays.items()}
     named = {name.removeprefix("target.").replace(".", "/"): s for name, s in shapes.items()}
-    config = _config(base, named, family)
+    config = _config(store, named, family)
     origins = match(shapes, t5x_shapes(config), T5X_TABLE, folder)
-
-    def read(target: str) -> np.ndarray:
-        return readers[origins[target].name]()
-
-    return Checkpoint(config, LazyArrays(origins, read), _vocabulary(base, family))
-
-
-def _open_arrays(base: epath.Path) -> tuple[dict[str, Callable[[], np.ndarray]], dict[str, Shape]]:
-    """Readers and shapes by dotted name (`target.…`), for either layout."""
-    if (base / "checkpoint").is_file():
-        inline, stored = _legacy(base)
-        store: dict[str, Any] = _kvstore(base)
-    elif (base / "state").is_dir():
-        inline = {}
-        store = _kvstore(base / "state")
-        if (base / "state" / "manifest.ocdbt").is_file():
-            store = {"driver": "ocdbt", "base": store}
-        stored = _listed(store)
-    else:
-        raise UserError(f"no T5X checkpoint in '{base}'; {_hint(base)}")
-    opened = {name: _open_zarr(store, name, base) for name in stored}
-    arrays = {**inline, **opened}
-    for name, array in arrays.items():
-        if str(array.dtype.name) not in FLOATS:
-            raise UserError(f"{base}: '{name}' holds {array.dtype.name}; save it as float32")
-    readers = {name: _inline_reader(array) for name, array in inline.items()}
-    readers |= {name: _zarr_reader(array, name, base) for name, array in opened.items()}
-    return readers, {name: tuple(array.shape) for name, array in arrays.items()}
+    found = {target: arrays[origin.name] for target, origin in origins.items()}
+    check_dtypes({origins[t].name: (t, one.dtype) for t, one in found.items()}, folder)
+    local = None if is_bucket(folder) else folder
+    return Checkpoint(config, LazyArrays(found), _vocabulary(store, family), local)
 
 
-def _hint(base: epath.Path) -> str:
-    steps = [p.name for p in base.glob("checkpoint_*")] if base.is_dir() else []
+def _open_arrays(store: Store) -> dict[str, Stored]:
+    """What is stored by dotted name (`target.…`), for either layout."""
+    index = store.read("checkpoint")
+    if index is not None:
+        return _legacy(store, index)
+    spec, names = store.arrays("state")
+    targets = [name for name in names if name.startswith("target.")]
+    if not targets:
+        raise UserError(f"no T5X checkpoint in '{store.path}'; {_hint(store)}")
+    return {name: _outside(spec, name, store) for name in targets}
+
+
+def _outside(spec: dict[str, Any], name: str, store: Store) -> Stored:
+    array = open_array(spec, name, store.path)
+    _check_float(array.dtype.name, name, store)
+    return stored(array, name, store.path)
+
+
+def _check_float(dtype: str, name: str, store: Store) -> None:
+    if dtype not in FLOATS:
+        raise UserError(f"{store.path}: '{name}' holds {dtype}; save it as float32")
+
+
+def _hint(store: Store) -> str:
+    base = epath.Path(store.path)
+    steps = []
+    if not is_bucket(store.path) and base.is_dir():
+        steps = [p.name for p in base.glob("checkpoint_*")]
     if steps:
         return f"give one of its steps, such as t5x:{base / sorted(steps)[-1]}"
     return "give the folder that holds the file 'checkpoint' or the folder 'state'"
 
 
-def _legacy(base: epath.Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays inside the msgpack file by dotted name, and the dotted names of those outside."""
-    path = base / "checkpoint"
+def _legacy(store: Store, index: bytes) -> dict[str, Stored]:
+    """Arrays inside the msgpack file and, where it describes them, those beside it."""
+    path = store.where("checkpoint")
     try:
-        tree = serialization.msgpack_restore(path.read_bytes())["optimizer"]["target"]
+        tree = serialization.msgpack_restore(index)["optimizer"]["target"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is not a whole T5X checkpoint; copy it again") from error
-    leaves = _leaves(tree, "target", path)
-    inline = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
-    return inline, [name for name in leaves if name not in inline]
+    arrays = {}
+    for name, leaf in _leaves(tree, "target", path).items():
+        if isinstance(leaf, np.ndarray):
+            _check_float(leaf.dtype.name, name, store)
+            arrays[name] = Stored.held(leaf)
+        else:
+            arrays[name] = _outside(store.spec, name, store)
+            _check_told(leaf, arrays[name], name, store)
+    return arrays
 
 
-def _leaves(tree: Any, name: str, path: epath.Path) -> dict[str, Any]:
+def _check_told(leaf: dict[str, Any], array: Stored, name: str, store: Store) -> None:
+    """The msgpack file and the array's own folder agree, as far as the former tells."""
+    told = {"dtype": leaf.get("dtype"), "shape": leaf.get("metadata", {}).get("shape")}
+    held: dict[str, Any] = {"dtype": array.dtype.name, "shape": list(array.shape)}
+    for key, value in told.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if value is not None and value != held[key]:
+            raise UserError(
+                f"{store.path}: '{name}' holds {key} {held[key]}, the file 'checkpoint' says "
+                f"{value}; copy the checkpoint again"
+            )
+
+
+def _leaves(tree: Any, name: str, path: str) -> dict[str, Any]:
     if isinstance(tree, np.ndarray) or (isinstance(tree, dict) and "kvstore" in tree):
         return {name: tree}
     if not isinstance(tree, dict):
@@ -119,66 +148,21 @@ def _leaves(tree: Any, name: str, path: epath.Path) -> dict[str, Any]:
     return inside
 
 
-def _kvstore(path: epath.Path) -> dict[str, Any]:
-    """TensorStore's description of a folder."""
-    text = str(path)
-    if text.startswith("gs://"):
-        bucket, _, inside = text.removeprefix("gs://").partition("/")
-        return {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
-    return {"driver": "file", "path": f"{path.resolve()}/"}
-
-
-def _listed(store: dict[str, Any]) -> list[str]:
-    keys = [key.decode() for key in ts.KvStore.open(store).result().list().result()]
-    names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
-    return [name for name in names if name.startswith("target.")]
-
-
-def _open_zarr(store: dict[str, Any], name: str, base: epath.Path) -> ts.TensorStore:
-    if store["driver"] == "ocdbt":
-        kvstore = {**store, "path": f"{name}/"}
-    else:
-        kvstore = {**store, "path": f"{store['path']}{name}/"}
-    # A chunk that is not there is an error, not zeros.
-    spec = {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}
-    try:
-        return ts.open(spec, open=True, read=True).result()
-    except (ValueError, OSError) as error:
-        raise UserError(f"{base}: '{name}' is missing or damaged; copy it again") from error
-
-
-def _inline_reader(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
-
-
-def _zarr_reader(array: ts.TensorStore, name: str, base: epath.Path) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        try:
-            return array.read().result()
-        except (ValueError, OSError) as error:
-            raise UserError(f"{base}: '{name}' is incomplete; copy the checkpoint again") from error
-
-    return read
-
-
-def _config(base: epath.Path, shapes: Mapping[str, Shape], family: str | None) -> T5Config:
-    path = base / "config.json"
-    if not path.is_file():
-        return _config_of_family(base, shapes, family)
+def _config(store: Store, shapes: Mapping[str, Shape], family: str | None) -> T5Config:
+    raw, where = store.json("config.json"), store.where("config.json")
+    if raw is None:
+        return _config_of_family(store.path, shapes, family)
     if family is not None:
-        raise UserError(f"'{path}' says what the model is; remove ?family={family}")
-    raw = files.read_json(path)
+        raise UserError(f"'{where}' says what the model is; remove ?family={family}")
     if "format" in raw:
-        return files.config_from(raw, str(path))
+        return files.config_from(raw, where)
     tied = _names_say(shapes)["logits_via_embedding"]
-    return hf.config_from(hf.settings_from(raw, str(path)), tied)
+    return hf.config_from(hf.settings_from(raw, where), tied)
 
 
-def _config_of_family(
-    base: epath.Path, shapes: Mapping[str, Shape], family: str | None
-) -> T5Config:
+def _config_of_family(base: str, shapes: Mapping[str, Shape], family: str | None) -> T5Config:
     seen = _names_say(shapes)
-    fitting = [name for name in FAMILIES if all(FAMILIES[name][t] == seen[t] for t in _TRAITS)]
+    fitting = [n for n in FAMILIES if all(_visible(FAMILIES[n])[t] == seen[t] for t in _TRAITS)]
     if not fitting:
         raise UserError(
             f"{base}: the arrays fit no family of {', '.join(FAMILIES)}; put a config.json there"
@@ -187,7 +171,16 @@ def _config_of_family(
         raise UserError(
             f"{base}: the arrays are not those of family={family}; try ?family={fitting[0]}"
         )
-    return _sized(base, shapes, FAMILIES[family or fitting[0]])
+    config = _sized(base, shapes, FAMILIES[family or fitting[0]])
+    if family is None and (config.emb_dim, config.num_heads, config.head_dim) == UL2_SHAPE:
+        raise UserError(f"{base}: this may be a UL2; say ?family=ul2, or ?family=t5_1_1 if not")
+    return config
+
+
+def _visible(traits: dict[str, Any]) -> dict[str, Any]:
+    """Traits as the names show them: all gated activations look alike."""
+    gated = len(traits["mlp_activations"]) == 2
+    return {**traits, "mlp_activations": _GATED if gated else traits["mlp_activations"]}
 
 
 def _names_say(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -198,7 +191,7 @@ def _names_say(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     }
 
 
-def _sized(base: epath.Path, shapes: Mapping[str, Shape], traits: dict[str, Any]) -> T5Config:
+def _sized(base: str, shapes: Mapping[str, Shape], traits: dict[str, Any]) -> T5Config:
     wi = "wi" if len(traits["mlp_activations"]) == 1 else "wi_0"
     layer = "layers_0/" if traits["relpos_per_layer"] else ""
     vocab_size, emb_dim = _pair(base, shapes, "token_embedder/embedding")
@@ -218,7 +211,7 @@ def _sized(base: epath.Path, shapes: Mapping[str, Shape], traits: dict[str, Any]
     )
 
 
-def _pair(base: epath.Path, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
+def _pair(base: str, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
     source = source_name(name, T5X_TABLE)
     if name not in shapes:
         raise UserError(f"{base}: '{source}' is missing; copy the checkpoint again")
@@ -234,7 +227,9 @@ def _layers(shapes: Mapping[str, Shape], stack: str) -> int:
     return len({rest.partition("/")[0] for rest in inside})
 
 
-def _vocabulary(base: epath.Path, family: str | None) -> str | None:
-    if (base / files.SPIECE).is_file():
-        return str(base / files.SPIECE)
-    return "bytes" if family == "byt5" else None
+def _vocabulary(store: Store, family: str | None) -> str | None:
+    if store.read(files.SPIECE) is not None:
+        return store.where(files.SPIECE)
+    told = store.json("config.json") or {}
+    bytewise = family == "byt5" or ("format" in told and told["vocabulary"] == "bytes")
+    return "bytes" if bytewise else None

@@ -4,6 +4,7 @@ torch, transformers and PEFT are imported inside functions, so that collecting t
 none of them. Expected numbers always come from the peer, computed in float32 when the test runs.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ class Family:
 FAMILIES = {
     "t5": Family("T5", True, {}),
     "t5_1_1": Family("T5", False, GATED),
+    "t5_1_1_lm_adapted": Family("T5", False, {**GATED, "d_kv": 16, "num_heads": 2}),
+    "flan_t5": Family("T5", False, {**GATED, "d_kv": 8, "num_heads": 6, "num_decoder_layers": 2}),
+    "ul2": Family("T5", False, {**GATED, "feed_forward_proj": "gated-silu", "dropout_rate": 0.0}),
+    "flan_ul2": Family("T5", False, {**GATED, "feed_forward_proj": "gated-silu", "d_kv": 16}),
     "t5_distances": Family(
         "T5",
         False,
@@ -54,6 +59,9 @@ FAMILIES = {
         {**GATED, "vocab_size": 384, "num_layers": 6, "num_decoder_layers": 2},
     ),
 }
+
+
+SAME_DECODER = ("t5_1_1_lm_adapted", "flan_t5", "flan_ul2", "mt5")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]
 
     torch.set_num_threads(1)
 
+    @functools.cache
     def make(name: str) -> Pair:
         folder = tmp_path_factory.mktemp(name)
         _write(FAMILIES[name], folder)
@@ -83,6 +92,12 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]
 @pytest.fixture(scope="session", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, make_pair: Callable[[str], Pair]) -> Pair:
     """The Pair of every family in turn."""
+    return make_pair(request.param)
+
+
+@pytest.fixture(scope="session", params=[n for n in FAMILIES if n not in SAME_DECODER])
+def decoding_pair(request: pytest.FixtureRequest, make_pair: Callable[[str], Pair]) -> Pair:
+    """The Pair of every family whose decoding differs from that of another: it is slow."""
     return make_pair(request.param)
 
 

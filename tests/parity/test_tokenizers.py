@@ -1,5 +1,7 @@
 """Our vocabularies give the ids of transformers' tokenizers."""
 
+import lzma
+import re
 import shutil
 
 import pytest
@@ -67,3 +69,65 @@ def test_bytes_are_those_of_byt5(line):
     ids = theirs(line).input_ids
     assert [*ours.encode(line), ours.eos_id] == ids
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+# A thousand lines of real text
+
+LANGUAGES = (
+    "ar",
+    "de",
+    "el",
+    "en",
+    "es",
+    "fr",
+    "hi",
+    "ja",
+    "ko",
+    "ru",
+    "sw",
+    "th",
+    "tr",
+    "vi",
+    "zh",
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(shared) -> list[str]:
+    """1,005 lines in 15 languages, spread over each file; every third has sentinels among words."""
+    lines = []
+    for language in LANGUAGES:
+        with lzma.open(shared / "data" / "corpus" / "multi" / language / "ntrex.txt.xz", "rt") as f:
+            text = [line.strip() for line in f if line.strip()]
+        lines += text[:: len(text) // 67][:67]
+    for i in range(0, len(lines), 3):
+        words = lines[i].split(" ")
+        words.insert(len(words) // 2, f"<extra_id_{i % 100}>")
+        lines[i] = " ".join([*words, f"<extra_id_{(i + 1) % 100}>"])
+    assert len(lines) == 1005
+    return lines
+
+
+def test_t5s_ids_of_a_thousand_lines(t5, corpus):
+    ours, theirs = t5
+    expected = theirs(corpus).input_ids
+    assert sum(len(ids) for ids in expected) > 30_000
+    different = [
+        line
+        for line, ids in zip(corpus, expected, strict=True)
+        if [*ours.encode(line), ours.eos_id] != ids
+    ]
+    assert different == []
+
+
+def test_bytes_of_a_thousand_lines(corpus):
+    """Without the sentinels, which transformers adds after the bytes: ids 259 and up."""
+    from transformers import ByT5Tokenizer
+
+    ours, theirs = Vocabulary.bytes(), ByT5Tokenizer()
+    plain = [re.sub(r"<extra_id_\d+>", "", line) for line in corpus]
+    expected = theirs(plain).input_ids
+    assert [[*ours.encode(line), ours.eos_id] for line in plain] == expected
+    assert [ours.decode(ids) for ids in expected] == theirs.batch_decode(
+        expected, skip_special_tokens=True
+    )

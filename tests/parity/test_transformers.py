@@ -17,9 +17,9 @@ def test_logits_are_those_of_transformers(pair, batch):
     np.testing.assert_allclose(ours[real], theirs[real], rtol=0, atol=2e-5)
 
 
-def test_greedy_ids_are_those_of_transformers(pair, questions):
-    ids, _ = pj.generate(pair.backbone, questions, max_length=N)
-    theirs = peer_greedy(pair.peer, questions)
+def test_greedy_ids_are_those_of_transformers(decoding_pair, questions):
+    ids, _ = pj.generate(decoding_pair.backbone, questions, max_length=N)
+    theirs = peer_greedy(decoding_pair.peer, questions)
     assert len(np.unique(theirs, axis=0)) > 1
     np.testing.assert_array_equal(ids[:, 0], theirs)
 

@@ -1,0 +1,34 @@
+"""The verb `convert`."""
+
+from typing import Annotated
+
+import typer
+
+from prompt_jax.options import Backbone, Debug, Json
+from prompt_jax.show import print_facts, print_json
+
+
+def convert(
+    backbone: Backbone,
+    format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="orbax, hf, t5x or files.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", metavar="DIR", help="New or empty; for T5X checkpoint_STEP.")
+    ],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Writes a backbone in another format, bit by bit as it is held.
+
+    \b
+    Example:
+      prompt-jax convert --backbone=t5x:/data/t5/checkpoint_1000000 --format=hf --output=/data/t5_hf
+    """
+    from prompt_jax.convert import convert as write
+
+    done = write(backbone, format, output)
+    if json:
+        print_json(done)
+    else:
+        print_facts(output, done)

@@ -1,0 +1,68 @@
+"""The verb `doctor`; nothing heavy is imported before it runs."""
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from prompt_jax.errors import UserError
+from prompt_jax.options import (
+    DataDir,
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    Json,
+    ModelDir,
+    TasksModules,
+)
+from prompt_jax.show import print_json, print_table
+
+if TYPE_CHECKING:
+    from prompt_jax.doctor import Line
+
+
+def doctor(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Says whether a run would work, and what to change. Exit code 2 if it would not.
+
+    \b
+    Example:
+      prompt-jax doctor --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
+    """
+    from prompt_jax import cli, config
+    from prompt_jax.doctor import examine, recipe_line
+
+    cli._use_data_dir(data_dir)
+    try:
+        cfg = config.load("Train", gin_file, ctx.obj, cli._folders(gin_search_paths))
+        cli._import_tasks(tasks_module)
+    except UserError as error:
+        lines = [recipe_line(gin_file, error)]
+    else:
+        lines = [recipe_line(cfg.files), *examine(cfg.root, model_dir)]
+    failed = any(line.status == "fail" for line in lines)
+    if json:
+        print_json({"ok": not failed, "lines": [dataclasses.asdict(line) for line in lines]})
+    else:
+        show(lines)
+    if failed:
+        raise typer.Exit(2)
+
+
+def show(lines: "list[Line]") -> None:
+    """A table on a terminal, else one plain line per check."""
+    if sys.stdout.isatty():
+        print_table("doctor", [dataclasses.asdict(line) for line in lines])
+        return
+    for line in lines:
+        fix = f"  ->  {line.fix}" if line.fix else ""
+        print(f"{line.status:4}  {line.check:10}  {line.value}{fix}")

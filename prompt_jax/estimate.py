@@ -1,0 +1,71 @@
+"""Memory of a training step per device, from shapes alone: nothing is allocated or compiled.
+
+Weights, trainables and optimizer are exact. Activations are an estimate of what the backward pass
+finds saved; a compiler keeps less here and more there, and is within a factor of two as a rule.
+
+Shapes: B rows on a device, T encoder columns, S decoder columns, D emb_dim, H heads, K head_dim, F
+mlp_dim, V vocab_size.
+"""
+
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from prompt_jax import sharding, weights
+from prompt_jax.t5 import T5Config
+
+
+def weight_bytes(config: T5Config, mesh: Mesh, dtype: str) -> int:
+    """Bytes of the model's arrays on one device."""
+    state = weights.abstract(config)[1]
+    places = dict(nnx.to_flat_state(sharding.params(mesh, state)))
+    total = 0
+    for path, variable in nnx.to_flat_state(state):
+        shape = places[path].get_value().shard_shape(variable.get_value().shape)
+        total += math.prod(shape)
+    return total * jnp.dtype(dtype).itemsize
+
+
+def optimizer_bytes(tx: Any, count: int) -> int:
+    """Bytes of an optimizer's state for `count` float32 parameters that are not factored."""
+    state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((count,), jnp.float32))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def activation_bytes(config: T5Config, rows: int, T: int, S: int) -> int:
+    """Bytes that the backward pass of one step finds saved on a device; an estimate."""
+    item, c = jnp.dtype(config.dtype).itemsize, config
+    encoder = _layer(c, T, [T], item)
+    decoder = _layer(c, S, [S, T], item) + 2 * T * c.num_heads * c.head_dim * item  # cross k, v
+    if c.remat == "none":
+        layers = c.num_encoder_layers * encoder + c.num_decoder_layers * decoder
+    else:
+        saved = (c.num_encoder_layers * T + c.num_decoder_layers * S) * c.emb_dim * item
+        layers = saved + max(encoder, decoder)
+    logits = 3 * S * c.vocab_size * 4  # logits, softmax and their gradient, float32
+    return rows * (layers + logits)
+
+
+def _layer(c: T5Config, columns: int, attended: list[int], item: int) -> int:
+    """Bytes that one layer saves for one row: residuals, heads, softmax (float32), the MLP."""
+    HK = c.num_heads * c.head_dim
+    mlp = columns * c.mlp_dim * (2 * len(c.mlp_activations) + 1) * item
+    total = mlp + 2 * columns * c.emb_dim * item
+    for keys in attended:
+        heads = columns * (2 * c.emb_dim + 4 * HK) * item
+        total += heads + c.num_heads * columns * keys * (4 + item)
+    return total
+
+
+def device_bytes(device: Any) -> int:
+    """What a device holds; for a CPU the host's memory, shared among its virtual devices."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return host // len(jax.local_devices())

@@ -1,0 +1,168 @@
+"""The `eval` verb: saved prompts on a split of a task, with the backbone loaded once.
+
+Several prompts of one shape are answered in the same batches, each row with its own prompt; others
+one after the other. Their majority vote is an ensemble (Lester et al. 2021, section 7).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from prompt_jax import sharding
+from prompt_jax.answers import Answer, Answering
+from prompt_jax.artefact import Prompt, check_backbone, load_prompt
+from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.bundle import PromptBundle
+from prompt_jax.data import Data
+from prompt_jax.errors import UserError
+from prompt_jax.evaluate import Answers, TaskScorer, check_tokenizer
+from prompt_jax.layout import PromptLayout
+from prompt_jax.methods.base import FixedPrompt, PromptedT5
+
+SIDES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class PromptStack:
+    """Prompts of one shape as one bundle; prompt n is that of task id n."""
+
+    prompts: Sequence[Prompt]
+
+    def bundle(self) -> PromptBundle:
+        """float32 [N, P, D] and [N, P', D]."""
+        bundles = [prompt.bundle() for prompt in self.prompts]
+        rows = {side: [vars(bundle)[side] for bundle in bundles] for side in SIDES}
+        stacked = {side: jnp.concatenate(r) for side, r in rows.items() if r[0] is not None}
+        return PromptBundle(**stacked, visibility=bundles[0].visibility)
+
+
+def evaluate_prompt(*, prompt: str | None, **options: Any) -> dict[str, Any]:
+    """Metrics of one saved prompt, or of the bare backbone; options as `evaluate_prompts`."""
+    return evaluate_prompts(prompts=[] if prompt is None else [prompt], **options)[0]
+
+
+def evaluate_prompts(
+    *,
+    backbone: str,
+    prompts: Sequence[str],
+    task: str,
+    split: str,
+    batch_size: int = 64,
+    max_examples: int | None = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+    dtype: str | None = None,
+    allow_other_backbone: bool = False,
+    how: Answering = Answering(),  # noqa: B008 (frozen)
+) -> tuple[dict[str, Any], list[dict]]:
+    """What the `eval` verb reports, and the predictions row by row.
+
+    No prompt: the bare backbone. Lengths and dtype are by default those the prompts were trained
+    with. Of several prompts the report has the metrics of each, their mean, and those of the vote.
+
+    Raises:
+      UserError: a prompt that does not fit, or prompts that were trained with other lengths.
+    """
+    saved = [load_prompt(path) for path in prompts]
+    text = Data(
+        task=task,
+        split=split,
+        input_length=input_length or trained(saved, "input_length", 512),
+        target_length=target_length or trained(saved, "target_length", 64),
+        batch_size=batch_size,
+        max_examples=max_examples,
+    ).read()
+    held = dtype or trained(saved, "dtype", "bfloat16")
+    mesh = sharding.MeshShape().build()
+    loaded = load_backbone(backbone, held, trained(saved, "vocabulary", None), mesh)
+    for prompt in saved:
+        check_backbone(prompt, loaded, allow_other=allow_other_backbone)
+        check_tokenizer(prompt, loaded)
+
+    def open_scorer(layout: PromptLayout) -> TaskScorer:
+        return TaskScorer(text, loaded.vocabulary, layout, mesh, how)
+
+    scorer, answers = answer_all(open_scorer, loaded, saved)
+    report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
+    if len(answers) == 1:
+        metrics, rows = scorer.score(answers[0])
+        table = scorer.confusion(answers[0])
+        return report | metrics | ({"confusion": table} if table else {}), rows
+    return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
+
+
+def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
+    """What all prompts were trained with; `default` where none says it."""
+    told = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
+    if len(set(told.values())) > 1:
+        shown = ", ".join(f"{path}: {value}" for path, value in told.items())
+        raise UserError(f"the prompts were trained with different {name} ({shown}): give --{name}")
+    return next(iter(told.values()), default)
+
+
+def answer_all(
+    open_scorer, backbone: Backbone, prompts: Sequence[Prompt]
+) -> tuple[TaskScorer, list[Answers]]:
+    """The answers with each prompt: in the same batches if all have one shape."""
+    if not prompts:
+        scorer = open_scorer(PromptLayout())
+        return scorer, [scorer.answer(model_of(backbone, None))]
+    if len({_shape(prompt) for prompt in prompts}) == 1:
+        scorer = open_scorer(prompts[0].layout)
+        return scorer, scorer.answer_all(model_of(backbone, PromptStack(prompts)), len(prompts))
+    scorers = {prompt.layout: open_scorer(prompt.layout) for prompt in prompts}
+    said = [
+        scorers[prompt.layout].answer(model_of(backbone, prompt), prompt=0) for prompt in prompts
+    ]
+    return scorers[prompts[0].layout], said
+
+
+def _shape(prompt: Prompt) -> tuple:
+    """What prompts must share to be rows of one bundle."""
+    shapes = tuple((side, array.shape) for side, array in sorted(prompt.arrays.items()))
+    return shapes, prompt.layout, prompt.visibility
+
+
+def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None):
+    graphdef, params = nnx.split(PromptedT5(backbone.model, FixedPrompt(prompt)))
+    return graphdef, nnx.State({}), params
+
+
+def vote(answers: Sequence[Sequence[Answer]]) -> list[Answer]:
+    """The majority's answer to every example; its score is its share of the votes.
+
+    Of texts with equally many votes the one with the greatest sum of scores wins, then the first.
+    """
+    chosen = []
+    for said in zip(*answers, strict=True):
+        votes = Counter(answer.text for answer in said)
+        weight = {text: sum(a.score for a in said if a.text == text) for text in votes}
+        best = max(votes, key=lambda text: (votes[text], weight[text]))
+        chosen.append(Answer(best, votes[best] / len(said)))
+    return chosen
+
+
+def ensemble(answers: Sequence[Answers]) -> Answers:
+    """The vote of several prompts, task by task."""
+    return [vote(by_prompt) for by_prompt in zip(*answers, strict=True)]
+
+
+def _compare(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> dict:
+    each = [scorer.score(said)[0] for said in answers]
+    mean = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
+    both = ensemble(answers)
+    rows = [{"prompt": p, **metrics} for p, metrics in zip(prompts, each, strict=True)]
+    report = {"prompts": rows, "mean": mean, "vote": scorer.score(both)[0]}
+    table = scorer.confusion(both)
+    return report | ({"confusion": table} if table else {})
+
+
+def _numbered(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> list[dict]:
+    """The predictions of every prompt, each row with its prompt's path; last those of the vote."""
+    named = [*zip(prompts, answers, strict=True), ("vote", ensemble(answers))]
+    return [{"prompt": name, **row} for name, said in named for row in scorer.score(said)[1]]

@@ -1,0 +1,143 @@
+"""PEFT's folder of a prompt: `adapter_config.json` and `adapter_model.safetensors`.
+
+PEFT puts `num_virtual_tokens` rows before the encoder's text, and attends to them always. Its
+default for encoder-decoders, `num_transformer_submodules` 2, saves twice as many rows as it uses:
+the rest never had a gradient, and is dropped here. We write 1. Keys and names: PEFT 0.21.2.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from prompt_jax.errors import UserError
+from prompt_jax.exports import checked_rows
+
+if TYPE_CHECKING:
+    from prompt_jax.artefact import Prompt
+    from prompt_jax.exports import About
+
+CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+FOLDS = ("PROMPT_TUNING", "P_TUNING")  # P-tuning saves the output of its MLP: rows like any others
+WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prompt can stand for
+    "LORA": "it changes the weights of attention",
+    "IA3": "it scales keys, values and the feed-forward layer",
+    "ADALORA": "it changes the weights of attention",
+    "PREFIX_TUNING": "it adds keys and values to the decoder's layers alone",
+    "MULTITASK_PROMPT_TUNING": "its rows depend on the task's number and stand in the decoder too",
+}
+
+
+def write(path: Path, prompt: "Prompt", about: "About") -> None:
+    path.mkdir()
+    rows = prompt.array
+    config = about.config
+    settings = {
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model(about.backbone),
+        "inference_mode": True,
+        "modules_to_save": None,
+        "num_attention_heads": config and config.num_heads,
+        "num_layers": config and config.num_encoder_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": len(rows),
+        "peft_type": "PROMPT_TUNING",
+        "peft_version": "0.21.2",
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "revision": None,
+        "task_type": "SEQ_2_SEQ_LM",
+        "token_dim": rows.shape[1],
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+    (path / CONFIG).write_text(json.dumps(settings, indent=2))
+    safetensors.numpy.save_file({KEY: rows}, path / WEIGHTS, metadata={"format": "pt"})
+
+
+def base_model(backbone: str | None) -> str | None:
+    """The name that transformers knows a backbone by, if it does."""
+    kind, _, rest = (backbone or "").partition(":")
+    return rest if kind == "hf" else None
+
+
+def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
+    """PEFT's rows and, given a batch and a folder of transformers, its logits in float32."""
+    import peft
+    import torch
+    import transformers
+
+    config: Any = peft.PeftConfig.from_pretrained(path)
+    rows = peft.utils.load_peft_weights(path, device="cpu")[KEY]
+    found = {"encoder": rows[: config.num_virtual_tokens].float().numpy()}
+    if "folder" not in request:
+        return found
+    base = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        request["folder"], dtype=torch.float32
+    )
+    # transformers 5 calls every model tied; its umT5 then scales logits that have their own head.
+    base.config.tie_word_embeddings = request["tied"]
+    model = peft.PeftModel.from_pretrained(base, path).eval()
+    ids = {name: torch.tensor(value) for name, value in request["batch"].items()}
+    tokens = ids["encoder_input_tokens"]
+    with torch.no_grad():
+        outputs = model(
+            input_ids=tokens,
+            attention_mask=(tokens > 0).long(),
+            decoder_input_ids=ids["decoder_input_tokens"],
+        )
+    return {**found, "logits": outputs.logits.numpy()}
+
+
+def read(path: str) -> "Prompt":
+    from prompt_jax.artefact import Prompt
+
+    config = _config(Path(path) / CONFIG)
+    rows = _rows(Path(path) / WEIGHTS)
+    used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"] or 2
+    if len(rows) != used * modules:
+        raise UserError(
+            f"{path}: {KEY} has {len(rows)} rows, {CONFIG} says {used} x {modules}: copy it again"
+        )
+    return Prompt({"encoder": checked_rows(rows[:used], KEY, path)}, {}, path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A checked adapter_config.json."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} ({error}): give an adapter's folder") from None
+    wanted = ("peft_type", "task_type", "num_virtual_tokens", "num_transformer_submodules")
+    defaults: dict[str, Any] = dict.fromkeys((*wanted, "modules_to_save"))
+    config = {**defaults, **config}
+    kind, task = config["peft_type"], config["task_type"]
+    if kind not in FOLDS:
+        why = WHY_NOT[kind] if kind in WHY_NOT else "it is none of " + ", ".join(FOLDS)
+        raise UserError(f"{path}: {kind} is no prompt, {why}: use it through PEFT")
+    if task != "SEQ_2_SEQ_LM":
+        raise UserError(f"{path}: task_type is {task!r}; only a SEQ_2_SEQ_LM prompt suits a T5")
+    if config["modules_to_save"]:
+        names = ", ".join(config["modules_to_save"])
+        raise UserError(f"{path}: {names} of the model were tuned too: use it through PEFT")
+    if type(config["num_virtual_tokens"]) is not int:
+        raise UserError(f"{path}: num_virtual_tokens is no whole number: copy it again")
+    return config
+
+
+def _rows(path: Path) -> np.ndarray:
+    if not path.is_file() and path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"{str(path.with_suffix('.bin'))!r} is a pickle, which is never opened: save the "
+            "adapter by PEFT again, which writes safetensors"
+        )
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read {str(path)!r} ({error}): copy the adapter again") from None
+    if set(arrays) != {KEY}:
+        raise UserError(f"{path}: holds {sorted(arrays)}; a prompt is {KEY!r} alone")
+    return arrays[KEY].astype(np.float32)

@@ -1,0 +1,90 @@
+"""Tasks whose targets are texts of their own: summaries, answers, descriptions, referents.
+
+A `form` turns a record of a file (or a TFDS example) into rows with `inputs`, `targets` and what
+else the task keeps; lists of texts are kept as such.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.tasks.layouts import Record
+from prompt_jax.tasks.official import DataSet, locate, named_records, read_tfds, source_of
+from prompt_jax.tasks.text import RowsSource, add_task
+
+Row = dict[str, Any]
+Form = Callable[[Record], Iterable[Row]]
+
+
+def register_rows(
+    name: str,
+    data: DataSet,
+    forms: Form | Mapping[str, Form],
+    metrics: Sequence[Callable],
+    prefix: str,
+    postprocess: Callable | None = None,
+    gather: Callable[[list[Row], str], list[Row]] | None = None,
+    choices: Sequence[str] | None = None,
+) -> None:
+    """Registers `name`, whose inputs begin with `prefix`, and `taskless_NAME` without it.
+
+    Args:
+      forms: a record -> its rows; or that for each split.
+      gather: (all rows of a split, split) -> the rows of the task.
+      choices: the targets, if they are labels.
+    """
+
+    def source(start: str) -> RowsSource:
+        def read(split: str) -> list[Row]:
+            form = forms[split] if isinstance(forms, Mapping) else forms
+            rows = list(read_rows(data, split, form))
+            rows = rows if gather is None else gather(rows, split)
+            return [{**row, "inputs": start + row["inputs"]} for row in rows]
+
+        return source_of(data, read)
+
+    add_task(name, source(f"{prefix} " if prefix else ""), [], metrics, choices, postprocess)
+    if prefix:
+        add_task(f"taskless_{name}", source(""), [], metrics, choices, postprocess)
+
+
+def read_rows(data: DataSet, split: str, form: Form) -> Iterator[Row]:
+    """The rows of a split, with `idx` counted if the form gives none.
+
+    UserError names the file and the line of a record that the form does not understand.
+    """
+    count = 0
+    for where, record in _records(data, split):
+        try:
+            for row in form(record):
+                yield {"idx": count, **row}
+                count += 1
+        except KeyError as error:
+            raise UserError(f"{where}: no field {error}; there are {', '.join(record)}") from None
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    if not count:
+        raise UserError(f"split '{split}' of {data.folder} has no rows; see {data.home}")
+
+
+def _records(data: DataSet, split: str) -> Iterator[tuple[str, Record]]:
+    found = locate(data, split)
+    if isinstance(found, tuple):
+        for path, _, number, record in named_records(data, *found):
+            yield f"{path}:{number}", record
+    else:
+        for number, example in enumerate(read_tfds(data, split, found), start=1):
+            yield f"TFDS {data.tfds} {split} example {number}", data.from_tfds(_python(example))
+
+
+def _python(value: Any) -> Any:
+    """A TFDS example as texts, lists, dicts and numbers."""
+    if isinstance(value, dict):
+        return {key: _python(inner) for key, inner in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray | np.generic):
+        return _python(value.tolist())
+    return [_python(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,209 @@
+"""Data to text, summaries and questions: E2E, WebNLG, DART, DialogSum, SQuAD, and sets from TFDS.
+
+Training rows are one for each reference; validation and test rows are one for each input, with all
+its references in `answers`, of which the metrics take the best. Triples are written
+"subject : property : object | ...". Summaries and SQuAD have T5's form; E2E, WebNLG and DART, which
+T5 has not, begin with their name.
+"""
+
+import re
+from collections.abc import Iterator
+
+from prompt_jax.metrics_generation import bleu, rouge
+from prompt_jax.metrics_qa import answers, squad
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.layouts import DART, JSONL, SQUAD, WEBNLG, Record, comma_separated, pick
+from prompt_jax.tasks.official import DataSet, File
+from prompt_jax.tasks.rows import Row, register_rows
+
+FOLDER = "text2text"
+
+E2E = DataSet(
+    folder=f"{FOLDER}/e2e",
+    files={
+        "train": File("trainset.csv", comma_separated()),
+        "validation": File("devset.csv", comma_separated()),
+        "test": File("testset_w_refs.csv", comma_separated()),
+    },
+    home="https://github.com/tuetschek/e2e-dataset",
+    licence="CC BY-SA 4.0",
+    sizes={"train": 42061, "validation": 547, "test": 630},
+    note="training pairs; distinct meaning representations in the others",
+)
+WEBNLG_2017 = DataSet(
+    folder=f"{FOLDER}/webnlg_challenge_2017",
+    files={
+        "train": File("train.json", WEBNLG),
+        "validation": File("dev.json", WEBNLG),
+        "test": File("test.json", WEBNLG),
+    },
+    home="https://gitlab.com/shimorina/webnlg-dataset (JSON as in microsoft/LoRA's examples)",
+    licence="CC BY-NC-SA 4.0",
+    sizes={"validation": 870},
+    note="challenge of 2017; verbalisations marked good",
+)
+DART_1_1_1 = DataSet(
+    folder=f"{FOLDER}/dart",
+    files={
+        "train": File("dart-v1.1.1-full-train.json", DART),
+        "validation": File("dart-v1.1.1-full-dev.json", DART),
+        "test": File("dart-v1.1.1-full-test.json", DART),
+    },
+    home="https://github.com/Yale-LILY/dart/tree/master/data/v1.1.1",
+    licence="MIT",
+    sizes={"validation": 2721},
+    note="version 1.1.1; it includes E2E and WebNLG",
+)
+DIALOGSUM = DataSet(
+    folder=f"{FOLDER}/dialogsum",
+    files={
+        "train": File("dialogsum.train.jsonl", JSONL),
+        "validation": File("dialogsum.dev.jsonl", JSONL),
+        "test": File("dialogsum.test.jsonl", JSONL),
+    },
+    home="https://github.com/cylnlp/dialogsum",
+    licence="CC BY-NC-SA 4.0",
+    sizes={"train": 12460, "validation": 500, "test": 500},
+    note="three references in the test split",
+)
+
+
+def from_tfds(name: str, splits: tuple[str, ...], licence: str, note: str = "") -> DataSet:
+    """A set that is read from a prepared TFDS folder alone."""
+    home = f"https://www.tensorflow.org/datasets/catalog/{name.split('/')[0].split(':')[0]}"
+    files = {split: () for split in splits}
+    return DataSet(folder="tfds", files=files, home=home, tfds=name, licence=licence, note=note)
+
+
+# ---- forms: a record to rows of one reference each ----
+
+
+def pairs(inputs: str, references: list[str]) -> Iterator[Row]:
+    """A row for each reference of one input; `answers` are all of them."""
+    for text in references:
+        yield {"inputs": inputs, "targets": text, "answers": references}
+
+
+def meaning_to_text(record: Record) -> Iterator[Row]:
+    """E2E: "meaning: name[Alimentum], area[city centre]"."""
+    yield from pairs(f"meaning: {pick(record, 'mr', str)}", [pick(record, "ref", str)])
+
+
+def triples_to_text(record: Record) -> Iterator[Row]:
+    """WebNLG and DART: "triples: Aarhus : leaderName : Jacob_Bundsgaard | ..."."""
+    triples = " | ".join(" : ".join(triple) for triple in record["triples"])
+    yield from pairs(f"triples: {triples}", record["texts"])
+
+
+def summary_of(text: str, *summaries: str):
+    """The form of a summary: the text itself, with the summaries that are there as references."""
+
+    def form(record: Record) -> Iterator[Row]:
+        references = [pick(record, key, str) for key in summaries if key in record]
+        if not references:
+            raise ValueError(f"no field '{summaries[0]}'; there are {', '.join(record)}")
+        yield from pairs(pick(record, text, str), references)
+
+    return form
+
+
+def pad_punctuation(text: str) -> str:
+    """T5's SQuAD text: blanks around ASCII punctuation, every run of blanks as one.
+
+    >>> pad_punctuation("Where's it?")
+    "Where ' s it ? "
+    """
+    return re.sub(r"\s+", " ", re.sub(r"([!-/:-@\[-`{-~])", r" \1 ", text))
+
+
+def question(record: Record) -> Iterator[Row]:
+    """SQuAD and MRQA: "question: ... context: ..."; the first answer is the target."""
+    found = [pad_punctuation(text) for text in record["answers"]]
+    if not found:
+        raise ValueError("a question without answers")
+    asked, context = (pad_punctuation(pick(record, key, str)) for key in ("question", "context"))
+    inputs = re.sub(r"\s+", " ", f"question: {asked} context: {context}")
+    yield {"inputs": inputs, "targets": found[0], "answers": found}
+
+
+def squad_question(record: Record) -> Iterator[Row]:
+    """A question of the official file, whose answers have their place beside them, or of TFDS."""
+    found = record["answers"]
+    texts = found["text"] if isinstance(found, dict) else [text for text, _ in found]
+    yield from question({**record, "answers": texts})
+
+
+# ---- evaluation on distinct inputs ----
+
+
+def one_per_input(rows: list[Row], split: str) -> list[Row]:
+    """The rows of `train` as they are; of another split, one for each input with all references."""
+    if split == "train":
+        return rows
+    merged: dict[str, Row] = {}
+    for row in rows:
+        first = merged.setdefault(row["inputs"], {**row, "answers": []})
+        first["answers"] += [text for text in row["answers"] if text not in first["answers"]]
+    return [{**row, "idx": number} for number, row in enumerate(merged.values())]
+
+
+WRITTEN = [bleu, rouge]
+for _name, _data, _form, _prefix, _metrics in (
+    ("e2e_nlg", E2E, meaning_to_text, "e2e", WRITTEN),
+    ("web_nlg", WEBNLG_2017, triples_to_text, "webnlg", WRITTEN),
+    ("dart", DART_1_1_1, triples_to_text, "dart", WRITTEN),
+    (
+        "dialogsum",
+        DIALOGSUM,
+        summary_of("dialogue", "summary", "summary1", "summary2", "summary3"),
+        "summarize:",
+        [rouge],
+    ),
+):
+    register_rows(_name, _data, _form, _metrics, _prefix, answers, one_per_input)
+
+# ---- SQuAD, and what TFDS alone hands out ----
+
+SQUAD_1_1 = DataSet(
+    folder="squad",
+    files={
+        "train": File("train-v1.1.json", SQUAD),
+        "validation": File("dev-v1.1.json", SQUAD),
+    },
+    tfds="squad/v1.1:3.0.0",
+    home="https://rajpurkar.github.io/SQuAD-explorer",
+    licence="CC BY-SA 4.0",
+    sizes={"train": 87599, "validation": 10570},
+)
+register_rows("squad", SQUAD_1_1, squad_question, [squad], "", answers)
+
+BOTH = ("train", "validation")
+ALL = (*BOTH, "test")
+OPEN_MRQA = ("squad", "news_qa", "trivia_qa", "search_qa", "hotpot_qa", "natural_questions")
+HELD_MRQA = ("bio_asq", "drop", "duo_rc", "race", "relation_extraction", "textbook_qa")
+NLI = ("entailment", "neutral", "contradiction")
+
+
+def anli_pair(record: Record) -> Iterator[Row]:
+    """ANLI: "hypothesis: ... premise: ..." as T5 writes MNLI; TFDS calls the premise context."""
+    inputs = f"hypothesis: {record['hypothesis']} premise: {record['context']}"
+    yield {"inputs": inputs, "targets": NLI[record["label"]], "label": record["label"]}
+
+
+SUMMARY = ([rouge], "summarize:", answers)
+SPAN = ([squad], "", answers)
+# name: (TFDS builder and version, splits, licence, form, (metrics, prefix, postprocess))
+TFDS_ONLY: dict[str, tuple] = {
+    "xsum": ("xsum:1.1.0", ALL, "research use", summary_of("document", "summary"), SUMMARY),
+    "cnn_dailymail": (
+        "cnn_dailymail:3.4.0", ALL, "research use", summary_of("article", "highlights"), SUMMARY
+    ),
+}  # fmt: skip
+for _set in OPEN_MRQA + HELD_MRQA:
+    _splits = BOTH if _set in OPEN_MRQA else ("test",)
+    TFDS_ONLY[f"mrqa_{_set}"] = (f"mrqa/{_set}:1.0.0", _splits, "each set's own", question, SPAN)
+for _name, (_tfds, _splits, _licence, _form, (_metrics, _prefix, _post)) in TFDS_ONLY.items():
+    register_rows(_name, from_tfds(_tfds, _splits, _licence), _form, _metrics, _prefix, _post)
+for _round in ("r1", "r2", "r3"):
+    _data = from_tfds(f"anli/{_round}:0.1.0", ALL, "CC BY-NC 4.0")
+    register_rows(f"anli_{_round}", _data, anli_pair, [accuracy], f"anli_{_round}", choices=NLI)
