@@ -1,5 +1,6 @@
 """PyTorch's `.bin` files, through torch's own loader of weights only: it runs no code of a file."""
 
+import importlib
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +19,7 @@ class TorchBin:
 
     def __init__(self, path: Path):
         try:
-            import torch
+            torch: Any = importlib.import_module("torch")  # of the parity extra
         except ImportError as error:
             raise UserError(f"'{path}' can be read by torch only: {NEEDS_TORCH}") from error
         try:
@@ -42,8 +43,7 @@ class TorchBin:
         self.stored = {name: self._stored(name, value) for name, value in tensors.items()}
 
     def _stored(self, name: str, value: Any) -> Stored:
-        import torch
-
+        torch: Any = importlib.import_module("torch")
         if not isinstance(value, torch.Tensor) or value.dtype not in self._dtypes:
             held = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
             raise UserError(f"{self.path}: '{name}' holds {held}; save it as float32 or bfloat16")

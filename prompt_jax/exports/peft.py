@@ -5,6 +5,7 @@ default for encoder-decoders, `num_transformer_submodules` 2, saves twice as man
 the rest never had a gradient, and is dropped here. We write 1. Keys and names: PEFT 0.21.2.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,10 @@ def base_model(backbone: str | None) -> str | None:
 
 def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
     """PEFT's rows and, given a batch and a folder of transformers, its logits in float32."""
-    import peft
-    import torch
     import transformers
+
+    peft: Any = importlib.import_module("peft")  # of the parity extra, like torch
+    torch: Any = importlib.import_module("torch")
 
     config: Any = peft.PeftConfig.from_pretrained(path)
     rows = peft.utils.load_peft_weights(path, device="cpu")[KEY]
