@@ -37,6 +37,7 @@ BUNDLED_MODULES = (
     "superglue_spans",
     "classification",
     "text2text",
+    "xtreme",
     "nano_mixture",
     "quickstart",
 )
