@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from prompt_jax import sharding, sizes, weights
+from prompt_jax import quantised, sharding, sizes, weights
 from prompt_jax.checkpoint import Checkpoint
 from prompt_jax.checkpoint.digests import cached_digest
 from prompt_jax.checkpoint.files import open_folder
@@ -38,7 +38,8 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen T5: weights and activations in one dtype; `vocabulary` is None for arrays only."""
+    """A frozen T5: weights and activations in one dtype, unless its large matrices are quantised;
+    `vocabulary` is None for arrays only."""
 
     config: T5Config
     model: T5
@@ -52,17 +53,20 @@ def load_backbone(
     dtype: str = "bfloat16",
     vocabulary: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    weights_dtype: str | None = None,
 ) -> Backbone:
     """Load `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or `random:SIZE?seed=0`.
 
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
     SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,
-    each process reads only the parts of the weights that its devices hold.
+    each process reads only the parts of the weights that its devices hold. `weights_dtype`, int8,
+    int4 or float8_e4m3fn, is that of the large matrices alone (`quantised`), else as `dtype`.
 
     >>> load_backbone("random:nano?seed=1", vocabulary="bytes").name
     'random:nano?seed=1'
     """
     check_dtype(dtype)
+    quantised.check(weights_dtype)
     checkpoint = open_checkpoint(name)
     words = _load_vocabulary(vocabulary or checkpoint.vocabulary)
     if words is not None and words.size > checkpoint.config.vocab_size:
@@ -73,10 +77,11 @@ def load_backbone(
         )
     config = replace(checkpoint.config, dtype=dtype)
     places = None if mesh is None else sharding.params(mesh, weights.abstract(config)[1])
-    model = weights.build(config, checkpoint.arrays, dtype, places)
+    model = weights.build(config, checkpoint.arrays, dtype, places, weights_dtype)
     here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
-    # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
-    arrays = weights.held(model) if here else checkpoint.arrays
+    # What is held rounds to the same bfloat16 as what is stored, and need not be read again;
+    # a quantised copy has the digest of its source.
+    arrays = weights.held(model) if here and weights_dtype is None else checkpoint.arrays
     total = cached_digest(name, checkpoint.folder, lambda: digest(arrays))
     return Backbone(config, model, name, total, words)
 

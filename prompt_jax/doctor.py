@@ -175,7 +175,7 @@ def check_memory(facts: Facts) -> Line:
     config = dataclasses.replace(
         facts.checkpoint.config, dtype=facts.dtype, remat=run.backbone.remat
     )
-    frozen = estimate.weight_bytes(config, mesh, config.dtype)
+    frozen = estimate.weight_bytes(config, mesh, config.dtype, run.backbone.weights_dtype)
     count = run.method.count(config)
     trained = 2 * 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
     if run.method.trainable is nnx.Param:  # all weights train, and are shared out as they are

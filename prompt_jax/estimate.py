@@ -16,19 +16,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from prompt_jax import sharding, weights
+from prompt_jax import quantised, sharding, weights
 from prompt_jax.t5 import T5Config
 
 
-def weight_bytes(config: T5Config, mesh: Mesh, dtype: str) -> int:
-    """Bytes of the model's arrays on one device."""
-    state = weights.abstract(config)[1]
+def weight_bytes(config: T5Config, mesh: Mesh, dtype: str, weights_dtype: str | None = None) -> int:
+    """Bytes of the model's arrays on one device; an int4 counts as one byte."""
+    state = quantised.shapes(weights.abstract(config)[1], weights_dtype)
     places = dict(nnx.to_flat_state(sharding.params(mesh, state)))
     total = 0
     for path, variable in nnx.to_flat_state(state):
-        shape = places[path].get_value().shard_shape(variable.get_value().shape)
-        total += math.prod(shape)
-    return total * jnp.dtype(dtype).itemsize
+        value = variable.get_value()
+        large = isinstance(value, quantised.QArray)
+        for x, place in zip(
+            jax.tree.leaves(value), jax.tree.leaves(places[path].get_value()), strict=True
+        ):
+            item = jnp.dtype(x.dtype if large else dtype).itemsize
+            total += math.prod(place.shard_shape(x.shape)) * item
+    return total
 
 
 def optimizer_bytes(tx: Any, count: int) -> int:

@@ -41,6 +41,12 @@ TopP = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of sampling.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")]
+WeightsDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn, or none: as --dtype."
+    ),
+]
 OtherBackbone = Annotated[
     bool,
     typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
@@ -84,6 +90,7 @@ def evaluate(
     input_length: InputLength = None,
     target_length: TargetLength = None,
     dtype: Dtype = None,
+    weights_dtype: WeightsDtype = None,
     allow_other_backbone: OtherBackbone = False,
     json: Json = False,
     debug: Debug = False,
@@ -112,6 +119,7 @@ def evaluate(
         input_length=input_length,
         target_length=target_length,
         dtype=dtype,
+        weights_dtype=weights_dtype,
         allow_other_backbone=allow_other_backbone,
         how=how,
     )
@@ -173,6 +181,7 @@ def infer(
     input_length: InputLength = None,
     target_length: TargetLength = None,
     dtype: Dtype = None,
+    weights_dtype: WeightsDtype = None,
     allow_other_backbone: OtherBackbone = False,
     json: Json = False,
     debug: Debug = False,
@@ -201,6 +210,7 @@ def infer(
         input_length=input_length,
         target_length=target_length,
         dtype=dtype,
+        weights_dtype=weights_dtype,
         allow_other_backbone=allow_other_backbone,
         show=True,
     )

@@ -57,6 +57,7 @@ def evaluate_prompts(
     input_length: int | None = None,
     target_length: int | None = None,
     dtype: str | None = None,
+    weights_dtype: str | None = None,
     allow_other_backbone: bool = False,
     how: Answering = Answering(),  # noqa: B008 (frozen)
 ) -> tuple[dict[str, Any], list[dict]]:
@@ -78,8 +79,10 @@ def evaluate_prompts(
         max_examples=max_examples,
     ).read()
     held = dtype or trained(saved, "dtype", "bfloat16")
+    small = weights_dtype or trained(saved, "weights_dtype", None) or "none"
     mesh = sharding.MeshShape().build()
-    loaded = load_backbone(backbone, held, trained(saved, "vocabulary", None), mesh)
+    words = trained(saved, "vocabulary", None)
+    loaded = load_backbone(backbone, held, words, mesh, None if small == "none" else small)
     for prompt in saved:
         check_backbone(prompt, loaded, allow_other=allow_other_backbone)
         check_tokenizer(prompt, loaded)

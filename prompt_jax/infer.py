@@ -47,6 +47,7 @@ def infer(
     input_length: int | None = None,
     target_length: int | None = None,
     dtype: str | None = None,
+    weights_dtype: str | None = None,
     allow_other_backbone: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
@@ -64,8 +65,10 @@ def infer(
     first, last, output = shard_of(shard, len(rows), output)
     saved = [] if prompt is None else [load_prompt(prompt)]
     held = dtype or trained(saved, "dtype", "bfloat16")
+    small = weights_dtype or trained(saved, "weights_dtype", None) or "none"
     mesh = sharding.MeshShape().build()
-    loaded = load_backbone(backbone, held, trained(saved, "vocabulary", None), mesh)
+    words = trained(saved, "vocabulary", None)
+    loaded = load_backbone(backbone, held, words, mesh, None if small == "none" else small)
     for one in saved:
         check_backbone(one, loaded, allow_other=allow_other_backbone)
         check_tokenizer(one, loaded)
@@ -82,6 +85,7 @@ def infer(
         "prompt": saved[0].manifest.get("sha256", prompt) if saved else None,
         "backbone": loaded.digest,
         "dtype": held,
+        "weights_dtype": small,
         "lengths": list(limits),
         "how": dataclasses.asdict(how),
     }

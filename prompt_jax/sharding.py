@@ -76,20 +76,33 @@ def check_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
 
 
 def params(mesh: Mesh, state: nnx.State) -> nnx.State:
-    """A sharding for every variable: by its logical `axes` and RULES; replicated without axes."""
+    """A sharding for every variable: by its logical `axes` and RULES; replicated without axes.
+
+    The values and the scales of a quantised kernel have one each (see `unsplit`).
+    """
     flat = []
     for path, variable in nnx.to_flat_state(state):
         axes = variable.get_metadata().get("axes", ())
         spec = [_mesh_axis(axis, path) for axis in axes]
-        shape = variable.get_value().shape
-        for dim, (axis, size) in enumerate(zip(spec, shape, strict=False)):
+        value = variable.get_value()
+        for dim, (axis, size) in enumerate(zip(spec, value.shape, strict=False)):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
-                    f"{'/'.join(map(str, path))} {list(shape)}: dim {dim} ({axes[dim]}, {size}) "
-                    f"is not divisible by mesh axis {axis} = {mesh.shape[axis]}"
+                    f"{'/'.join(map(str, path))} {list(value.shape)}: dim {dim} ({axes[dim]}, "
+                    f"{size}) is not divisible by mesh axis {axis} = {mesh.shape[axis]}"
                 )
-        flat.append((path, variable.replace(NamedSharding(mesh, PartitionSpec(*spec)))))
+        place = NamedSharding(mesh, PartitionSpec(*spec))
+        places = jax.tree.map(lambda x, place=place: unsplit(place, x.shape), value)
+        flat.append((path, variable.replace(places)))
     return nnx.from_flat_state(flat)
+
+
+def unsplit(place: Any, shape: tuple[int, ...]) -> Any:
+    """`place` for an array like its own, but with a 1 (a quantised kernel's scale) in some axes."""
+    if not isinstance(place, NamedSharding):
+        return place
+    spec = [None if size == 1 else axis for axis, size in zip(place.spec, shape, strict=False)]
+    return NamedSharding(place.mesh, PartitionSpec(*spec))
 
 
 def _mesh_axis(axis: str, path: Any) -> str | None:

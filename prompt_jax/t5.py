@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from prompt_jax.bundle import NO_PROMPT, PromptBundle, insert_rows, visible
+from prompt_jax.quantised import matmul
 
 MASKED = -1e10  # T5X's value for a masked attention logit
 
@@ -65,13 +66,6 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         return matmul(x, self.kernel[...].astype(x.dtype))
-
-
-def matmul(x, kernel_DF, dtype=None):
-    """x [..., D] @ kernel as one product of two matrices: the gradient of a batched one is four
-    times slower on CPUs, and the same elsewhere."""
-    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel_DF, preferred_element_type=dtype)
-    return y.reshape(*x.shape[:-1], kernel_DF.shape[1])
 
 
 class RMSNorm(nnx.Module):

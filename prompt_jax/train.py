@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax import sharding, t5, weights
+from prompt_jax import quantised, sharding, t5, weights
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
@@ -37,6 +37,7 @@ class BackboneSettings:
     Attributes:
       name: `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR`, or `random:SIZE?seed=0` for controls.
       dtype: of weights and activations.
+      weights_dtype: `int8`, `int4` or `float8_e4m3fn`: of the large matrices; None: as `dtype`.
       vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
       dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
       remat: what the backward pass finds saved: `none`, `full`, `dots`.
@@ -44,6 +45,7 @@ class BackboneSettings:
 
     name: str
     dtype: str = "bfloat16"
+    weights_dtype: str | None = None
     vocabulary: str | None = None
     dropout_rate: float = 0.1
     remat: str = "none"
@@ -51,9 +53,10 @@ class BackboneSettings:
     def check(self):
         if self.remat not in t5.REMAT:
             raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {list(t5.REMAT)}")
+        quantised.check(self.weights_dtype)
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
-        backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh)
+        backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh, self.weights_dtype)
         config = dataclasses.replace(
             backbone.config, dropout_rate=self.dropout_rate, remat=self.remat
         )
@@ -97,6 +100,11 @@ class Train:
             raise UserError(f"Train.seed = {self.seed}: give 0 or more")
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
             raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
+        if self.backbone.weights_dtype and self.method.trainable is nnx.Param:
+            raise UserError(
+                f"Backbone.weights_dtype = {self.backbone.weights_dtype!r}: "
+                f"{type(self.method).__name__} trains the weights themselves; bind None"
+            )
         if self.patience is not None and (self.patience < 1 or self.selection is None):
             raise UserError(
                 f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
@@ -299,6 +307,7 @@ class Job:
                 "input_length": run.data.input_length,
                 "target_length": run.data.target_length,
                 "dtype": run.backbone.dtype,
+                "weights_dtype": run.backbone.weights_dtype,
                 "vocabulary": run.backbone.vocabulary,
             },
         }

@@ -3,6 +3,7 @@
 T5X keeps layers apart (`encoder/layers_0/...`); our model stacks them in one array [L, ...].
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -11,8 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from prompt_jax import quantised
 from prompt_jax.checkpoint import Box, LazyArrays, Stored
+from prompt_jax.errors import UserError
+from prompt_jax.sharding import unsplit
 from prompt_jax.t5 import T5, T5Config
 
 
@@ -43,12 +48,19 @@ def t5x_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build(config: T5Config, arrays, param_dtype: str = "float32", shardings=None) -> T5:
+def build(
+    config: T5Config,
+    arrays,
+    param_dtype: str = "float32",
+    shardings=None,
+    weights_dtype: str | None = None,
+) -> T5:
     """A T5 holding `arrays` (T5X's per-layer names -> numpy), all of them, in `param_dtype`.
 
     `arrays` are read one by one where they are lazy (`checkpoint.LazyArrays`). `shardings`, a state
     of shardings (`sharding.params`), places them: a process then reads only the parts that its
-    devices hold. On the host there is never more than one of our arrays beside the model.
+    devices hold. On the host there is never more than one of our arrays beside the model. With
+    `weights_dtype` (`quantised.DTYPES`) kernels are quantised, layer by layer, as they are read.
     """
     graphdef, state = abstract(config)
     stored, dtype = LazyArrays.of(arrays).stored, jnp.dtype(param_dtype)
@@ -59,13 +71,37 @@ def build(config: T5Config, arrays, param_dtype: str = "float32", shardings=None
         place = places[path].get_value() if places else here
         parts = [(stored[name], i) for name, i in unstacked_names(path, variable, config)]
         shape = tuple(variable.get_value().shape)
-        value = _read(parts, place, shape, dtype)
+        if weights_dtype is not None and quantised.is_large(path):
+            value = _read_quantised(parts, place, shape, weights_dtype)
+        else:
+            value = _read(parts, place, shape, dtype)
         leaves.append((path, variable.replace(value)))
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
 def _read(parts: list[tuple[Stored, int | None]], place, shape, dtype) -> jax.Array:
     return jax.make_array_from_callback(shape, place, _reader(parts, place, shape, dtype))
+
+
+def _read_quantised(parts, place, shape: tuple[int, ...], weights_dtype: str):
+    """A kernel of which one layer at a time is there in float32."""
+    dtype, alone = jnp.dtype(jnp.float32), parts[0][1] is None
+    inner = place if alone else _of_layer(place)
+    side = shape if alone else shape[1:]
+    layers = [
+        quantised.quantise(_read([(one, None)], inner, side, dtype), weights_dtype)
+        for one, _ in parts
+    ]
+    scale = (*shape[:-2], 1, shape[-1])
+    places = dataclasses.replace(layers[0], qvalue=place, scale=unsplit(place, scale))
+    return jax.device_put(layers[0], places) if alone else quantised.stack(layers, places)
+
+
+def _of_layer(place):
+    """The place of one layer of an array that is stacked."""
+    if isinstance(place, NamedSharding):
+        return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    return place
 
 
 def _reader(parts: list[tuple[Stored, int | None]], place, shape: tuple[int, ...], dtype):
@@ -131,6 +167,8 @@ def held(model: T5) -> LazyArrays:
     arrays = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = variable.get_value()
+        if isinstance(value, quantised.QArray):
+            raise UserError(f"'{'/'.join(map(str, path))}' is quantised: take weights_dtype None")
         for name, index in unstacked_names(path, variable, model.config):
             shape = value.shape if index is None else value.shape[1:]
             fetch = functools.partial(_fetch, value, index)
