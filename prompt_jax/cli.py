@@ -3,10 +3,8 @@
 `--help` has to be quick, so that nothing heavy is imported before a verb runs.
 """
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +23,8 @@ from prompt_jax.options import (
     ModelDir,
     TargetLength,
     TasksModules,
+    import_tasks,
+    use_data_dir,
 )
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
 
@@ -180,9 +180,9 @@ def train(
 
         return train(cfg.root, folder, operative=cfg.operative, profile=profile, show=True)
 
-    _use_data_dir(data_dir)
+    use_data_dir(data_dir)
     cfg = load([])
-    _import_tasks(tasks_module)
+    import_tasks(tasks_module)
     if seeds is not None:
         _train_seeds(seeds, model_dir, load, run, json)
         return
@@ -225,7 +225,7 @@ def pretrain(
     """
     from prompt_jax import config
 
-    _use_data_dir(data_dir)
+    use_data_dir(data_dir)
     cfg = config.load("Pretrain", gin_file, ctx.obj, _folders(gin_search_paths))
     from prompt_jax.pretrain import pretrain
 
@@ -247,8 +247,8 @@ def tasks_list(
     Example:
       prompt-jax tasks list --json
     """
-    _use_data_dir(data_dir)
-    _import_tasks(tasks_module)
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
     from prompt_jax.tasks_cli import list_tasks
 
     tasks = list_tasks()
@@ -277,8 +277,8 @@ def tasks_show(
     Example:
       prompt-jax tasks show vader_polarity --split=train --backbone=nano
     """
-    _use_data_dir(data_dir)
-    _import_tasks(tasks_module)
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
     from prompt_jax.tasks_cli import show_task
 
     examples = show_task(name, split, n, _loaded(backbone))
@@ -330,22 +330,6 @@ def _loaded(backbone: str | None) -> Any:
 
 def _folders(search_paths: str) -> list[str]:
     return [folder for folder in search_paths.split(",") if folder]
-
-
-def _use_data_dir(data_dir: str | None) -> None:
-    if data_dir is None:
-        return
-    if "://" not in data_dir and not Path(data_dir).is_dir():
-        raise UserError(f"--data_dir={data_dir}: no such folder")
-    os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
-
-
-def _import_tasks(modules: list[str] | None) -> None:
-    if modules:
-        from prompt_jax.tasks_cli import import_tasks_module
-
-        for module in modules:
-            import_tasks_module(module)
 
 
 if __name__ == "__main__":

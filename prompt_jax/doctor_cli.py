@@ -15,6 +15,8 @@ from prompt_jax.options import (
     Json,
     ModelDir,
     TasksModules,
+    import_tasks,
+    use_data_dir,
 )
 from prompt_jax.show import print_json, print_table
 
@@ -41,10 +43,10 @@ def doctor(
     from prompt_jax import cli, config
     from prompt_jax.doctor import examine, recipe_line
 
-    cli._use_data_dir(data_dir)
+    use_data_dir(data_dir)
     try:
         cfg = config.load("Train", gin_file, ctx.obj, cli._folders(gin_search_paths))
-        cli._import_tasks(tasks_module)
+        import_tasks(tasks_module)
     except UserError as error:
         lines = [recipe_line(gin_file, error)]
     else:

@@ -1,7 +1,7 @@
 """Memory of a training step per device, from shapes alone: nothing is allocated or compiled.
 
 Weights, trainables and optimizer are exact. Activations are an estimate of what the backward pass
-finds saved; a compiler keeps less here and more there, and is within a factor of two as a rule.
+finds saved; a compiler keeps less here and more there, and nobody has compared the two yet.
 
 Shapes: B rows on a device, T encoder columns, S decoder columns, D emb_dim, H heads, K head_dim, F
 mlp_dim, V vocab_size.

@@ -15,6 +15,8 @@ from prompt_jax.options import (
     Json,
     TargetLength,
     TasksModules,
+    import_tasks,
+    use_data_dir,
 )
 from prompt_jax.show import print_facts, print_json, print_table
 
@@ -102,10 +104,8 @@ def evaluate(
       prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
         --task=vader_polarity --split=validation
     """
-    from prompt_jax import cli
-
-    cli._use_data_dir(data_dir)
-    cli._import_tasks(tasks_module)
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
     how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
     from prompt_jax.evaluate_prompts import evaluate_prompts
 

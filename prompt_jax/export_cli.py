@@ -4,7 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax.options import Backbone, DataDir, Debug, Json, TasksModules
+from prompt_jax.options import (
+    Backbone,
+    DataDir,
+    Debug,
+    Json,
+    TasksModules,
+    import_tasks,
+    use_data_dir,
+)
 from prompt_jax.show import print_facts, print_json
 
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="npy, peft, t5x or orbax.")]
@@ -100,10 +108,8 @@ def import_(
 
 
 def _prepare(tasks_module: list[str] | None, data_dir: str | None) -> None:
-    from prompt_jax import cli
-
-    cli._use_data_dir(data_dir)
-    cli._import_tasks(tasks_module)
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
 
 
 def _report(output: str, record: dict[str, Any], json: bool) -> None:

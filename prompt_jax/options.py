@@ -1,8 +1,12 @@
-"""Options that several verbs of the command line share."""
+"""Options that several verbs of the command line share, and what two of them do."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from prompt_jax.errors import UserError
 
 GinFiles = Annotated[
     list[str],
@@ -44,3 +48,19 @@ TargetLength = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def use_data_dir(data_dir: str | None) -> None:
+    if data_dir is None:
+        return
+    if "://" not in data_dir and not Path(data_dir).is_dir():
+        raise UserError(f"--data_dir={data_dir}: no such folder")
+    os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
+
+
+def import_tasks(modules: list[str] | None) -> None:
+    if modules:
+        from prompt_jax.tasks_cli import import_tasks_module
+
+        for module in modules:
+            import_tasks_module(module)
