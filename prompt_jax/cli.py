@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax import doctor_cli, eval_cli, export_cli
+from prompt_jax import doctor_cli, eval_cli, export_cli, hosts
 from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.options import (
+    Coordinator,
     DataDir,
     Debug,
     GinFiles,
@@ -21,6 +22,9 @@ from prompt_jax.options import (
     Json,
     MaybeBackbone,
     ModelDir,
+    Process,
+    Processes,
+    StartTimeout,
     TargetLength,
     TasksModules,
     import_tasks,
@@ -56,11 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted", INTERRUPTED)
+        return hosts.leave(_complain("interrupted", INTERRUPTED), "interrupted")
     except Exception as error:
+        if not isinstance(error, UserError | RunError | typer.TyperException):
+            hosts.listen()
         if "--debug" in arguments and not isinstance(error, typer.TyperException):
             raise
-        return _complain(*_explain(error))
+        message, code = _explain(error)
+        return hosts.leave(_complain(message, code), message)
 
 
 def _run(arguments: list[str]) -> int:
@@ -159,6 +166,10 @@ def train(
         str | None,
         typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
     ] = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -180,15 +191,17 @@ def train(
 
         return train(cfg.root, folder, operative=cfg.operative, profile=profile, show=True)
 
+    place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
     cfg = load([])
     import_tasks(tasks_module)
-    if seeds is not None:
-        _train_seeds(seeds, model_dir, load, run, json)
-        return
-    last = run(cfg, model_dir)
-    if json:
-        print_json(last)
+    with hosts.joined(place, start_timeout, about=cfg.operative):
+        if seeds is not None:
+            _train_seeds(seeds, model_dir, load, run, json)
+            return
+        last = run(cfg, model_dir)
+        if json and hosts.writes():
+            print_json(last)
 
 
 def _train_seeds(seeds: str, model_dir: str, load, run, json: bool) -> None:

@@ -46,6 +46,45 @@ InputLength = Annotated[
 TargetLength = Annotated[
     int | None, typer.Option("--target_length", metavar="N", min=1, help="Tokens of target text.")
 ]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        envvar="PROMPT_JAX_COORDINATOR",
+        help="Where process 0 of several listens.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        envvar="PROMPT_JAX_PROCESSES",
+        help="How many processes share the run.",
+    ),
+]
+Process = Annotated[
+    int | None,
+    typer.Option(
+        "--process",
+        metavar="I",
+        min=0,
+        envvar="PROMPT_JAX_PROCESS",
+        help="Which of them this is, from 0.",
+    ),
+]
+StartTimeout = Annotated[
+    int,
+    typer.Option(
+        "--start_timeout",
+        metavar="SECONDS",
+        min=1,
+        envvar="PROMPT_JAX_START_TIMEOUT",
+        help="How long a start waits for all processes.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -1,0 +1,378 @@
+"""How the processes of one run find each other, and what they say when one is lost.
+
+Process 0 listens at the coordinator's address until all others have called; then JAX's own service
+takes that port. The calls stay open for as long as the run lasts. A process that dies closes its
+line, process 0 tells the others, and each ends with one line of text, where JAX alone would wait
+for minutes or abort with a stack trace. launch/README.md says how processes are started.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prompt_jax.errors import Preempted, RunError, UserError
+
+START_TIMEOUT = 300  # seconds until a start without all processes is given up
+SILENCE = 30  # seconds after which a host that answers nothing at all counts as lost
+HANGING = 100  # seconds after which JAX gives up a process that lives but does not answer
+RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "JOB_COMPLETION_INDEX")
+GREETING = 4096  # bytes that a call may begin with
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: the address of process 0, how many there are, which one this is.
+
+    `cluster`: the name of JAX's detection that said so; "deactivate" where flags did.
+    """
+
+    coordinator: str
+    processes: int
+    process: int
+    cluster: str = "deactivate"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.coordinator.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def find(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Place | None:
+    """The place of this process: from flags, else as SLURM, Open MPI or a TPU VM tell; None alone.
+
+    Raises:
+      UserError: flags that are incomplete or wrong.
+    """
+    if (coordinator, processes, process) == (None, None, None):
+        return _detected(environ)
+    if process is None:
+        ranks = [environ[name] for name in RANKS if name in environ]
+        process = int(ranks[0]) if ranks else None
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise UserError(f"--coordinator, --processes and --process belong together: add {missing}")
+    assert coordinator is not None and processes is not None and process is not None
+    if not 0 <= process < processes:
+        raise UserError(f"--process={process}: with --processes={processes} it is 0 to N - 1")
+    if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(f"--coordinator={coordinator}: write HOST:PORT of process 0")
+    return Place(coordinator, processes, process) if processes > 1 else None
+
+
+def _detected(environ: Mapping[str, str]) -> Place | None:
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
+
+    if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in environ:
+        return _ask_jax("slurm")
+    if int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        if "OMPI_MCA_orte_hnp_uri" not in environ:
+            size = environ["OMPI_COMM_WORLD_SIZE"]
+            raise UserError(
+                f"this Open MPI does not tell where process 0 is: add --coordinator=HOST:PORT "
+                f"--processes={size}"
+            )
+        return _ask_jax("ompi")
+    if running_in_cloud_tpu_vm:
+        return _ask_jax("gketpu" if "TPU_WORKER_HOSTNAMES" in environ else "gcetpu")
+    return None
+
+
+def _ask_jax(cluster: str) -> Place | None:
+    from jax._src.clusters import ClusterEnv
+
+    none = (None, None, None, None)
+    found = ClusterEnv.auto_detect_unset_distributed_params(*none, cluster, START_TIMEOUT)
+    coordinator, processes, process, _ = found
+    if coordinator is None or processes is None or process is None or processes == 1:
+        return None
+    return Place(coordinator, processes, process, cluster)
+
+
+@contextlib.contextmanager
+def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]:
+    """The run of several processes within the block; nothing is done for one alone.
+
+    All have to be there within `timeout` seconds, with the same `about` (what they are to run).
+    At the end they wait for each other; so do they after `Preempted`. Any other error reaches
+    the others when `ended` is called with it.
+
+    Raises:
+      RunError: processes are missing; it names them.
+      UserError: two have one number, or they were started differently.
+    """
+    global _line
+    if place is None:
+        yield
+        return
+    line = _Line(place, about)
+    line.call(time.monotonic() + timeout, timeout)
+    _line = line
+    line.watch()
+    _initialize(place)
+    try:
+        yield
+    except Preempted:
+        line.finish()
+        raise
+    line.finish()
+
+
+def _initialize(place: Place) -> None:
+    """`jax.distributed.initialize`, with a last word of ours in place of JAX's abort."""
+    import functools
+
+    import jax
+    from jaxlib import _jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    make = _jax.get_distributed_runtime_client
+    _jax.get_distributed_runtime_client = functools.partial(
+        make, missed_heartbeat_callback=_missed, shutdown_on_destruction=False
+    )
+    try:
+        jax.distributed.initialize(
+            place.coordinator,
+            place.processes,
+            place.process,
+            cluster_detection_method=place.cluster,
+            heartbeat_timeout_seconds=HANGING,
+            shutdown_timeout_seconds=SILENCE,
+        )
+    finally:
+        _jax.get_distributed_runtime_client = make
+
+
+def _missed(status: Any) -> None:
+    """JAX says that a process is lost: the line knows it better, if it is given a moment."""
+    time.sleep(5)
+    if _line is not None and not _line.finished.is_set():
+        _line.end(1, f"a process does not answer any more ({' '.join(str(status).split())[:120]})")
+
+
+_line: "_Line | None" = None
+
+
+def writes() -> bool:
+    """Whether this process writes files and reports: one of a run does."""
+    return _line is None or _line.place.process == 0
+
+
+def listen() -> None:
+    """Called at an error that is none of ours: if another process is lost, this one ends here."""
+    if _line is not None and not _line.finished.is_set():
+        time.sleep(5)
+
+
+def leave(code: int, message: str) -> int:
+    """Called last by a process that fails: the others are told, and it ends without waiting for
+    them. Returns `code` where it is alone, or where all are done."""
+    if _line is not None and not _line.finished.is_set():
+        _line.end(code, f"{_line.name(_line.place.process)} failed: {message}", told=True)
+    return code
+
+
+class _Line:
+    """The open calls: at process 0 one to each other process, elsewhere the one to process 0."""
+
+    def __init__(self, place: Place, about: str):
+        self.place, self.about = place, about
+        self.names = {place.process: socket.gethostname()}
+        self.calls: dict[int, socket.socket] = {}
+        self.files: dict[int, Any] = {}  # the same calls, to be read line by line
+        self.finished = threading.Event()  # all processes are done
+        self.done: set[int] = set()  # processes that said so
+        self.ending = threading.Lock()
+
+    def name(self, number: int) -> str:
+        return f"process {number} of {self.place.processes} ({self.names[number]})"
+
+    def call(self, deadline: float, timeout: int) -> None:
+        """The roll call."""
+        if self.place.process == 0:
+            self._receive(deadline, timeout)
+            told = ", ".join(f"{i} {name}" for i, name in sorted(self.names.items()))
+            print(f"all {self.place.processes} processes answered: {told}", file=sys.stderr)
+        else:
+            self._reach(deadline, timeout)
+
+    def _receive(self, deadline: float, timeout: int) -> None:
+        with _listener(self.place) as listener, selectors.DefaultSelector() as ready:
+            ready.register(listener, selectors.EVENT_READ)
+            while len(self.calls) < self.place.processes - 1:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    self._give_up(timeout)
+                for key, _ in ready.select(left):
+                    if key.fileobj is listener:
+                        self._answer(listener, ready)
+                    else:  # nobody speaks before the roll call is over: it has hung up
+                        ready.unregister(key.fileobj)
+                        del self.calls[key.data], self.names[key.data]
+        for call in self.calls.values():
+            _say(call, {"names": self.names})
+
+    def _answer(self, listener: socket.socket, ready: selectors.BaseSelector) -> None:
+        call = listener.accept()[0]
+        call.settimeout(5)
+        file = call.makefile("rb")
+        hello = _hear(file)
+        if hello is None or not {"process", "name", "asks"} <= set(hello):
+            call.close()
+            return
+        number, asks = hello["process"], hello["asks"]
+        refused = None
+        if asks != self._asks():
+            differs = [k for k, v in self._asks().items() if asks.get(k) != v]
+            refused = f"process {number} ({hello['name']}) was started with another {differs[0]}"
+        elif number in self.names:
+            refused = f"two processes are number {number}: {self.names[number]}, {hello['name']}"
+        if refused is not None:
+            _say(call, {"end": [2, f"{refused}; start all with the same command"]})
+            call.close()
+            return
+        _keep_alive(call)
+        self.calls[number], self.files[number] = call, file
+        self.names[number] = hello["name"]
+        ready.register(call, selectors.EVENT_READ, number)
+
+    def _asks(self) -> dict[str, Any]:
+        from prompt_jax import __version__
+
+        return {"--processes": self.place.processes, "version": __version__, "recipe": self.about}
+
+    def _give_up(self, timeout: int) -> None:
+        missing = [i for i in range(self.place.processes) if i not in self.names]
+        here = ", ".join(f"{i} ({name})" for i, name in sorted(self.names.items()))
+        message = (
+            f"after {timeout} s these of {self.place.processes} processes are missing: "
+            f"{', '.join(map(str, missing))}; here: {here}; start them with "
+            f"--coordinator={self.place.coordinator}, or give a longer --start_timeout"
+        )
+        for call in self.calls.values():
+            _say(call, {"end": [1, message]})
+        raise RunError(message)
+
+    def _reach(self, deadline: float, timeout: int) -> None:
+        hello = {"process": self.place.process, "name": self.names[self.place.process]}
+        while time.monotonic() < deadline:
+            try:
+                call = socket.create_connection(self.place.address, 5)
+                _say(call, {**hello, "asks": self._asks()})
+                call.settimeout(max(deadline - time.monotonic(), 0) + 10)  # process 0 speaks first
+                file = call.makefile("rb")
+                answer = _hear(file)
+            except OSError:
+                answer = None
+            if answer is not None and "end" in answer:
+                code, message = answer["end"]
+                raise (UserError if code == 2 else RunError)(message)
+            if answer is not None and "names" in answer:
+                self.names = {int(i): name for i, name in answer["names"].items()}
+                _keep_alive(call)
+                self.calls, self.files = {0: call}, {0: file}
+                return
+            time.sleep(0.2)
+        raise RunError(
+            f"process 0 did not answer at {self.place.coordinator} within {timeout} s: start it, "
+            "or look at its address and at the firewall"
+        )
+
+    def watch(self) -> None:
+        for number, file in self.files.items():
+            threading.Thread(target=self._listen, args=(number, file), daemon=True).start()
+
+    def _listen(self, number: int, file: Any) -> None:
+        while not self.finished.is_set():
+            heard = _hear(file)
+            if heard is None:
+                self._lost(number)
+                return
+            if "end" in heard:
+                self.end(*heard["end"])
+            if "done" in heard:
+                self._done(number)
+
+    def _lost(self, number: int) -> None:
+        if self.finished.is_set() or number in self.done:
+            return
+        self.end(1, f"{self.name(number)} was killed or cannot be reached any more")
+
+    def _done(self, number: int) -> None:
+        self.done.add(number)
+        if self.place.process or len(self.done) == self.place.processes:
+            self.finished.set()
+
+    def finish(self) -> None:
+        """Waits until every process is done, then leaves JAX's service in good order."""
+        import jax
+
+        if self.place.process == 0:
+            self._done(0)
+            self.finished.wait()
+        for call in self.calls.values():
+            _say(call, {"done": self.place.process})
+        self.finished.wait()
+        jax.distributed.shutdown()
+
+    def end(self, code: int, message: str, told: bool = False) -> None:
+        """Tells the others why, and ends this process; whoever comes first has the word."""
+        self.ending.acquire()
+        if not told:
+            print(
+                f"prompt-jax: error: {message}; process {self.place.process} stops as well: run "
+                "the same command again, it goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        for call in self.calls.values():
+            with contextlib.suppress(OSError):
+                _say(call, {"end": [code, message]})
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _listener(place: Place) -> socket.socket:
+    try:
+        return socket.create_server(("", place.address[1]), backlog=place.processes)
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen at port {place.address[1]} ({error.strerror}): "
+            "give another one to all in --coordinator"
+        ) from error
+
+
+def _keep_alive(call: socket.socket) -> None:
+    """The kernel notices a silent host after SILENCE seconds."""
+    call.settimeout(None)
+    call.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)
+    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE // 6)
+    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def _say(call: socket.socket, message: dict[str, Any]) -> None:
+    call.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _hear(file) -> dict[str, Any] | None:
+    """The next message; None at the end of the call, or where it is none of ours."""
+    try:
+        line = file.readline(GREETING)
+        message = json.loads(line) if line else None
+    except (OSError, ValueError):
+        return None
+    return message if isinstance(message, dict) else None
