@@ -136,11 +136,12 @@ def _initialize(place: Place) -> None:
     import functools
 
     import jax
-    from jaxlib import _jax
+    from jax._src import distributed
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    make = _jax.get_distributed_runtime_client
-    _jax.get_distributed_runtime_client = functools.partial(
+    runtime = vars(distributed)["_jax"]  # the compiled module; its callback is no argument of JAX's
+    make = runtime.get_distributed_runtime_client
+    runtime.get_distributed_runtime_client = functools.partial(
         make, missed_heartbeat_callback=_missed, shutdown_on_destruction=False
     )
     try:
@@ -153,7 +154,7 @@ def _initialize(place: Place) -> None:
             shutdown_timeout_seconds=SILENCE,
         )
     finally:
-        _jax.get_distributed_runtime_client = make
+        runtime.get_distributed_runtime_client = make
 
 
 def _missed(status: Any) -> None:
