@@ -38,14 +38,15 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen T5: weights and activations in one dtype, unless its large matrices are quantised;
-    `vocabulary` is None for arrays only."""
+    """A frozen T5: weights and activations in one dtype, unless its large matrices are quantised,
+    in `weights_dtype`; `vocabulary` is None for arrays only."""
 
     config: T5Config
     model: T5
     name: str
     digest: str
     vocabulary: Vocabulary | None
+    weights_dtype: str | None = None
 
 
 def load_backbone(
@@ -60,7 +61,8 @@ def load_backbone(
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
     SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,
     each process reads only the parts of the weights that its devices hold. `weights_dtype`, int8,
-    int4 or float8_e4m3fn, is that of the large matrices alone (`quantised`), else as `dtype`.
+    int4 or float8_e4m3fn, is that of the large matrices alone (`quantised`); "none" wants them in
+    `dtype`, None takes them as they are stored: quantised only in a quantised copy of `convert`.
 
     >>> load_backbone("random:nano?seed=1", vocabulary="bytes").name
     'random:nano?seed=1'
@@ -68,6 +70,8 @@ def load_backbone(
     check_dtype(dtype)
     quantised.check(weights_dtype)
     checkpoint = open_checkpoint(name)
+    stored = None if checkpoint.quantised is None else checkpoint.quantised.weights_dtype
+    held_in = quantised.held_in(weights_dtype, stored, name)
     words = _load_vocabulary(vocabulary or checkpoint.vocabulary)
     if words is not None and words.size > checkpoint.config.vocab_size:
         rows = checkpoint.config.vocab_size
@@ -77,18 +81,31 @@ def load_backbone(
         )
     config = replace(checkpoint.config, dtype=dtype)
     places = None if mesh is None else sharding.params(mesh, weights.abstract(config)[1])
-    model = weights.build(config, checkpoint.arrays, dtype, places, weights_dtype)
+    model = weights.build(config, checkpoint.arrays, dtype, places, held_in)
     here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
-    # What is held rounds to the same bfloat16 as what is stored, and need not be read again;
-    # a quantised copy has the digest of its source.
-    arrays = weights.held(model) if here and weights_dtype is None else checkpoint.arrays
-    total = cached_digest(name, checkpoint.folder, lambda: digest(arrays))
-    return Backbone(config, model, name, total, words)
+    # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
+    arrays = weights.held(model) if here and held_in is None else checkpoint.arrays
+    total = digest_of(name, checkpoint, arrays)
+    return Backbone(config, model, name, total, words, held_in)
+
+
+def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray]) -> str:
+    """The digest of a checkpoint whose values are in `arrays`, computed unless it is remembered.
+
+    A quantised copy has that of its source; UserError where its values are not those written.
+    """
+    found = cached_digest(name, checkpoint.folder, lambda: digest(arrays))
+    if checkpoint.quantised is None:
+        return found
+    if found != checkpoint.quantised.contents:
+        raise UserError(f"'{name}': its values are not those that `convert` wrote; convert it anew")
+    return checkpoint.quantised.source
 
 
 def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
     """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored."""
     checkpoint = open_checkpoint(name)
+    checkpoint.refuse_quantised("pretraining")
     return checkpoint.config, dict(checkpoint.arrays)
 
 

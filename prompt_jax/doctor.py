@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from prompt_jax import estimate
+from prompt_jax import estimate, weights
 from prompt_jax.artefact import MANIFEST
 from prompt_jax.checkpoint.files import read_json
 from prompt_jax.doctor_facts import BlockedError, Facts, labels_of, pieces
@@ -52,8 +52,9 @@ def check_backbone(facts: Facts) -> Line:
     """Its names, shapes and every value can be read, and the values are numbers."""
     checkpoint, name = facts.checkpoint, facts.run.backbone.name
     assert facts.digest
-    count = sum(math.prod(x.shape) for x in checkpoint.arrays.stored.values())
-    return Line("backbone", "ok", f"{name}: {len(checkpoint.arrays)} arrays, {count:,} parameters")
+    shapes = weights.t5x_shapes(checkpoint.config).values()
+    count = sum(math.prod(shape) for shape in shapes)
+    return Line("backbone", "ok", f"{name}: {len(shapes)} arrays, {count:,} parameters")
 
 
 def check_digest(facts: Facts) -> Line:
@@ -142,7 +143,8 @@ def check_dtype(facts: Facts) -> Line:
     """T5 can run in it, and the stored weights did not lose their range before."""
     dtype = facts.dtype
     stored = sorted({str(x.dtype) for x in facts.checkpoint.arrays.stored.values()})
-    told = f"{dtype}, stored as {', '.join(stored)}"
+    held = "" if facts.weights_dtype is None else f", matrices {facts.weights_dtype}"
+    told = f"{dtype}{held}, stored as {', '.join(stored)}"
     if "float16" in stored:
         fix = "take the float32 or bfloat16 weights: T5's large values do not fit float16"
         return Line("dtype", "warn", told, fix)
@@ -175,7 +177,7 @@ def check_memory(facts: Facts) -> Line:
     config = dataclasses.replace(
         facts.checkpoint.config, dtype=facts.dtype, remat=run.backbone.remat
     )
-    frozen = estimate.weight_bytes(config, mesh, config.dtype, run.backbone.weights_dtype)
+    frozen = estimate.weight_bytes(config, mesh, config.dtype, facts.weights_dtype)
     count = run.method.count(config)
     trained = 2 * 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
     if run.method.trainable is nnx.Param:  # all weights train, and are shared out as they are

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from prompt_jax import backbone as backbones
-from prompt_jax import sharding, weights
+from prompt_jax import quantised, sharding, weights
 from prompt_jax.checkpoint import Checkpoint
-from prompt_jax.checkpoint.digests import cached_digest
 from prompt_jax.data import Data
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate import MOST_LABELS
@@ -72,6 +72,11 @@ class Facts:
         return self._need("dtype", "dtype", lambda: _dtype(self.run))
 
     @property
+    def weights_dtype(self) -> str | None:
+        """What the kernels will be held in; None: not quantised."""
+        return self._need("weights", "dtype", lambda: _weights_dtype(self.run, self.checkpoint))
+
+    @property
     def sample(self) -> list[dict[str, Any]]:
         return [e for examples in self.examples.values() for e in _spread(examples)]
 
@@ -101,7 +106,7 @@ class _Watched(Mapping[str, np.ndarray]):
 def _read_all(run: Train, checkpoint: Checkpoint) -> str:
     """The digest, for which every array is read, unless these very files were read before."""
     arrays = _Watched(checkpoint.arrays, run.backbone.name)
-    return cached_digest(run.backbone.name, checkpoint.folder, lambda: backbones.digest(arrays))
+    return backbones.digest_of(run.backbone.name, checkpoint, arrays)
 
 
 def _build_mesh(run: Train, checkpoint: Checkpoint) -> jax.sharding.Mesh:
@@ -117,6 +122,14 @@ def _build_mesh(run: Train, checkpoint: Checkpoint) -> jax.sharding.Mesh:
 def _dtype(run: Train) -> str:
     backbones.check_dtype(run.backbone.dtype)
     return run.backbone.dtype
+
+
+def _weights_dtype(run: Train, checkpoint: Checkpoint) -> str | None:
+    stored = None if checkpoint.quantised is None else checkpoint.quantised.weights_dtype
+    held = quantised.held_in(run.backbone.weights_dtype, stored, run.backbone.name)
+    if run.method.trainable is nnx.Param:
+        quantised.refuse_training(held, type(run.method).__name__)
+    return held
 
 
 def _open_words(run: Train, checkpoint: Checkpoint) -> Vocabulary:

@@ -79,10 +79,10 @@ def evaluate_prompts(
         max_examples=max_examples,
     ).read()
     held = dtype or trained(saved, "dtype", "bfloat16")
-    small = weights_dtype or trained(saved, "weights_dtype", None) or "none"
+    small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
     words = trained(saved, "vocabulary", None)
-    loaded = load_backbone(backbone, held, words, mesh, None if small == "none" else small)
+    loaded = load_backbone(backbone, held, words, mesh, small)
     for prompt in saved:
         check_backbone(prompt, loaded, allow_other=allow_other_backbone)
         check_tokenizer(prompt, loaded)

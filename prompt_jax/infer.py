@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from etils import epath
 
-from prompt_jax import sharding
+from prompt_jax import quantised, sharding
 from prompt_jax.answers import Answer, Answerer, Answering, Question
 from prompt_jax.artefact import check_backbone, load_prompt
 from prompt_jax.backbone import load_backbone
@@ -65,10 +65,10 @@ def infer(
     first, last, output = shard_of(shard, len(rows), output)
     saved = [] if prompt is None else [load_prompt(prompt)]
     held = dtype or trained(saved, "dtype", "bfloat16")
-    small = weights_dtype or trained(saved, "weights_dtype", None) or "none"
+    small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
     words = trained(saved, "vocabulary", None)
-    loaded = load_backbone(backbone, held, words, mesh, None if small == "none" else small)
+    loaded = load_backbone(backbone, held, words, mesh, small)
     for one in saved:
         check_backbone(one, loaded, allow_other=allow_other_backbone)
         check_tokenizer(one, loaded)
@@ -85,7 +85,7 @@ def infer(
         "prompt": saved[0].manifest.get("sha256", prompt) if saved else None,
         "backbone": loaded.digest,
         "dtype": held,
-        "weights_dtype": small,
+        "weights_dtype": loaded.weights_dtype or quantised.PLAIN,
         "lengths": list(limits),
         "how": dataclasses.asdict(how),
     }

@@ -24,14 +24,40 @@ from qwix import QArray, dot_general, quantize
 from prompt_jax.errors import UserError
 
 DTYPES = ("int8", "int4", "float8_e4m3fn")
+PLAIN = "none"  # not quantised, said aloud
 
 
 def check(weights_dtype: str | None) -> None:
-    """UserError unless weights can be held in it; None: as activations are."""
-    if weights_dtype is not None and weights_dtype not in DTYPES:
+    """UserError unless weights can be held in it; None: as they are stored."""
+    if weights_dtype not in (None, PLAIN, *DTYPES):
         raise UserError(
             f"weights_dtype '{weights_dtype}' is unknown; the known ones are {', '.join(DTYPES)}, "
-            "and None: not quantised"
+            f"{PLAIN}, and None: as stored"
+        )
+
+
+def held_in(wanted: str | None, stored: str | None, name: str) -> str | None:
+    """What the kernels of the backbone `name` will be held in; None: not quantised.
+
+    `wanted` as in `check`, `stored` as the checkpoint has them. UserError where they are quantised
+    there and something else is wanted: what was rounded away does not come back.
+    """
+    if stored is None:
+        return None if wanted == PLAIN else wanted
+    if wanted not in (None, stored):
+        raise UserError(
+            f"'{name}' is a quantised copy, in {stored}, and cannot be held in weights_dtype "
+            f"{wanted!r}; bind None, or give the backbone that it was made of"
+        )
+    return stored
+
+
+def refuse_training(weights_dtype: str | None, method: str) -> None:
+    """UserError for a method that trains the weights themselves, where they are quantised."""
+    if weights_dtype not in (None, PLAIN):
+        raise UserError(
+            f"weights_dtype {weights_dtype!r}: {method} trains the weights themselves; bind "
+            f"Backbone.weights_dtype = '{PLAIN}' and a backbone that is not quantised"
         )
 
 

@@ -37,7 +37,8 @@ class BackboneSettings:
     Attributes:
       name: `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR`, or `random:SIZE?seed=0` for controls.
       dtype: of weights and activations.
-      weights_dtype: `int8`, `int4` or `float8_e4m3fn`: of the large matrices; None: as `dtype`.
+      weights_dtype: `int8`, `int4` or `float8_e4m3fn`: of the large matrices; `none`: as `dtype`;
+        None: as stored, which is as `dtype` but for a quantised copy.
       vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
       dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
       remat: what the backward pass finds saved: `none`, `full`, `dots`.
@@ -100,11 +101,8 @@ class Train:
             raise UserError(f"Train.seed = {self.seed}: give 0 or more")
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
             raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
-        if self.backbone.weights_dtype and self.method.trainable is nnx.Param:
-            raise UserError(
-                f"Backbone.weights_dtype = {self.backbone.weights_dtype!r}: "
-                f"{type(self.method).__name__} trains the weights themselves; bind None"
-            )
+        if self.method.trainable is nnx.Param:
+            quantised.refuse_training(self.backbone.weights_dtype, type(self.method).__name__)
         if self.patience is not None and (self.patience < 1 or self.selection is None):
             raise UserError(
                 f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
@@ -206,6 +204,8 @@ class Job:
         text = run.data.read()
         held_out = None if run.evaluation is None else run.evaluation.read(run.data)
         self.backbone = run.backbone.load(self.mesh)
+        if run.method.trainable is nnx.Param:
+            quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
         self.data = text.open(vocabulary, layout, run.seed)
         self.evaluator: Any = None
@@ -230,6 +230,8 @@ class Job:
             "batch_size": run.data.batch_size,
             "method": run.method.manifest(),
             "backbone": self.backbone.digest,
+            "Backbone.dtype": run.backbone.dtype,
+            "Backbone.weights_dtype": self.backbone.weights_dtype,
             "data": repr(run.data),
         }
 
@@ -307,7 +309,7 @@ class Job:
                 "input_length": run.data.input_length,
                 "target_length": run.data.target_length,
                 "dtype": run.backbone.dtype,
-                "weights_dtype": run.backbone.weights_dtype,
+                "weights_dtype": self.backbone.weights_dtype,
                 "vocabulary": run.backbone.vocabulary,
             },
         }

@@ -48,6 +48,17 @@ def t5x_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def quantised_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """`t5x_shapes` of a quantised copy: [D, F] is `/qvalue` [D, F] and `/scale` [1, F]."""
+    shapes = {}
+    for name, shape in t5x_shapes(config).items():
+        if quantised.is_large(name.split("/")):
+            shapes |= {f"{name}/qvalue": shape, f"{name}/scale": (1, shape[-1])}
+        else:
+            shapes[name] = shape
+    return shapes
+
+
 def build(
     config: T5Config,
     arrays,
@@ -60,7 +71,8 @@ def build(
     `arrays` are read one by one where they are lazy (`checkpoint.LazyArrays`). `shardings`, a state
     of shardings (`sharding.params`), places them: a process then reads only the parts that its
     devices hold. On the host there is never more than one of our arrays beside the model. With
-    `weights_dtype` (`quantised.DTYPES`) kernels are quantised, layer by layer, as they are read.
+    `weights_dtype` (`quantised.DTYPES`) kernels are quantised, layer by layer, as they are read;
+    where `arrays` hold them quantised (`quantised_shapes`), they are taken as they are.
     """
     graphdef, state = abstract(config)
     stored, dtype = LazyArrays.of(arrays).stored, jnp.dtype(param_dtype)
@@ -69,14 +81,20 @@ def build(
     leaves = []
     for path, variable in nnx.to_flat_state(state):
         place = places[path].get_value() if places else here
-        parts = [(stored[name], i) for name, i in unstacked_names(path, variable, config)]
+        names = unstacked_names(path, variable, config)
         shape = tuple(variable.get_value().shape)
-        if weights_dtype is not None and quantised.is_large(path):
-            value = _read_quantised(parts, place, shape, weights_dtype)
+        if weights_dtype is None or not quantised.is_large(path):
+            value = _read(_parts(stored, names), place, shape, dtype)
+        elif f"{names[0][0]}/qvalue" in stored:
+            value = _read_as_stored(stored, names, place, shape, weights_dtype)
         else:
-            value = _read(parts, place, shape, dtype)
+            value = _read_quantised(_parts(stored, names), place, shape, weights_dtype)
         leaves.append((path, variable.replace(value)))
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+
+
+def _parts(stored, names, end: str = "") -> list[tuple[Stored, int | None]]:
+    return [(stored[f"{name}{end}"], layer) for name, layer in names]
 
 
 def _read(parts: list[tuple[Stored, int | None]], place, shape, dtype) -> jax.Array:
@@ -95,6 +113,15 @@ def _read_quantised(parts, place, shape: tuple[int, ...], weights_dtype: str):
     scale = (*shape[:-2], 1, shape[-1])
     places = dataclasses.replace(layers[0], qvalue=place, scale=unsplit(place, scale))
     return jax.device_put(layers[0], places) if alone else quantised.stack(layers, places)
+
+
+def _read_as_stored(stored, names, place, shape: tuple[int, ...], weights_dtype: str):
+    """A kernel that is quantised in the file: its values and its scales, each read as it is."""
+    dtype, side = jnp.dtype(weights_dtype), (*shape[:-2], 1, shape[-1])
+    values = _read(_parts(stored, names, "/qvalue"), place, shape, dtype)
+    scales = _parts(stored, names, "/scale")
+    scale = _read(scales, unsplit(place, side), side, jnp.dtype(jnp.float32))
+    return quantised.QArray(values, scale, qtype=dtype)
 
 
 def _of_layer(place):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import runpy
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -13,7 +15,11 @@ from etils import epath
 from flax import nnx
 
 from prompt_jax import api, config, estimate, quantised, sharding, t5, weights
-from prompt_jax.backbone import load_backbone
+from prompt_jax.backbone import load_backbone, open_checkpoint
+from prompt_jax.checkpoint import LazyArrays, Stored, files
+from prompt_jax.cli import main
+from prompt_jax.convert import convert
+from prompt_jax.doctor import examine
 from prompt_jax.errors import UserError
 from prompt_jax.train import Job
 
@@ -52,8 +58,6 @@ def test_every_kernel_is_held_small_with_a_scale_per_layer_and_channel(arrays, w
 
 
 def test_each_layer_is_read_once_and_alone(arrays):
-    from prompt_jax.checkpoint import LazyArrays, Stored
-
     reads = []
 
     def stored(name, array):
@@ -151,7 +155,7 @@ def test_a_step_on_int8_moves_the_prompt_and_the_artefact_says_int8(tiny, tmp_pa
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones(tiny):
-    known = "unknown; the known ones are int8, int4, float8_e4m3fn, and None"
+    known = "unknown; the known ones are int8, int4, float8_e4m3fn, none, and None"
     with pytest.raises(UserError, match=f"weights_dtype 'int2' is {known}"):
         load_backbone("random:nano", weights_dtype="int2")
     with pytest.raises(UserError, match=known):
@@ -168,3 +172,146 @@ def test_a_quantised_model_is_not_written_as_a_backbone(arrays):
     model = weights.build(CONFIG, arrays, "float32", None, "int8")
     with pytest.raises(UserError, match="kernel' is quantised: take weights_dtype None"):
         weights.arrays_of(model)
+
+
+# Quantised copies on disk
+
+
+@pytest.fixture(scope="module")
+def copies(arrays, tmp_path_factory):
+    """A folder with `start`, in our own format, and a quantised copy of it per dtype."""
+    folder = tmp_path_factory.mktemp("copies")
+    files.write(str(folder / "start"), CONFIG, arrays, None)
+    for dtype in quantised.DTYPES:
+        convert(f"files:{folder / 'start'}", "orbax", str(folder / dtype), dtype)
+    return folder
+
+
+@pytest.mark.parametrize("weights_dtype", quantised.DTYPES)
+def test_a_copy_loads_as_what_a_run_would_make_of_its_source(copies, weights_dtype, monkeypatch):
+    source = f"files:{copies / 'start'}"
+    made = load_backbone(source, "float32", weights_dtype=weights_dtype)
+    monkeypatch.setattr(quantised, "quantise", None)  # nothing is rounded again
+    copy = load_backbone(f"orbax:{copies / weights_dtype}", "float32")
+    assert copy.weights_dtype == made.weights_dtype == weights_dtype
+    assert copy.digest == made.digest == load_backbone(source).digest
+    one, other = nnx.state(made.model), nnx.state(copy.model)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def test_each_process_reads_only_its_part_of_a_copy(copies):
+    reads = []
+
+    def counted(one):
+        def read(box):
+            values = one.read(box)
+            reads.append(values.nbytes)
+            return values
+
+        return Stored(one.shape, one.dtype, read)
+
+    opened = open_checkpoint(f"orbax:{copies / 'int8'}")
+    lazy = LazyArrays({name: counted(one) for name, one in opened.arrays.stored.items()})
+    mesh = sharding.MeshShape(data=1, fsdp=4, model=2).build()
+    places = sharding.params(mesh, weights.abstract(CONFIG)[1])
+    model = weights.build(CONFIG, lazy, "float32", places, "int8")
+    total = sum(one.dtype.itemsize * int(np.prod(one.shape)) for one in lazy.stored.values())
+    assert sum(reads) == total  # one process holds all eight devices: everything, once
+    query = model.encoder.layers.attention.query.kernel.get_value()
+    assert query.qvalue.sharding.shard_shape(query.shape) == (3, 32 // 4, 32 // 2)
+    assert query.scale.sharding.shard_shape(query.scale.shape) == (3, 1, 32 // 2)
+
+
+def test_no_float_copy_of_a_kernel_is_ever_made(tmp_path):
+    """numpy's memory while int8 is loaded stays near the size of the int8 model."""
+    config = t5.T5Config(64, 96, 2, 48, 768, 12, 1)
+    shapes = weights.t5x_shapes(config).items()
+    files.write(str(tmp_path / "a"), config, {n: np.ones(s, np.float32) for n, s in shapes}, None)
+    convert(f"files:{tmp_path / 'a'}", "orbax", str(tmp_path / "b"), "int8")
+    opened = open_checkpoint(f"orbax:{tmp_path / 'b'}")
+    tracemalloc.start()
+    model = weights.build(config, opened.arrays, "bfloat16", None, "int8")
+    current, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model)))
+    assert held <= current < 1.1 * held
+    assert peak < 1.2 * held
+
+
+def test_a_copy_of_a_copy_has_the_same_bits(copies, tmp_path):
+    done = convert(f"orbax:{copies / 'int8'}", "orbax", str(tmp_path / "again"))
+    assert done["weights_dtype"] == "int8"
+    one, other = (open_checkpoint(f"orbax:{f}") for f in (copies / "int8", tmp_path / "again"))
+    assert one.quantised == other.quantised
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(array, other.arrays[name])
+
+
+COPY = "is a quantised copy, in int8, and"
+REFUSED = {
+    "hf": (["--format=hf"], "--format=hf holds no int8 weights: take --format=orbax, or convert"),
+    "t5x": (["--format=t5x"], "--format=t5x holds no int8 weights"),
+    "other": (
+        ["--format=orbax", "--weights_dtype=int4"],
+        f"{COPY} cannot be held in weights_dtype 'int4'; bind None, or give the backbone",
+    ),
+    "float": (["--format=orbax", "--weights_dtype=none"], f"{COPY} cannot be held in"),
+    "unknown": (["--format=orbax", "--weights_dtype=int2"], "weights_dtype 'int2' is unknown"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_copy_cannot_become_is_refused(copies, tmp_path, capsys, case):
+    flags, message = REFUSED[case]
+    output = tmp_path / "x"
+    argv = ["convert", f"--backbone=orbax:{copies / 'int8'}", f"--output={output}", *flags]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not output.exists()
+
+
+def test_weights_of_a_copy_are_not_trained(tiny, tmp_path):
+    convert(f"files:{tiny / 'backbone'}", "orbax", str(tmp_path / "q"), "int8")
+    bindings = [f"BACKBONE='orbax:{tmp_path / 'q'}'", "Train.method=@FullTuning()"]
+    run = config.load("Train", [str(tiny / "run.gin")], bindings).root
+    with pytest.raises(UserError, match="'int8': FullTuning trains the weights themselves; bind"):
+        Job(run, epath.Path(tmp_path / "run"), jax.devices()[:1])
+    lines = {line.check: line for line in examine(run, str(tmp_path / "run"))}
+    assert lines["dtype"].status == "fail" and "FullTuning" in lines["dtype"].value
+
+
+def test_a_run_on_a_copy_is_a_run_on_its_source(tiny, tmp_path):
+    """Same digest, so that a prompt of the one is accepted with the other; the same first step."""
+    convert(f"files:{tiny / 'backbone'}", "orbax", str(tmp_path / "q"), "int8")
+    results = []
+    for bindings in (["Backbone.weights_dtype='int8'"], [f"BACKBONE='orbax:{tmp_path / 'q'}'"]):
+        run = config.load("Train", [str(tiny / "run.gin")], bindings).root
+        job = Job(run, epath.Path(tmp_path), jax.devices()[:1])
+        state, _ = job.train_step(job.first_state(), job.frozen, job.batch(0)[0])
+        job.save_prompt(state, "last", None)
+        manifest = json.loads((tmp_path / "prompt/last/manifest.json").read_text())
+        assert manifest["run"]["weights_dtype"] == "int8"
+        results.append((job.facts, np.asarray(state.trainable.prompt.encoder[...]).tobytes()))
+    assert results[0] == results[1]
+
+
+DAMAGE = {
+    "key": (lambda told: told.pop("source"), "'quantised' = .* is not as `convert` writes it"),
+    "dtype": (lambda told: told.update(weights_dtype="int4"), "qvalue' holds int8; save it"),
+    "contents": (lambda told: told.update(contents="0" * 64), "its values are not those that"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_copy_that_is_not_what_it_says_is_refused(copies, tmp_path, case):
+    edit, message = DAMAGE[case]
+    shutil.copytree(copies / "int8", tmp_path / "q")
+    settings = json.loads((tmp_path / "q" / "config.json").read_text())
+    edit(settings["quantised"])
+    (tmp_path / "q" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=message):
+        load_backbone(f"orbax:{tmp_path / 'q'}")

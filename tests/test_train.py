@@ -127,7 +127,9 @@ def test_running_again_changes_nothing(run, tiny):
 @pytest.mark.parametrize(
     ("binding", "part"),
     [("SEED=1", "seed = 0, this one has 1"), ("BATCH_SIZE=16", "batch_size = 8"),
-     ("PROMPT_LENGTH=5", "method = "), ("INPUT_LENGTH=30", "data = ")],
+     ("PROMPT_LENGTH=5", "method = "), ("INPUT_LENGTH=30", "data = "),
+     ("Backbone.dtype='bfloat16'", "Backbone.dtype = 'float32', this one has 'bfloat16'"),
+     ("Backbone.weights_dtype='int8'", "Backbone.weights_dtype = None, this one has 'int8'")],
 )  # fmt: skip
 def test_another_run_is_refused_the_folder(run, tiny, binding, part):
     model_dir, _ = run

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5Config
 
 Box = tuple[slice, ...]  # one slice per axis, without steps
@@ -69,15 +70,38 @@ def _by_kind(name: str) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """What a quantised copy says of itself.
+
+    `weights_dtype` is that of its kernels, `source` the digest of the model that they were made of,
+    `contents` the digest of what is stored.
+    """
+
+    weights_dtype: str
+    source: str
+    contents: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a reader returns once names and shapes are checked, before any weight is read.
 
     `arrays` are float32, bfloat16 or float16, as stored; `vocabulary` is a SentencePiece path,
     "bytes", or None where the checkpoint brings no tokenizer; `folder` is the local folder whose
-    files the arrays come from, None where there is none.
+    files the arrays come from, None where there is none. With `quantised`, every kernel is two
+    arrays, `.../kernel/qvalue` and `.../kernel/scale` (`weights.quantised_shapes`).
     """
 
     config: T5Config
     arrays: LazyArrays
     vocabulary: str | None
     folder: str | None = None
+    quantised: Quantised | None = None
+
+    def refuse_quantised(self, what: str) -> None:
+        """UserError where `what` wants the weights themselves and this is a quantised copy."""
+        if self.quantised is not None:
+            raise UserError(
+                f"'{self.folder}' is a quantised copy, in {self.quantised.weights_dtype}, and "
+                f"{what} wants the weights themselves; give the backbone that it was made of"
+            )

@@ -149,7 +149,7 @@ def write(
         (target / WEIGHTS).write_bytes(safetensors.numpy.save(whole))
     else:
         safetensors.numpy.save_file(whole, str(target / WEIGHTS))
-    (target / "config.json").write_text(settings_of(config, vocabulary))
+    (target / "config.json").write_text(settings_of(config, vocabulary, {}))
 
 
 def write_vocabulary(target: epath.Path, path: str | None) -> str | None:
@@ -160,10 +160,13 @@ def write_vocabulary(target: epath.Path, path: str | None) -> str | None:
     return SPIECE
 
 
-def settings_of(config: T5Config, vocabulary: str | None) -> str:
-    """The text of `config.json` in our own format."""
+def settings_of(config: T5Config, vocabulary: str | None, more: Mapping[str, Any]) -> str:
+    """The text of `config.json` in our own format; `more`: what Orbax's layout adds to it."""
     settings: dict[str, Any] = {"format": FORMAT, "family": family(config)}
-    settings |= {name: vars(config)[name] for name in ARCHITECTURE} | {"vocabulary": vocabulary}
+    settings |= {name: vars(config)[name] for name in ARCHITECTURE} | {
+        "vocabulary": vocabulary,
+        **more,
+    }
     return json.dumps(settings, indent=2) + "\n"
 
 

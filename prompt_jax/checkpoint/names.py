@@ -105,6 +105,11 @@ def _targets() -> list[str]:
 
 T5X_TABLE: Table = tuple(Rule(f"target.{name.replace('/', '.')}", name) for name in _targets())
 DOTTED_TABLE: Table = tuple(Rule(name.replace("/", "."), name) for name in _targets())
+QUANTISED_TABLE: Table = tuple(
+    Rule(f"{rule.source}{part.replace('/', '.')}", f"{rule.target}{part}")
+    for rule in DOTTED_TABLE
+    for part in (("/qvalue", "/scale") if rule.source.endswith(".kernel") else ("",))
+)
 FILES_TABLE: Table = tuple(Rule(name, name) for name in _targets())
 
 

@@ -1,6 +1,7 @@
 """Writing backbones in the formats that `prompt-jax convert` knows, array by array.
 
-Values leave as they are held: float32, bfloat16 or float16 (the last in formats of others only).
+Values leave as they are held: float32, bfloat16 or float16 (the last in formats of others only);
+quantised kernels in our Orbax layout alone.
 """
 
 import json
@@ -26,22 +27,24 @@ PIECE = 64 << 20  # bytes of one chunk of T5X's arrays, before compression
 
 def write_files(folder: str, source: Checkpoint) -> None:
     """Our own folder; see files.py."""
+    source.refuse_quantised("--format=files")
     files.write(folder, source.config, source.arrays, source.vocabulary)
 
 
 def write_orbax(folder: str, source: Checkpoint) -> None:
     """Our Orbax layout; see orbax.py. `config.json` comes last and makes it readable."""
     orbax.write_weights(folder, source.arrays)
-    _write_ours(folder, source)
+    more = {} if source.quantised is None else {orbax.QUANTISED: vars(source.quantised)}
+    _write_ours(folder, source, more)
 
 
-def _write_ours(folder: str, source: Checkpoint) -> None:
-    """Our config.json and the vocabulary."""
+def _write_ours(folder: str, source: Checkpoint, more: dict[str, Any]) -> None:
+    """Our config.json, with `more` in it, and the vocabulary."""
     store, vocabulary = Store(folder), source.vocabulary
     if vocabulary is not None and vocabulary != "bytes":
         store.write(files.SPIECE, read_file(vocabulary))
         vocabulary = files.SPIECE
-    store.write("config.json", files.settings_of(source.config, vocabulary).encode())
+    store.write("config.json", files.settings_of(source.config, vocabulary, more).encode())
 
 
 def write_t5x(folder: str, source: Checkpoint) -> None:
@@ -49,6 +52,7 @@ def write_t5x(folder: str, source: Checkpoint) -> None:
 
     The step is that of a folder named `checkpoint_STEP`, else 0. Our config.json stands beside.
     """
+    source.refuse_quantised("--format=t5x")
     store = Store(folder)
     tree: dict[tuple[str, ...], Any] = {}
     for target, one in source.arrays.stored.items():
@@ -64,7 +68,7 @@ def write_t5x(folder: str, source: Checkpoint) -> None:
                 "shape": list(one.shape),
             },
         }
-    _write_ours(folder, source)
+    _write_ours(folder, source, {})
     named = re.search(r"checkpoint_(\d+)(?:\.partial)?$", store.path)
     state = {"step": np.array(int(named[1]) if named else 0, np.int32)}
     content = {"target": traverse_util.unflatten_dict(tree), "state": state}
@@ -74,6 +78,7 @@ def write_t5x(folder: str, source: Checkpoint) -> None:
 
 def write_hf(folder: str, source: Checkpoint) -> None:
     """A folder of transformers: safetensors, in shards where they are many bytes."""
+    source.refuse_quantised("a folder of transformers")
     config, target = source.config, epath.Path(folder)
     table = hf_table(config.logits_via_embedding, config.relpos_per_layer)
     arrays = {}
