@@ -6,11 +6,13 @@ are tokenised once into one array; the rows of a step are a function of (seed, s
 row is full, so nothing is packed or padded.
 """
 
+import dataclasses
 import hashlib
 import lzma
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,10 @@ import numpy as np
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout
 from prompt_jax.settings import settings
+
+# Digests of paragraphs of the corpus that share eight words in a row with a test text.
+LEFT_OUT = Path(__file__).parent / "backbones" / "left_out.txt"
+WINDOW = 1024  # rows over which languages keep their shares
 
 
 @settings
@@ -34,6 +40,8 @@ class Corpus:
       target_length: decoder columns of a row.
       batch_size: rows per step.
       noise_density, mean_noise_span: of span corruption.
+      language_exponent: files of one folder are one language, and rows of a language of n tokens
+        come in proportion to n to this power (mT5, Xue et al. 2021: 0.3); None: all are one text.
     """
 
     files: tuple[str, ...]
@@ -44,6 +52,14 @@ class Corpus:
     batch_size: int
     noise_density: float = 0.15
     mean_noise_span: float = 3.0
+    language_exponent: float | None = None
+
+    def check(self):
+        if self.language_exponent is not None and not 0 <= self.language_exponent <= 1:
+            raise UserError(
+                f"Corpus.language_exponent = {self.language_exponent}: give 0 (all languages "
+                "alike) to 1 (as their texts are long)"
+            )
 
     def read(self) -> "Corpus":
         """Checks that the files are there; their text is read when tokens are asked for."""
@@ -52,12 +68,32 @@ class Corpus:
         return self
 
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "CorpusBatches":
-        return CorpusBatches(self, self.tokens(vocabulary), vocabulary, seed)
+        texts = [part.tokens(vocabulary) for part in self.languages()]
+        return CorpusBatches(self, texts, vocabulary, seed)
+
+    def languages(self) -> list["Corpus"]:
+        """A corpus per language, by folder; all of it where none are told apart."""
+        if self.language_exponent is None:
+            return [self]
+        folders: dict[str, list[str]] = {}
+        for name in self.files:
+            folders.setdefault(str(Path(name).parent), []).append(name)
+        parts = (tuple(names) for names in folders.values())
+        return [dataclasses.replace(self, files=names, language_exponent=None) for names in parts]
+
+    @property
+    def language(self) -> str:
+        """The folder of the first file, which names the language; "" beside `root`."""
+        return Path(self.files[0]).parent.name
 
     def lines(self) -> Iterator[str]:
-        """Every paragraph of every file; an empty string ends a document."""
+        """Every paragraph of every file; an empty string ends a document. Those that share a run
+        of words with a text that backbones are tested on are left out (`LEFT_OUT`)."""
+        without = left_out()
         for name in self.files:
-            yield from read_lines(Path(self.root) / name)
+            for line in read_lines(Path(self.root) / name):
+                if paragraph_digest(line) not in without:
+                    yield line
             yield ""
 
     def _identity(self, name: str) -> tuple[str, int, int]:
@@ -70,7 +106,8 @@ class Corpus:
         """All text as one array, uint16 or uint32 [n]; EOS ends each document. Kept in the
         machine's temporary folder for the next run."""
         told = [self._identity(name) for name in self.files]
-        key = hashlib.sha256(repr((told, vocabulary.digest)).encode()).hexdigest()[:16]
+        told = (told, vocabulary.digest, sorted(left_out()))
+        key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / "prompt_jax" / f"tokens-{key}.npy"
         if not path.exists():
             ids: list[int] = []
@@ -87,6 +124,17 @@ class Corpus:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+@lru_cache(maxsize=1)
+def left_out() -> frozenset[str]:
+    """The digests of paragraphs that no backbone is trained on."""
+    return frozenset(LEFT_OUT.read_text().split())
+
+
+def paragraph_digest(line: str) -> str:
+    """The first 8 digits of its SHA-256."""
+    return hashlib.sha256(line.encode()).hexdigest()[:8]
+
+
 def check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"corpus file {str(path)!r} does not exist: set Corpus.root or .files")
@@ -101,18 +149,25 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 class CorpusBatches:
-    """Rows of a corpus by step: chunks in a new random order each epoch, corrupted as told."""
+    """Rows of a corpus by step: chunks of each text in a new random order each epoch, corrupted as
+    told. Texts take turns in proportion to their shares, in every `WINDOW` rows anew.
 
-    def __init__(self, corpus: Corpus, tokens: np.ndarray, vocabulary, seed: int):
-        self.corpus, self.tokens, self.vocabulary, self.seed = corpus, tokens, vocabulary, seed
+    `texts`: the tokens of each language.
+    """
+
+    def __init__(self, corpus: Corpus, texts: list[np.ndarray], vocabulary, seed: int):
+        self.corpus, self.texts, self.vocabulary, self.seed = corpus, texts, vocabulary, seed
         if corpus.objective == "span_corruption":
             self.chunk, self.noise, self.spans = corrupted_lengths(corpus)
         else:
             self.chunk = corpus.input_length + corpus.target_length - 2
-        self._epoch, self._permutation = -1, np.zeros(0, np.int64)
-        self.chunks = (len(tokens) - self.chunk) // self.chunk
-        if self.chunks < 1:
-            raise UserError(f"corpus has {len(tokens)} tokens, fewer than one row of {self.chunk}")
+        self.chunks = [(len(tokens) - self.chunk) // self.chunk for tokens in texts]
+        if min(self.chunks) < 1:
+            shortest = min(map(len, texts))
+            raise UserError(f"corpus has {shortest} tokens, fewer than one row of {self.chunk}")
+        self.shares = shares(list(map(len, texts)), corpus.language_exponent)
+        self._turns = lru_cache(maxsize=4)(self._turns_of)
+        self._order = lru_cache(maxsize=2 * len(texts))(self._order_of)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         size = self.corpus.batch_size
@@ -127,24 +182,51 @@ class CorpusBatches:
         }
 
     def _example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index = divmod(number, self.chunks)
-        shift = int(np.random.default_rng([self.seed, 0, epoch]).integers(self.chunk))
-        start = self._order(epoch)[index] * self.chunk + shift
-        text = np.asarray(self.tokens[start : start + self.chunk], np.int64)
+        window, place = divmod(number, WINDOW)
+        turns = self._turns(window)
+        language = int(turns[place])
+        nth = window * self.shares[language] + int((turns[:place] == language).sum())
+        text = self._chunk(language, nth)
         if self.corpus.objective == "span_corruption":
             rng = np.random.default_rng([self.seed, 1, number])
             return corrupt(text, self.noise, self.spans, self.vocabulary.size, rng)
         cut = self.corpus.input_length - 1
         return np.append(text[:cut], EOS), np.append(text[cut:], EOS)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._epoch != epoch:
-            rng = np.random.default_rng([self.seed, 2, epoch])
-            self._epoch, self._permutation = epoch, rng.permutation(self.chunks)
-        return self._permutation
+    def _turns_of(self, window: int) -> np.ndarray:
+        """Which text each row of a window is of, int [WINDOW]."""
+        turns = np.repeat(np.arange(len(self.shares)), self.shares)
+        return np.random.default_rng([self.seed, 3, window]).permutation(turns)
+
+    def _chunk(self, language: int, nth: int) -> np.ndarray:
+        """The nth row of a text, counted from 0; each epoch cuts it elsewhere."""
+        epoch, index = divmod(nth, self.chunks[language])
+        rng = np.random.default_rng([self.seed, 0, epoch, language])
+        shift = int(rng.integers(self.chunk))
+        start = self._order(language, epoch)[index] * self.chunk + shift
+        return np.asarray(self.texts[language][start : start + self.chunk], np.int64)
+
+    def _order_of(self, language: int, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 2, epoch, language])
+        return rng.permutation(self.chunks[language])
 
     def describe(self) -> dict[str, Any]:
-        return {"tokens": len(self.tokens), "rows_per_epoch": self.chunks, "fill_rate": 1.0}
+        tokens, rows = sum(map(len, self.texts)), sum(self.chunks)
+        return {"tokens": tokens, "rows_per_epoch": rows, "fill_rate": 1.0}
+
+
+def shares(lengths: list[int], exponent: float | None) -> list[int]:
+    """How many of `WINDOW` rows each text gets: in proportion to length**exponent, at least one.
+
+    >>> shares([1000, 1], 0.5), shares([7], None)
+    ([992, 32], [1024])
+    """
+    weights = np.asarray(lengths, float) ** (1.0 if exponent is None else exponent)
+    exact = weights / weights.sum() * WINDOW
+    found = np.maximum(np.floor(exact).astype(int), 1)
+    found[np.argsort(found - exact)[: WINDOW - found.sum()]] += 1
+    found[np.argmax(found)] += WINDOW - found.sum()
+    return found.tolist()
 
 
 def corrupted_lengths(corpus: Corpus) -> tuple[int, int, int]:

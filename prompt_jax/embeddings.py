@@ -4,13 +4,16 @@ Levy and Goldberg 2014 (section 3.4 and 5): the matrix of positive pointwise mut
 between tokens and the tokens around them, factored by a truncated SVD, gives word vectors U S^1/2.
 A model of a few million parameters that reads its text once spends most of that reading on what
 these counts already say, so it is given them at the start: to its embeddings, and to its logits.
+Where some files say the same line by line in several languages, the lines are counted as contexts
+too, which draws translations together (Levy, Sogaard and Goldberg 2017).
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prompt_jax.corpus import Corpus
+from prompt_jax.corpus import Corpus, read_lines
 from prompt_jax.settings import settings
 
 SMOOTHING = 0.75  # power of the context counts (Levy, Goldberg and Dagan 2015, section 3.1)
@@ -23,10 +26,12 @@ class CountedEmbeddings:
     Attributes:
       corpus: whose tokens are counted.
       window: tokens to either side; one at distance d counts 1/d.
+      aligned: files of the corpus's folder that say the same, line by line.
     """
 
     corpus: Corpus
     window: int = 8
+    aligned: tuple[str, ...] = ()
 
     def start(self, arrays: dict[str, np.ndarray], vocabulary) -> dict[str, np.ndarray]:
         """`arrays` (T5X's names, random) with embeddings and untied logits replaced.
@@ -37,7 +42,11 @@ class CountedEmbeddings:
         tokens = self.corpus.tokens(vocabulary)
         embedding = arrays["token_embedder/embedding"]
         size, width = embedding.shape
-        vectors = word_vectors(tokens, size, width, self.window)
+        contexts = positive_pmi(window_counts(tokens, size, self.window))
+        if self.aligned:
+            lines = positive_pmi(self._line_counts(vocabulary, size))
+            contexts = side_by_side(contexts, lines)
+        vectors = word_vectors(contexts, width)
         seen = np.bincount(tokens, minlength=len(embedding)) > 0
         started = dict(arrays)
         started["token_embedder/embedding"] = _scaled(vectors, seen, embedding)
@@ -45,17 +54,31 @@ class CountedEmbeddings:
             started["decoder/logits_dense/kernel"] = _scaled(vectors, seen, head.T).T
         return started
 
+    def _line_counts(self, vocabulary, size: int) -> Any:
+        """Sparse [size, n]: how often each token stands in line i of any aligned file."""
+        from scipy import sparse
 
-def word_vectors(tokens: np.ndarray, size: int, width: int, window: int) -> np.ndarray:
-    """[size, width] float32: U S^1/2 of the tokens' positive PMI matrix; about 0 where unseen."""
+        rows: list[int] = []
+        columns: list[int] = []
+        for name in self.aligned:
+            for number, line in enumerate(read_lines(Path(self.corpus.root) / name)):
+                ids = vocabulary.encode(line)
+                rows += ids
+                columns += [number] * len(ids)
+        ones = np.ones(len(rows), np.float32)
+        return sparse.csr_matrix((ones, (rows, columns)), shape=(size, max(columns) + 1))
+
+
+def word_vectors(contexts: Any, width: int) -> np.ndarray:
+    """[size, width] float32: U S^1/2 of a matrix of tokens by contexts; about 0 where unseen."""
     from sklearn.utils.extmath import randomized_svd
 
-    left, values, _ = randomized_svd(positive_pmi(tokens, size, window), width, random_state=0)
+    left, values, _ = randomized_svd(contexts, width, random_state=0)
     return (left * np.sqrt(values)).astype(np.float32)
 
 
-def positive_pmi(tokens: np.ndarray, size: int, window: int) -> Any:
-    """Sparse [size, size]: max(0, log p(a, b) / (p(a) p(b)^0.75 / Z))."""
+def window_counts(tokens: np.ndarray, size: int, window: int) -> Any:
+    """Sparse [size, size], symmetric: tokens by the tokens around them, each 1 / its distance."""
     from scipy import sparse
 
     ids = np.asarray(tokens, np.int64)
@@ -64,14 +87,30 @@ def positive_pmi(tokens: np.ndarray, size: int, window: int) -> Any:
         pairs, found = np.unique(ids[:-distance] * size + ids[distance:], return_counts=True)
         weights = (found / distance).astype(np.float32)
         counts = counts + sparse.csr_matrix((weights, divmod(pairs, size)), shape=(size, size))
-    counts = (counts + counts.T).tocoo()
-    totals = np.bincount(counts.row, counts.data, size)
-    context = totals**SMOOTHING / (totals**SMOOTHING).sum()
-    pmi = np.log(counts.data / totals[counts.row] / context[counts.col])
+    return counts + counts.T
+
+
+def positive_pmi(counts: Any) -> Any:
+    """Sparse, of the shape of `counts`: max(0, log p(token, c) / (p(token) p(c)^0.75 / Z))."""
+    from scipy import sparse
+
+    counts = counts.tocoo()
+    tokens = np.bincount(counts.row, counts.data, counts.shape[0])
+    contexts = np.bincount(counts.col, counts.data, counts.shape[1]) ** SMOOTHING
+    contexts = contexts / contexts.sum()
+    pmi = np.log(counts.data / tokens[counts.row] / contexts[counts.col])
     kept = pmi > 0
     return sparse.csr_matrix(
-        (pmi[kept], (counts.row[kept], counts.col[kept])), shape=(size, size), dtype=np.float32
+        (pmi[kept], (counts.row[kept], counts.col[kept])), shape=counts.shape, dtype=np.float32
     )
+
+
+def side_by_side(windows: Any, lines: Any) -> Any:
+    """Both kinds of context as one matrix, in which each has the same Frobenius norm."""
+    from scipy import sparse
+
+    weight = np.sqrt(windows.power(2).sum() / lines.power(2).sum())
+    return sparse.hstack([windows, lines * weight]).tocsr()
 
 
 def _scaled(vectors: np.ndarray, seen: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -7,23 +7,19 @@ so that both print the same numbers for the same prompt.
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
-from prompt_jax import metrics_retrieval, sharding
+from prompt_jax import metrics_retrieval
 from prompt_jax.answers import Answer, Answerer, Answering, Model, Question, nothing
 from prompt_jax.artefact import Prompt
 from prompt_jax.backbone import Backbone
 from prompt_jax.data import Data, TaskText, TokenizedTask, tokenize_texts
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
-from prompt_jax.loss import Loss
 from prompt_jax.metrics_aggregate import aggregates
 from prompt_jax.metrics_text import confusion, label_stats
 from prompt_jax.settings import settings
@@ -93,56 +89,6 @@ class Evaluation:
     def open(self, text: TaskText, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
         """An `Evaluator` of what `read` gave."""
         return TaskScorer(text, vocabulary, layout, mesh, self.answering)
-
-
-@settings
-class HeldOutLoss:
-    """Evaluation of pretraining: the loss of text that is not trained on.
-
-    Attributes:
-      period: steps between evaluations.
-      corpus: where the text comes from (`Corpus`).
-      batches: how many are averaged.
-    """
-
-    period: int
-    corpus: Any
-    batches: int = 8
-
-    def read(self, data: Any) -> Any:
-        return self.corpus.read()
-
-    def scored(self, data: Any) -> dict[str, str]:
-        """What is scored, for the record."""
-        return {"split": "held_out"}
-
-    def open(self, text: Any, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
-        """An `Evaluator` of what `read` gave."""
-        sharding.check_rows(mesh, self.corpus.batch_size)
-        batches = text.open(vocabulary, layout, seed)
-        fixed = [batches.batch(step) for step in range(self.batches)]
-        rows = sharding.rows(mesh)
-
-        def evaluate(graphdef, trainable, frozen, between=nothing):
-            total = {"loss": 0.0, "z_loss": 0.0, "accuracy": 0.0, "tokens": 0.0}
-            for batch in fixed:
-                between()
-                placed = sharding.put_rows(batch, rows)
-                sums = _sums(graphdef, trainable, frozen, placed)
-                total = {name: value + float(sums[name]) for name, value in total.items()}
-            tokens = total["tokens"]
-            metrics = {
-                "held_out_loss": (total["loss"] - total["z_loss"]) / tokens,
-                "held_out_accuracy": total["accuracy"] / tokens,
-            }
-            return metrics, []
-
-        return evaluate
-
-
-@partial(jax.jit, static_argnums=0)
-def _sums(graphdef, trainable, frozen, batch):
-    return Loss()(nnx.merge(graphdef, trainable, frozen), batch)[1]
 
 
 class TaskScorer:

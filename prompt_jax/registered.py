@@ -9,7 +9,7 @@ REGISTERED: dict[str, str] = {
     "Adafactor": "prompt_jax.optim:Adafactor",
     "AdamW": "prompt_jax.optim:AdamW",
     "Evaluation": "prompt_jax.evaluate:Evaluation",
-    "HeldOutLoss": "prompt_jax.evaluate:HeldOutLoss",
+    "HeldOutLoss": "prompt_jax.held_out:HeldOutLoss",
     "Checkpoints": "prompt_jax.checkpoint.run:Checkpoints",
     "MeshShape": "prompt_jax.sharding:MeshShape",
     "SoftPrompt": "prompt_jax.methods.soft:SoftPrompt",

@@ -1,4 +1,4 @@
-"""Published sizes of the T5 family, and nano: name -> T5Config.
+"""Published sizes of the T5 family, nano and mnano: name -> T5Config.
 
 LM-adapted T5 and Flan-T5 have the sizes of `t5_1_1_*`, Flan-UL2 that of `ul2_20b`.
 Sources: T5X's and prompt-tuning's size files; Raffel et al. 2020 (1.0); Xue et al. 2022 (ByT5);
@@ -13,6 +13,7 @@ def _sizes() -> dict[str, T5Config]:
         return T5Config(V, D, H, K, F, encoder, decoder, **more)
 
     sizes = {"nano": config(8192, 128, 4, 32, 384, 4, 4, dropout_rate=0.0)}
+    sizes["mnano"] = config(16128, 128, 4, 32, 384, 4, 4, dropout_rate=0.0)
     v1_1 = {"small": (512, 6, 64, 1024, 8), "base": (768, 12, 64, 2048, 12)}
     v1_1 |= {"large": (1024, 16, 64, 2816, 24), "xl": (2048, 32, 64, 5120, 24)}
     v1_1 |= {"xxl": (4096, 64, 64, 10240, 24)}

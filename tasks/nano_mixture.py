@@ -4,7 +4,9 @@ Its members are small supervised sets in short forms: the deciding text comes fi
 row has at most 64 pieces of nano's vocabulary. Longer rows are left out by their words; of a long
 passage only a window is kept (`window_with`, `best_window`). Rates are min(rows, 4000) and, like
 the members, do not depend on what the data folder holds: a missing file is an error. Two members
-are word lists of installed packages: VADER's polarities and CLDR's kinds of names.
+are word lists of installed packages: VADER's polarities and CLDR's kinds of names. Three are made
+of plain text (`nano_text`); one of them, `text`, is TEXT_SHARE of the mixture, so that the model
+does not unlearn to write.
 
 No member is, or holds texts of, what nano is tested on: SST-2, SST-5, MR, TREC, AG News, CoLA, RTE,
 CB, WiC, UD part-of-speech tags, E2E, XNLI, Empath's topics. So DART's rows from E2E are left out,
@@ -31,6 +33,7 @@ from prompt_jax.tasks.nano_forms import (
     window_with,
 )
 from prompt_jax.tasks.nano_shared import SHARED
+from prompt_jax.tasks.nano_text import order_rows, same_rows, text_rows
 from prompt_jax.tasks.official import (
     Benchmark,
     DataSet,
@@ -46,6 +49,8 @@ from prompt_jax.tasks.text import RowsSource, add_task
 from prompt_jax.tasks.text2text import DART_1_1_1
 
 MAX_RATE = 4000
+TEXT_SHARE = 0.4
+TEXT = "en_wiki.txt.xz"
 PASSAGE_WORDS = 33  # of inputs with a window of a passage, which 64 pieces hold
 LEAST_WINDOW = 10  # words of a passage below which a row is left out
 
@@ -178,6 +183,9 @@ TRAIN = {"train": "train"}
 DEV = {"train": "validation"}
 
 
+WIKI = f"corpus/{TEXT} (English Wikipedia core articles); licence: CC BY-SA 3.0"
+
+
 def _of(data: DataSet, what: str = "") -> str:
     return f"{data.folder}; licence: {data.licence}{what}"
 
@@ -218,6 +226,9 @@ MEMBERS: dict[str, Member] = {
         BOTH,
         "CLDR names of the installed Babel; licence: Unicode-3.0",
     ),
+    "order": Member(4000, lambda s: order_rows(TEXT, 4000), 24, TRAIN, WIKI),
+    "same": Member(4000, lambda s: same_rows(TEXT, 4000), 44, TRAIN, WIKI),
+    "text": Member(20000, lambda s: text_rows(TEXT, 20000), 40, TRAIN, WIKI),
 }
 
 
@@ -240,7 +251,14 @@ def _register(name: str, member: Member) -> None:
 for _name, _member in MEMBERS.items():
     _register(_name, _member)
 
+
+def rates() -> dict[str, float]:
+    """min(rows, MAX_RATE) of each member; `text` has TEXT_SHARE of all."""
+    found = {name: float(min(member.rows, MAX_RATE)) for name, member in MEMBERS.items()}
+    others = sum(found.values()) - found["text"]
+    return found | {"text": others * TEXT_SHARE / (1 - TEXT_SHARE)}
+
+
 seqio.MixtureRegistry.add(
-    "nano_multitask",
-    [(f"nano_{name}", float(min(member.rows, MAX_RATE))) for name, member in MEMBERS.items()],
+    "nano_multitask", [(f"nano_{name}", rate) for name, rate in rates().items()]
 )

@@ -39,6 +39,7 @@ BUNDLED_MODULES = (
     "text2text",
     "xtreme",
     "nano_mixture",
+    "mnano_mixture",
     "quickstart",
 )
 READ_BATCH = 4096  # rows that leave TensorFlow at a time

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.corpus import Corpus, CorpusBatches, corrupt, corrupted_lengths
-from prompt_jax.embeddings import CountedEmbeddings, word_vectors
+from prompt_jax.embeddings import CountedEmbeddings, positive_pmi, window_counts, word_vectors
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout
 from prompt_jax.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ TEXT = np.arange(3, 4800, dtype=np.uint16)  # every id once, so that a chunk is 
 
 
 def batches(corpus: Corpus, seed: int = 0, tokens: np.ndarray = TEXT) -> CorpusBatches:
-    return CorpusBatches(corpus, tokens, Numbers(), seed)
+    return CorpusBatches(corpus, [tokens], Numbers(), seed)
 
 
 def spans_of(tokens: np.ndarray, sentinels: list[int]) -> list[list[int]]:
@@ -136,13 +136,13 @@ def test_every_chunk_once_per_epoch(corpus):
     data = batches(dataclasses.replace(corpus, batch_size=1))
     starts = [
         [
-            int(data.batch(epoch * data.chunks + n)["encoder_input_tokens"][0, 0])
-            for n in range(data.chunks)
+            int(data.batch(epoch * data.chunks[0] + n)["encoder_input_tokens"][0, 0])
+            for n in range(data.chunks[0])
         ]
         for epoch in range(2)
     ]
     for epoch in starts:
-        assert sorted(epoch) == [min(epoch) + n * data.chunk for n in range(data.chunks)]
+        assert sorted(epoch) == [min(epoch) + n * data.chunk for n in range(data.chunks[0])]
         assert epoch != sorted(epoch)
     assert min(starts[0]) != min(starts[1])  # another cut of the text
     assert np.argsort(starts[0]).tolist() != np.argsort(starts[1]).tolist()
@@ -215,7 +215,7 @@ def test_counted_vectors_bring_words_together_that_share_their_surroundings():
     rng = np.random.default_rng(0)
     ring = rng.integers(0, 2, 4000)  # two topics; each word stands among those of its topic
     tokens = np.stack([3 + 4 * ring + rng.integers(0, 4, 4000) for _ in range(6)], 1).ravel()
-    vectors = word_vectors(tokens, 12, 2, window=4)
+    vectors = word_vectors(positive_pmi(window_counts(tokens, 12, window=4)), 2)
     assert np.abs(vectors[[0, 1, 2, 11]]).max() < 1e-5
     unit = vectors[3:11] / np.linalg.norm(vectors[3:11], axis=1, keepdims=True)
     alike = unit @ unit.T
@@ -239,3 +239,46 @@ def test_counted_embeddings_keep_scale_and_unseen_rows(tmp_path):
     assert np.sqrt(np.mean(table[seen] ** 2)) == pytest.approx(1.0, rel=0.1)
     np.testing.assert_allclose(head[:, seen].T / table[seen], 0.5, rtol=0.1)
     assert started["encoder/encoder_norm/scale"] is random["encoder/encoder_norm/scale"]
+
+
+def test_aligned_lines_bring_translations_together(tmp_path):
+    rng = np.random.default_rng(0)
+    facts = rng.integers(0, 2, (60, 5))
+    for name, words in (("en.txt", "ab"), ("de.txt", "xy")):
+        (tmp_path / name).write_text("\n".join("".join(words[i] for i in row) for row in facts))
+    corpus = dataclasses.replace(SPANS, files=("en.txt", "de.txt"), root=str(tmp_path))
+    random = {"token_embedder/embedding": rng.normal(size=(384, 2)).astype(np.float32)}
+    words = Vocabulary.bytes()
+    aligned = CountedEmbeddings(corpus=corpus, window=1, aligned=("en.txt", "de.txt"))
+    table = aligned.start(random, words)["token_embedder/embedding"]
+    a, b, x, y = (table[words.encode(letter)[0]] for letter in "abxy")
+    assert min(a @ x, b @ y) > max(a @ y, b @ x)
+
+
+def test_languages_come_in_proportion_to_a_power_of_their_size(tmp_path):
+    for name, letter, size in (("en", "a", 4000), ("sw", "b", 250)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(letter * size)
+    corpus = dataclasses.replace(
+        PREFIX,
+        files=("en/text.txt", "sw/text.txt"),
+        root=str(tmp_path),
+        input_length=8,
+        target_length=8,
+        language_exponent=0.5,
+    )
+    assert [part.language for part in corpus.languages()] == ["en", "sw"]
+    data = corpus.open(Vocabulary.bytes(), PromptLayout(), seed=0)
+    size = corpus.batch_size
+    seen = np.concatenate([data.batch(step)["encoder_input_tokens"][:, 0] for step in range(256)])
+    counts = np.unique(seen, return_counts=True)[1]
+    assert len(seen) == 256 * size == 1024 and counts.tolist() == [819, 205]
+    again = corpus.open(Vocabulary.bytes(), PromptLayout(), seed=0)
+    np.testing.assert_array_equal(
+        again.batch(200)["encoder_input_tokens"], data.batch(200)["encoder_input_tokens"]
+    )
+
+
+def test_an_exponent_out_of_range():
+    with pytest.raises(UserError, match=r"Corpus\.language_exponent = 2"):
+        dataclasses.replace(SPANS, language_exponent=2)

@@ -3,11 +3,18 @@
 import csv
 import io
 import json
+import lzma
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from prompt_jax.tasks import nano_forms, nano_mixture, official, text
+from prompt_jax.corpus import LEFT_OUT, left_out, paragraph_digest
+from prompt_jax.errors import UserError
+from prompt_jax.tasks import nano_forms, nano_mixture, nano_text, official, text
+
+overlap = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("overlap.py"))))
 
 
 @pytest.fixture
@@ -33,11 +40,13 @@ def test_the_members_of_the_mixture(real):
     rates = text.mixture_rates("nano_multitask")
     assert set(rates) == {f"nano_{name}" for name in nano_mixture.MEMBERS}
     for name, member in nano_mixture.MEMBERS.items():
-        assert rates[f"nano_{name}"] == min(member.rows, nano_mixture.MAX_RATE)
+        if name != "text":
+            assert rates[f"nano_{name}"] == min(member.rows, nano_mixture.MAX_RATE)
         if name != "multirc":  # its windows take ten seconds
             rows = nano_mixture.member_rows(member, "train")
             assert len(rows) == member.rows, name
             assert max(len(row["inputs"].split()) for row in rows) <= member.words
+    assert rates["nano_text"] / sum(rates.values()) == pytest.approx(nano_mixture.TEXT_SHARE)
 
 
 RUN = 8
@@ -80,3 +89,79 @@ def test_the_mixture_shares_no_texts_with_what_nano_is_tested_on(real):
             words = words_of(row["inputs"])
             shared = [w for w in zip(*(words[i:] for i in range(RUN)), strict=False) if w in runs]
             assert not shared, (name, row["inputs"])
+
+
+@pytest.mark.slow
+def test_the_corpus_shares_no_texts_with_what_backbones_are_tested_on(real):
+    texts = overlap.tested_texts(downstream(real))
+    assert len(texts) > 1_000_000
+    shared = overlap.shared_paragraphs(real / "corpus", texts)
+    found = {paragraph_digest(line): (name, line) for name, line in shared}
+    assert len(found) > 1000
+    missing = {digest: found[digest] for digest in set(found) - left_out()}
+    assert not missing, f"add to {LEFT_OUT}: {missing}"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with three documents of two paragraphs, and lines in two languages."""
+    monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(tmp_path))
+    documents = [[" ".join(f"{d}{p}w{n}" for n in range(30)) for p in "ab"] for d in "xyz"]
+    (tmp_path / "corpus").mkdir()
+    text = "\n\n".join("\n".join(paragraphs) for paragraphs in documents)
+    (tmp_path / "corpus" / "some.txt").write_text(text + "\ntoo short\n")
+    for language, line in (("en", "Good day.\n\nA line."), ("sw", "Habari.\nx\nMstari.")):
+        folder = tmp_path / "corpus" / "multi" / language
+        folder.mkdir(parents=True)
+        with lzma.open(folder / "ntrex.txt.xz", "wt") as file:
+            file.write(line)
+    nano_text.passages.cache_clear()
+    return tmp_path
+
+
+def test_rows_made_of_text(corpus):
+    whole = [line.split() for line in (corpus / "corpus" / "some.txt").read_text().splitlines()]
+    for row in nano_text.text_rows("some.txt", 20):
+        words = f"{row['inputs']} {row['targets']}".split()
+        assert words in whole and len(row["inputs"].split()) == 15
+    for number, row in enumerate(nano_text.order_rows("some.txt", 20)):
+        words = row["inputs"].removeprefix("order text: ").split()
+        natural = any(words == line[: nano_text.HALF] for line in whole)
+        assert row["targets"] == ("natural", "changed")[number % 2]
+        assert natural == (row["targets"] == "natural")
+    labels = set()
+    for row in nano_text.same_rows("some.txt", 40):
+        one, other = row["inputs"].removeprefix("same text1: ").split(" text2: ")
+        assert row["targets"] == ("same" if one[0] == other[0] else "different")
+        labels.add(row["targets"])
+    assert labels == {"same", "different"}
+    assert list(nano_text.text_rows("some.txt", 5)) == list(nano_text.text_rows("some.txt", 9))[:5]
+
+
+def test_rows_of_translations(corpus):
+    rows = list(nano_text.translate_rows("en", "sw", 160))
+    assert rows == [
+        {"inputs": "translate en to sw: Good day.", "targets": "Habari."},
+        {"inputs": "translate en to sw: A line.", "targets": "Mstari."},
+    ]
+    assert next(iter(nano_text.translate_rows("sw", "en", 8)))["targets"] == "A line."
+
+
+def test_paragraphs_that_are_left_out(corpus, monkeypatch):
+    line = (corpus / "corpus" / "some.txt").read_text().splitlines()[0]
+    monkeypatch.setattr(nano_text, "left_out", lambda: {paragraph_digest(line)})
+    assert len(nano_text.passages("some.txt")) == 5
+
+
+def test_the_multilingual_mixture(real):
+    rates = text.mixture_rates("mnano_multitask")
+    pairs = {name: rate for name, rate in rates.items() if name.startswith("mnano_")}
+    assert len(pairs) == 24 and sum(pairs.values()) == pytest.approx(sum(rates.values()) / 2)
+    rows = text.load_examples("mnano_en_sw", "train")["mnano_en_sw"]
+    assert len(rows) > 1000 and rows[0]["inputs"].startswith("translate en to sw: ")
+
+
+def test_text_without_a_data_folder(monkeypatch):
+    monkeypatch.delenv("PROMPT_JAX_DATA_DIR", raising=False)
+    with pytest.raises(UserError, match=r"corpus/x\.txt is read from a data folder: give"):
+        nano_text.read_corpus("x.txt")
