@@ -107,7 +107,7 @@ class TaskScorer:
         mesh: Mesh,
         how: Answering = Answering(),  # noqa: B008 (frozen)
     ):
-        from prompt_jax.tasks.text import CHOICES, get_task
+        from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, get_task
 
         data = text.data
         limits = (data.input_length, data.target_length)
@@ -116,6 +116,10 @@ class TaskScorer:
         self.tasks = text.tokenized(vocabulary)
         self.seqio = {task.name: get_task(task.name) for task in self.tasks}
         self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
+        self.piece_metrics = [
+            [make(vocabulary.encode) for make in PIECE_METRICS.get(task.name, ())]
+            for task in self.tasks
+        ]
 
     def __call__(
         self, graphdef, trainable, frozen, between: Callable[[], None] = nothing
@@ -206,6 +210,8 @@ class TaskScorer:
         """The task's own metrics, and the share of outputs that are none of its labels."""
         task = self.tasks[number]
         metrics = task_metrics(self.seqio[task.name], task, texts)
+        for of_pieces in self.piece_metrics[number]:
+            metrics |= of_pieces([example["targets"] for example in task.examples], texts)
         if self.choices[number] and self.how.mode == "generate":
             stats = label_stats(self.choices[number])(texts, texts)
             metrics.setdefault("not_a_label", stats["not_a_label"])

@@ -64,7 +64,8 @@ def list_tasks() -> list[dict]:
     """Every registered task and mixture, sorted by name, as plain values.
 
     `splits`, `present` (the splits whose data are at hand) and `metrics` are lists of names, `rows`
-    is the published size of each split, `choices` the list of label strings; each may be None.
+    is the published size of each split, `choices` the list of label strings; each may be None. A
+    split of a mixture is present where all its tasks that have it are.
     """
     import seqio
 
@@ -87,6 +88,7 @@ def _describe_task(name: str) -> dict:
         "name": name,
         "source": str(task.source),
         "licence": ours.licence if ours else "",
+        "version": ours.version if ours else "",
         "splits": list(task.splits),
         "rows": dict(ours.rows) if ours and ours.rows else None,
         "present": ours.present() if ours else None,
@@ -100,14 +102,26 @@ def _describe_mixture(name: str) -> dict:
 
     mixture = seqio.MixtureRegistry.get(name)
     rates = ", ".join(f"{task.name} x {mixture.get_rate(task):g}" for task in mixture.tasks)
-    splits = dict.fromkeys(split for task in mixture.tasks for split in task.splits)
+    parts = [_describe_task(task.name) for task in mixture.tasks]
+    splits = dict.fromkeys(split for part in parts for split in part["splits"])
+    having = {split: [p for p in parts if split in p["splits"]] for split in splits}
+    rows = {
+        split: sum(part["rows"][split] for part in held)
+        for split, held in having.items()
+        if all(split in (part["rows"] or {}) for part in held)
+    }
     return {
         "name": name,
         "source": f"mixture of {rates}",
-        "licence": "",
+        "licence": "; ".join(dict.fromkeys(part["licence"] for part in parts if part["licence"])),
+        "version": "; ".join(dict.fromkeys(part["version"] for part in parts if part["version"])),
         "splits": list(splits),
-        "rows": None,
-        "present": None,
+        "rows": rows or None,
+        "present": [
+            split
+            for split, held in having.items()
+            if all(split in (part["present"] or ()) for part in held)
+        ],
         "metrics": [],
         "choices": None,
     }

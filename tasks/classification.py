@@ -1,8 +1,8 @@
-"""Sentence classification with words as labels: TREC, MR, SST-5, AG News.
+"""Sentence classification with words as labels: TREC, MR, CR, SST-5, AG News.
 
 T5 has no tasks of these; the form is T5's of GLUE, "trec question: ...". MR has no official split,
 and of AG News only the test file may be at hand: both are split eight to one to one by a hash of
-the text, so that equal texts stay together.
+the text, so that equal texts stay together, and so is CR.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,7 @@ TREC = Benchmark(
     home=SENT_CONV,
     licence="none stated; research",
     sizes={"train": 5452, "test": 500},
+    version="2002",
     note="the six coarse labels (Li and Roth 2002)",
 )
 
@@ -59,6 +60,7 @@ SST5 = Benchmark(
     home=SENT_CONV,
     licence="none stated; research",
     sizes={"train": 8544, "validation": 1101, "test": 2210},
+    version="1.0",
     note="Stanford Sentiment Treebank, five classes, sentences only",
 )
 
@@ -69,10 +71,10 @@ def _polarity(label: str) -> Layout:
     return matched(r"(?P<sentence>.*)", "latin-1", label=label)
 
 
-def _mr(split: str) -> File:
+def _two_files(name: str, split: str) -> File:
     keep = by_hash("sentence", split)
-    positive = File("rt-polarity.pos", _polarity("1"), keep=keep)
-    return File("rt-polarity.neg", _polarity("0"), keep=keep, rest=(positive,))
+    positive = File(f"{name}.pos", _polarity("1"), keep=keep)
+    return File(f"{name}.neg", _polarity("0"), keep=keep, rest=(positive,))
 
 
 MR = Benchmark(
@@ -81,11 +83,25 @@ MR = Benchmark(
     labels=("0", "1"),
     choices=("negative", "positive"),
     folder=FOLDER,
-    files={split: _mr(split) for split in SPLITS},
+    files={split: _two_files("rt-polarity", split) for split in SPLITS},
     home="https://www.cs.cornell.edu/people/pabo/movie-review-data (rt-polaritydata)",
     licence="none stated; research",
     sizes={"train": 8513, "validation": 1118, "test": 1031},
+    version="1.0",
     note="Pang and Lee 2005, 10662 sentences in Latin-1, split by hash",
+)
+
+CR = Benchmark(
+    prefix="cr",
+    fields=("sentence",),
+    labels=("0", "1"),
+    choices=("negative", "positive"),
+    folder=FOLDER,
+    files={split: _two_files("custrev", split) for split in SPLITS},
+    home=SENT_CONV,
+    licence="none stated; research",
+    version="1.0",
+    note="Hu and Liu 2004, about 3775 sentences in Latin-1, split eight to one to one by hash",
 )
 
 # ---- AG News ----
@@ -104,13 +120,15 @@ AG_NEWS = Benchmark(
     home="https://github.com/mhjabreel/CharCnn_Keras/tree/master/data/ag_news_csv",
     licence="non-commercial research",
     sizes={"train": 6126, "validation": 736, "test": 738},
-    note="version 3; the three splits are its test file of 7600 rows, split by hash",
+    version="3",
+    note="the three splits are its test file of 7600 rows, split by hash",
 )
 
 TASKS: dict[str, tuple[Benchmark, list[Metric]]] = {
     "trec": (TREC, [accuracy]),
     "sst5": (SST5, [accuracy, mean_class_f1(SST5_CHOICES)]),
     "mr": (MR, [accuracy]),
+    "cr": (CR, [accuracy]),
     "ag_news": (AG_NEWS, [accuracy]),
 }
 for _name, (_data, _metrics) in TASKS.items():

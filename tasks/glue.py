@@ -55,6 +55,7 @@ def _benchmark(
         home=HOME,
         licence=licence,
         sizes=dict(zip(files, sizes, strict=True)),
+        version="GLUE of 2018, TFDS 2.0.0",
         note=note,
         score=score,
     )

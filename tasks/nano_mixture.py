@@ -243,7 +243,11 @@ def member_rows(member: Member, split: str) -> list[Row]:
 
 def _register(name: str, member: Member) -> None:
     source = RowsSource(
-        lambda split: member_rows(member, split), tuple(member.splits), member.source
+        lambda split: member_rows(member, split),
+        tuple(member.splits),
+        member.source,
+        "that of its source",
+        version="that of its source",
     )
     add_task(f"nano_{name}", source, [], [], None)
 

@@ -60,6 +60,8 @@ class DataSet:
       licence: of the data.
       sizes: official number of rows of each split.
       from_tfds: a TFDS example -> the record of a row.
+      tfds_splits: TFDS's name of a split, where it is another.
+      version: of the official files; "": what TFDS's pinned version is made of.
       note: what else to know of the files.
     """
 
@@ -70,6 +72,8 @@ class DataSet:
     licence: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     from_tfds: Callable[[Record], Record] = dict
+    tfds_splits: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
     note: str = ""
 
     def candidates(self, split: str) -> tuple[File, ...]:
@@ -127,8 +131,19 @@ def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
         return find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR")) is not None
 
     return RowsSource(
-        read, tuple(data.files), describe(data), data.licence, data.sizes or None, present
+        read,
+        tuple(data.files),
+        describe(data),
+        data.licence,
+        data.sizes or None,
+        present,
+        version_of(data),
     )
+
+
+def version_of(data: DataSet) -> str:
+    """The version of the official files, else that of the TFDS builder."""
+    return data.version or f"TFDS {data.tfds.partition(':')[2]}"
 
 
 def describe(data: DataSet) -> str:
@@ -317,10 +332,11 @@ def read_tfds(data: DataSet, split: str, folder: epath.Path | None) -> Iterator[
     builder: Any = tfds.builder(data.tfds, data_dir=data_dir)
     if os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
         builder.download_and_prepare()
-    if split not in builder.info.splits:
+    name = data.tfds_splits.get(split, split)
+    if name not in builder.info.splits:
         has = ", ".join(builder.info.splits)
-        raise UserError(f"TFDS {data.tfds} in {data_dir} has no split '{split}'; it has {has}")
-    yield from tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+        raise UserError(f"TFDS {data.tfds} in {data_dir} has no split '{name}'; it has {has}")
+    yield from tfds.as_numpy(builder.as_dataset(split=name, shuffle_files=False))
 
 
 def _tfds_row(data: Benchmark, record: Record) -> dict:

@@ -176,15 +176,25 @@ def read_rows(entries: Callable[[], Iterable[Entry]], split: str) -> list[dict]:
 
 
 def _register(
-    name: str, entries: Callable[[], Iterable[Entry]], choices: Iterable[str], description: str
+    name: str,
+    entries: Callable[[], Iterable[Entry]],
+    choices: Iterable[str],
+    origin: tuple[str, str, str],
 ) -> None:
-    source = RowsSource(partial(read_rows, entries), SPLITS, description)
+    what, package, licence = origin
+    source = RowsSource(
+        partial(read_rows, entries),
+        SPLITS,
+        f"{what} of the installed {package} ({licence})",
+        licence,
+        version=f"{package} {importlib.metadata.version(package)}",
+    )
     add_task(name, source, [], [accuracy], tuple(choices))
 
 
-_VADER = "lexicon of the installed vaderSentiment (MIT)"
-_EMPATH = "lexicon of the installed empath (MIT)"
-_CLDR = "CLDR names of the installed Babel (Unicode licence, BSD)"
+_VADER = ("lexicon", "vaderSentiment", "MIT")
+_EMPATH = ("lexicon", "empath", "MIT")
+_CLDR = ("CLDR names", "Babel", "Unicode licence, BSD")
 _register("vader_polarity", partial(vader_entries, 1.0), POLARITIES, _VADER)
 _register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
 _register("empath_topic", empath_entries, TOPICS, _EMPATH)

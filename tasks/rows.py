@@ -4,6 +4,7 @@ A `form` turns a record of a file (or a TFDS example) into rows with `inputs`, `
 else the task keeps; lists of texts are kept as such.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,27 @@ from prompt_jax.tasks.text import RowsSource, add_task
 
 Row = dict[str, Any]
 Form = Callable[[Record], Iterable[Row]]
+
+
+def tfds_only(
+    name: str,
+    splits: Mapping[str, int],
+    licence: str,
+    note: str = "",
+    tfds_splits: Mapping[str, str] | None = None,
+) -> DataSet:
+    """A set that is read from a prepared TFDS folder alone; `splits`: {split: published rows}."""
+    home = f"https://www.tensorflow.org/datasets/catalog/{re.split('[/:]', name)[0]}"
+    return DataSet(
+        folder="tfds",
+        files=dict.fromkeys(splits, ()),
+        home=home,
+        tfds=name,
+        licence=licence,
+        sizes=splits,
+        tfds_splits=tfds_splits or {},
+        note=note,
+    )
 
 
 def register_rows(

@@ -22,6 +22,7 @@ from prompt_jax.tasks.official import Benchmark, File, register
 
 FILES = {"train": "train.jsonl", "validation": "val.jsonl", "test": "test.jsonl"}
 HOME = "https://super.gluebenchmark.com/tasks"
+VERSION = "SuperGLUE v2, TFDS 1.0.2"
 FALSE_TRUE = ("False", "True")
 
 
@@ -50,6 +51,7 @@ def _benchmark(
         home=HOME,
         licence=licence,
         sizes=dict(zip(files, sizes, strict=True)),
+        version=VERSION,
         numbers=numbers,
         from_tfds=from_tfds,
     )

@@ -14,7 +14,7 @@ from prompt_jax.metrics_text import UNLABELLED, accuracy
 from prompt_jax.tasks.layouts import JSONL, Record, pick
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.rows import Row, register_rows
-from prompt_jax.tasks.superglue import FILES, HOME
+from prompt_jax.tasks.superglue import FILES, HOME, VERSION
 
 WSC = DataSet(
     folder="superglue/WSC",
@@ -23,6 +23,7 @@ WSC = DataSet(
     home=HOME,
     licence="CC BY 4.0",
     sizes={"train": 259, "validation": 104, "test": 146},
+    version=VERSION,
     note="the 259 rows of 554 whose span is right are trained on",
 )
 RECORD = DataSet(
@@ -32,6 +33,7 @@ RECORD = DataSet(
     home=HOME,
     licence="Apache-2.0",
     sizes={"train": 100730, "validation": 10000, "test": 10000},
+    version=VERSION,
     note="sizes are queries; a row for each right entity",
 )
 

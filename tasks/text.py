@@ -37,6 +37,10 @@ BUNDLED_MODULES = (
     "superglue_spans",
     "classification",
     "text2text",
+    "multiple_choice",
+    "raft",
+    "transfer",
+    "wiki_lingua",
     "xtreme",
     "nano_mixture",
     "mnano_mixture",
@@ -47,6 +51,9 @@ HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a valida
 
 # The label strings of a classification task, by task name, in the order of its class ids.
 CHOICES: dict[str, tuple[str, ...]] = {}
+
+# Metrics over the pieces of the backbone's vocabulary, by task name: (its `encode`) -> the metric.
+PIECE_METRICS: dict[str, tuple[Callable[[Callable[[str], list]], Metric], ...]] = {}
 
 
 TEXT_FEATURES = {
@@ -65,6 +72,7 @@ class RowsSource(seqio.DataSource):
       description: where the data come from, for `tasks list`, and the licence of the data.
       rows: how many rows a split has, as published.
       present: whether a split can be read; None: whenever it is asked for.
+      version: of the data.
     """
 
     def __init__(
@@ -75,12 +83,14 @@ class RowsSource(seqio.DataSource):
         licence: str = "",
         rows: Mapping[str, int] | None = None,
         present: Callable[[str], bool] | None = None,
+        version: str = "",
     ) -> None:
         super().__init__(splits=splits)
         self._read = read
         self._description = description
         self.licence = licence
         self.rows = rows
+        self.version = version
         self._present = present
 
     def present(self) -> list[str]:

@@ -9,12 +9,14 @@ T5 has not, begin with their name.
 import re
 from collections.abc import Iterator
 
+import seqio
+
 from prompt_jax.metrics_generation import bleu, rouge
 from prompt_jax.metrics_qa import answers, squad
 from prompt_jax.metrics_text import accuracy
 from prompt_jax.tasks.layouts import DART, JSONL, SQUAD, WEBNLG, Record, comma_separated, pick
 from prompt_jax.tasks.official import DataSet, File
-from prompt_jax.tasks.rows import Row, register_rows
+from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 
 FOLDER = "text2text"
 
@@ -28,6 +30,7 @@ E2E = DataSet(
     home="https://github.com/tuetschek/e2e-dataset",
     licence="CC BY-SA 4.0",
     sizes={"train": 42061, "validation": 547, "test": 630},
+    version="challenge of 2017",
     note="training pairs; distinct meaning representations in the others",
 )
 WEBNLG_2017 = DataSet(
@@ -39,8 +42,9 @@ WEBNLG_2017 = DataSet(
     },
     home="https://gitlab.com/shimorina/webnlg-dataset (JSON as in microsoft/LoRA's examples)",
     licence="CC BY-NC-SA 4.0",
-    sizes={"validation": 870},
-    note="challenge of 2017; verbalisations marked good",
+    sizes={"train": 18102, "validation": 870, "test": 1862},
+    version="challenge of 2017",
+    note="verbalisations marked good; training pairs, distinct triple sets in the others",
 )
 DART_1_1_1 = DataSet(
     folder=f"{FOLDER}/dart",
@@ -51,8 +55,9 @@ DART_1_1_1 = DataSet(
     },
     home="https://github.com/Yale-LILY/dart/tree/master/data/v1.1.1",
     licence="MIT",
-    sizes={"validation": 2721},
-    note="version 1.1.1; it includes E2E and WebNLG",
+    sizes={"train": 62659, "validation": 2721, "test": 4159},
+    version="1.1.1",
+    note="it includes E2E and WebNLG; training pairs, distinct triple sets in the others",
 )
 DIALOGSUM = DataSet(
     folder=f"{FOLDER}/dialogsum",
@@ -64,15 +69,9 @@ DIALOGSUM = DataSet(
     home="https://github.com/cylnlp/dialogsum",
     licence="CC BY-NC-SA 4.0",
     sizes={"train": 12460, "validation": 500, "test": 500},
+    version="1.0",
     note="three references in the test split",
 )
-
-
-def from_tfds(name: str, splits: tuple[str, ...], licence: str, note: str = "") -> DataSet:
-    """A set that is read from a prepared TFDS folder alone."""
-    home = f"https://www.tensorflow.org/datasets/catalog/{name.split('/')[0].split(':')[0]}"
-    files = {split: () for split in splits}
-    return DataSet(folder="tfds", files=files, home=home, tfds=name, licence=licence, note=note)
 
 
 # ---- forms: a record to rows of one reference each ----
@@ -174,13 +173,20 @@ SQUAD_1_1 = DataSet(
     home="https://rajpurkar.github.io/SQuAD-explorer",
     licence="CC BY-SA 4.0",
     sizes={"train": 87599, "validation": 10570},
+    version="1.1",
 )
 register_rows("squad", SQUAD_1_1, squad_question, [squad], "", answers)
 
-BOTH = ("train", "validation")
-ALL = (*BOTH, "test")
-OPEN_MRQA = ("squad", "news_qa", "trivia_qa", "search_qa", "hotpot_qa", "natural_questions")
-HELD_MRQA = ("bio_asq", "drop", "duo_rc", "race", "relation_extraction", "textbook_qa")
+OPEN_MRQA = {
+    "squad": (86588, 10507), "news_qa": (74160, 4212), "trivia_qa": (61688, 7785),
+    "search_qa": (117384, 16980), "hotpot_qa": (72928, 5901), "natural_questions": (104071, 12836),
+}  # fmt: skip
+HELD_MRQA = {
+    "bio_asq": 1504, "drop": 1503, "duo_rc": 1501, "race": 674, "relation_extraction": 2948,
+    "textbook_qa": 1503,
+}  # fmt: skip
+ANLI = {"r1": (16946, 1000, 1000), "r2": (45460, 1000, 1000), "r3": (100459, 1200, 1200)}
+ALL = ("train", "validation", "test")
 NLI = ("entailment", "neutral", "contradiction")
 
 
@@ -190,20 +196,25 @@ def anli_pair(record: Record) -> Iterator[Row]:
     yield {"inputs": inputs, "targets": NLI[record["label"]], "label": record["label"]}
 
 
-SUMMARY = ([rouge], "summarize:", answers)
-SPAN = ([squad], "", answers)
-# name: (TFDS builder and version, splits, licence, form, (metrics, prefix, postprocess))
-TFDS_ONLY: dict[str, tuple] = {
-    "xsum": ("xsum:1.1.0", ALL, "research use", summary_of("document", "summary"), SUMMARY),
-    "cnn_dailymail": (
-        "cnn_dailymail:3.4.0", ALL, "research use", summary_of("article", "highlights"), SUMMARY
-    ),
-}  # fmt: skip
-for _set in OPEN_MRQA + HELD_MRQA:
-    _splits = BOTH if _set in OPEN_MRQA else ("test",)
-    TFDS_ONLY[f"mrqa_{_set}"] = (f"mrqa/{_set}:1.0.0", _splits, "each set's own", question, SPAN)
-for _name, (_tfds, _splits, _licence, _form, (_metrics, _prefix, _post)) in TFDS_ONLY.items():
-    register_rows(_name, from_tfds(_tfds, _splits, _licence), _form, _metrics, _prefix, _post)
-for _round in ("r1", "r2", "r3"):
-    _data = from_tfds(f"anli/{_round}:0.1.0", ALL, "CC BY-NC 4.0")
+def sized(*rows: int) -> dict[str, int]:
+    """The rows of `train`, `validation` and, if given, `test`."""
+    return dict(zip(ALL, rows, strict=False))
+
+
+XSUM = tfds_only("xsum:1.1.0", sized(203577, 11305, 11301), "research use")
+CNN_DM = tfds_only("cnn_dailymail:3.4.0", sized(287113, 13368, 11490), "research use")
+for _name, _data, _form in (
+    ("xsum", XSUM, summary_of("document", "summary")),
+    ("cnn_dailymail", CNN_DM, summary_of("article", "highlights")),
+):
+    register_rows(_name, _data, _form, [rouge], "summarize:", answers)
+_mrqa = {name: sized(*rows) for name, rows in OPEN_MRQA.items()}
+_mrqa |= {name: {"test": rows} for name, rows in HELD_MRQA.items()}
+for _name, _sizes in _mrqa.items():
+    _data = tfds_only(f"mrqa/{_name}:1.0.0", _sizes, "each set's own")
+    register_rows(f"mrqa_{_name}", _data, question, [squad], "", answers)
+for _kind, _sets in (("in_domain", OPEN_MRQA), ("out_of_domain", HELD_MRQA)):
+    seqio.MixtureRegistry.add(f"mrqa_{_kind}", [(f"mrqa_{name}", 1.0) for name in _sets])
+for _round, _rows in ANLI.items():
+    _data = tfds_only(f"anli/{_round}:0.1.0", sized(*_rows), "CC BY-NC 4.0")
     register_rows(f"anli_{_round}", _data, anli_pair, [accuracy], f"anli_{_round}", choices=NLI)

@@ -32,7 +32,7 @@ from prompt_jax.metrics_text import accuracy
 from prompt_jax.tasks import xtreme_forms as forms
 from prompt_jax.tasks import xtreme_pairs as pairs
 from prompt_jax.tasks import xtreme_sets as sets
-from prompt_jax.tasks.official import DataSet, describe, find
+from prompt_jax.tasks.official import DataSet, describe, find, version_of
 from prompt_jax.tasks.rows import Form, Row, read_rows
 from prompt_jax.tasks.text import RowsSource, add_task
 
@@ -206,6 +206,7 @@ def source_of(parts: sets.Parts, read: Reader, note: str = "") -> RowsSource:
         "; ".join(dict.fromkeys(data.licence for data in parts.values())),
         rows or None,
         lambda split: is_present(parts[split]),
+        "; ".join(dict.fromkeys(version_of(data) for data in parts.values())),
     )
 
 

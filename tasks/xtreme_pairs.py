@@ -18,7 +18,8 @@ BUCC_SOURCE = Source(
     "xtreme/bucc2018",
     XTREME,
     "none stated; Wikipedia and News Commentary",
-    "BUCC 2018, sample set and training set with gold pairs; TFDS's bucc has no other sentences",
+    "BUCC 2018",
+    "sample set and training set with gold pairs; TFDS's bucc has no other sentences",
 )
 BUCC_ROWS = without_header("id", "text")
 
@@ -46,7 +47,7 @@ TATOEBA_SOURCE = Source(
     "xtreme/tatoeba",
     "https://github.com/facebookresearch/LASER/tree/main/data/tatoeba/v1",
     "CC BY 2.0 FR",
-    "LASER's test sets, version 1",
+    "LASER's test sets v1",
 )
 TEXT_LINES = matched("(?P<text>.*)")
 

@@ -25,7 +25,8 @@ class Source:
     folder: str
     home: str
     licence: str
-    note: str
+    version: str
+    note: str = ""
 
     def part(
         self,
@@ -44,6 +45,7 @@ class Source:
             licence=self.licence,
             sizes={} if rows is None else {split: rows},
             from_tfds=from_tfds,
+            version=self.version,
             note=self.note,
         )
 
@@ -62,10 +64,11 @@ XNLI_SOURCE = Source(
     "xtreme/xnli",
     XTREME,
     "CC BY-NC 4.0",
-    "XNLI 1.0; test files need the labels that XTREME's leave out",
+    "XNLI 1.0",
+    "test files need the labels that XTREME's leave out",
 )
 MULTINLI = Source(
-    "xtreme/xnli", XTREME, "OANC, CC BY 3.0 and CC BY-SA 3.0 by genre", "train is MultiNLI 1.0"
+    "xtreme/xnli", XTREME, "OANC, CC BY 3.0 and CC BY-SA 3.0 by genre", "MultiNLI 1.0"
 )
 NLI_ROWS = without_header("premise", "hypothesis", "label")
 
@@ -93,7 +96,8 @@ def xnli_translated(language: str) -> Parts:
     if language == "en":
         return {}
     source = Source("tfds", XTREME, MULTINLI.licence, TRANSLATED)
-    train = source.part("train", tfds="xtreme_xnli:1.1.0", from_tfds=partial(_in, language))
+    form = partial(_in, language)
+    train = source.part("train", tfds="xtreme_xnli:1.1.0", rows=392570, from_tfds=form)
     return {"train": train} | xnli(language)
 
 
@@ -105,7 +109,8 @@ PAWS_SOURCE = Source(
     "xtreme/pawsx",
     XTREME,
     "free for any purpose (Google)",
-    "train is PAWS-Wiki; where it is absent, the 3989 pairs of PAWS-Wiki's dev set that PAWS-X "
+    "PAWS-Wiki 1.0",
+    "where train is absent, the 3989 pairs of PAWS-Wiki's dev set that PAWS-X "
     "does not hold are read from train_substitute-en.tsv",
 )
 PAIR_ROWS = without_header("sentence1", "sentence2", "label")
@@ -140,7 +145,8 @@ def pawsx_translated(language: str) -> Parts:
     if language == "en":
         return {}
     source = Source("tfds", XTREME, PAWSX_SOURCE.licence, TRANSLATED)
-    return {"train": source.part("train", tfds=f"xtreme_pawsx/{language}:1.0.0")} | pawsx(language)
+    train = source.part("train", tfds=f"xtreme_pawsx/{language}:1.0.0", rows=49401)
+    return {"train": train} | pawsx(language)
 
 
 # ---- UDPOS: Universal Dependencies 2.5, Nivre et al. 2018 ----
@@ -163,7 +169,8 @@ UDPOS_SOURCE = Source(
     "xtreme/udpos",
     XTREME,
     "by treebank, mostly CC BY-SA; some CC BY-NC-SA",
-    "Universal Dependencies 2.5; files of another release have other sizes",
+    "Universal Dependencies 2.5",
+    "files of another release have other sizes",
 )
 UD_NAMES = {"train": "train", "validation": "dev", "test": "test"}
 # TFDS 4.9 has the two names exchanged: its xtreme_pos_ta is Tagalog, its xtreme_pos_tl Tamil.
@@ -208,7 +215,8 @@ PANX_SOURCE = Source(
     "xtreme/panx",
     XTREME,
     "CC BY-SA (Wikipedia)",
-    "WikiANN in Rahimi's splits; test files need the tags that XTREME's leave out",
+    "WikiANN in Rahimi's splits",
+    "test files need the tags that XTREME's leave out",
 )
 
 
@@ -256,7 +264,8 @@ MLQA_SOURCE = Source(
     "xtreme/mlqa",
     "https://github.com/facebookresearch/MLQA",
     "CC BY-SA 3.0",
-    "MLQA 1.0, question and context in one language",
+    "MLQA 1.0",
+    "question and context in one language",
 )
 
 
@@ -308,7 +317,8 @@ TYDIQA_SOURCE = Source(
     "xtreme/tydiqa",
     "https://github.com/google-research-datasets/tydiqa",
     "Apache-2.0",
-    "TyDiQA-GoldP 1.1; XTREME tests on its dev set, which is validation here",
+    "TyDiQA-GoldP 1.1",
+    "XTREME tests on its dev set, which is validation here",
 )
 GOLDP = "tydi_qa/goldp:3.0.0"
 
@@ -358,7 +368,8 @@ COPA_SOURCE = Source(
     "superglue/COPA",
     "https://super.gluebenchmark.com/tasks",
     "BSD-2-Clause",
-    "COPA as SuperGLUE has it, whose test set has no labels",
+    "SuperGLUE v2",
+    "its test set has no labels",
 )
 
 

@@ -69,6 +69,7 @@ def test_list_describes_every_task(monkeypatch):
         "name": "super_glue_cb",
         "source": "superglue/CB (official files) or TFDS super_glue/cb:1.0.2",
         "licence": "research use",
+        "version": "SuperGLUE v2, TFDS 1.0.2",
         "splits": ["train", "validation", "test"],
         "rows": {"train": 250, "validation": 56, "test": 250},
         "present": [],
@@ -90,7 +91,8 @@ def test_list_describes_mixtures():
     finally:
         seqio.MixtureRegistry.remove("words")
     assert entry["source"] == "mixture of cldr_kind x 3, vader_polarity x 1"
-    assert entry["splits"] == ["train", "validation", "test"]
+    assert entry["splits"] == entry["present"] == ["train", "validation", "test"]
+    assert entry["licence"] == "MIT; Unicode licence, BSD"
 
 
 def test_show_renders_text_and_pieces(backbone):
