@@ -30,8 +30,9 @@ OPTIONS = {
     "t5x": ("family",),
     "orbax": (),
     "files": (),
-    "random": ("seed",),
+    "random": ("seed", "vocabulary"),
 }
+ROWS = 128  # the embeddings of random weights with a vocabulary of their own are a multiple of it
 HASHED = 1 << 20  # values at a time
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -72,7 +73,8 @@ def load_backbone(
     checkpoint = open_checkpoint(name)
     stored = None if checkpoint.quantised is None else checkpoint.quantised.weights_dtype
     held_in = quantised.held_in(weights_dtype, stored, name)
-    words = _load_vocabulary(vocabulary or checkpoint.vocabulary)
+    named = vocabulary or checkpoint.vocabulary
+    words = _load_vocabulary(named) if named else None
     if words is not None and words.size > checkpoint.config.vocab_size:
         rows = checkpoint.config.vocab_size
         raise UserError(
@@ -149,7 +151,7 @@ def open_checkpoint(name: str) -> Checkpoint:
         return open_orbax(rest)
     if kind == "files":
         return open_folder(rest)
-    return _random(name, rest, options["seed"])
+    return _random(name, rest, options["seed"], options["vocabulary"])
 
 
 def open_nano() -> Checkpoint:
@@ -176,21 +178,25 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
     return kind, rest, options
 
 
-def _random(name: str, size: str, seed: str | None) -> Checkpoint:
-    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's."""
+def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> Checkpoint:
+    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's.
+
+    With a `vocabulary` of its own it has as many embeddings, rounded up to a multiple of ROWS.
+    """
     if size not in sizes.SIZES:
         raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
     if seed is not None and not seed.isdecimal():
         raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
     config = sizes.SIZES[size]
-    arrays = weights.held(weights.init(config, int(seed or 0)))
-    vocabulary = "bytes" if size.startswith("byt5_") else None
-    if size == "nano" and NANO.is_dir():
+    if vocabulary is not None:
+        words = _load_vocabulary(vocabulary)
+        config = replace(config, vocab_size=-(-words.size // ROWS) * ROWS)
+    elif size.startswith("byt5_"):
+        vocabulary = "bytes"
+    elif size == "nano" and NANO.is_dir():
         vocabulary = open_nano().vocabulary
-    return Checkpoint(config, arrays, vocabulary)
+    return Checkpoint(config, weights.held(weights.init(config, int(seed or 0))), vocabulary)
 
 
-def _load_vocabulary(name: str | None) -> Vocabulary | None:
-    if name is None:
-        return None
+def _load_vocabulary(name: str) -> Vocabulary:
     return Vocabulary.bytes() if name == "bytes" else Vocabulary.from_file(name)

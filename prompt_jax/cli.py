@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-tasks_app = typer.Typer(rich_markup_mode=None, help="The registry of tasks, and checks of files.")
+tasks_app = typer.Typer(
+    rich_markup_mode=None, help="The registry of tasks, and checks of them and of files."
+)
 app.add_typer(tasks_app, name="tasks")
 app.command("doctor")(doctor_cli.doctor)
 app.command("eval")(eval_cli.evaluate)
@@ -303,31 +305,53 @@ def tasks_show(
 
 @tasks_app.command("check")
 def tasks_check(
-    path: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Rows of inputs and targets.")],
+    name: Annotated[
+        str, typer.Argument(metavar="FILE.jsonl|TASK", help="A file, or a registered task.")
+    ],
     backbone: MaybeBackbone = None,
     input_length: InputLength = None,
     target_length: TargetLength = None,
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Problems, lengths and labels of a JSONL file. Exit code 2 if it cannot be used.
+    """Problems, lengths and labels of a JSONL file or a task. Exit code 2 if it cannot be used.
 
     \b
     Example:
       prompt-jax tasks check train.jsonl --backbone=nano --input_length=64
     """
-    from prompt_jax.tasks_cli import check_jsonl
+    from prompt_jax.task_check import check_jsonl, check_task
 
-    report = check_jsonl(path, _loaded(backbone), input_length, target_length)
-    errors = report["errors"]
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
+    is_file = name.endswith(".jsonl")
+    check = check_jsonl if is_file else check_task
+    report = check(name, _loaded(backbone), input_length, target_length)
     if json:
         print_json(report)
+    elif is_file:
+        facts = {key: value for key, value in report.items() if key not in ("errors", "named")}
+        print_facts(name, facts)
+        _print_lines(report["named"])
     else:
-        print_facts(path, {name: value for name, value in report.items() if name != "errors"})
-        for error in errors:
-            print(error, file=sys.stderr)
-    if errors:
+        for facts in report["splits"]:
+            told = {key: value for key, value in facts.items() if key != "named"}
+            print_facts(f"{facts['task']}, {facts['split']}", told)
+            _print_lines(facts["named"])
+        for pair in report["between"]:
+            print("{task} {splits}: {shared_inputs} inputs in both, {first}".format(**pair))
+        _print_lines(f"{split}: not at hand" for split in report["absent"])
+    for error in report["errors"]:
+        print(error, file=sys.stderr)
+    if report["errors"]:
         raise typer.Exit(2)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 app.command()(convert)

@@ -67,3 +67,31 @@ def read_jsonl(path: str, text_keys: tuple[str, ...] = TEXT_KEYS) -> list[dict]:
         wanted = " and ".join(text_keys)
         raise UserError(f"{path}: no rows; write one JSON object with {wanted} a line")
     return rows
+
+
+def stem_of(file_name: str) -> str:
+    """The name that a task's JSONL files share.
+
+    >>> stem_of("tickets.train.jsonl")
+    'tickets'
+    """
+    return file_name.removesuffix(".jsonl").removesuffix(".train")
+
+
+def split_files(train_path: str, validation_path: str | None = None) -> dict[str, str]:
+    """{split: path} of a task's files: NAME.train.jsonl or NAME.jsonl, and NAME.validation.jsonl
+    (or `validation_path`) and NAME.test.jsonl where they are there; UserError if a given one is
+    not."""
+    train = epath.Path(train_path)
+    stem = stem_of(train.name)
+    files = {"train": train}
+    for split in ("validation", "test"):
+        beside = train.parent / f"{stem}.{split}.jsonl"
+        if beside.is_file() and beside != train:
+            files[split] = beside
+    if validation_path is not None:
+        files["validation"] = epath.Path(validation_path)
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"no such JSONL file: {path}")
+    return {split: str(path) for split, path in files.items()}

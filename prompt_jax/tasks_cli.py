@@ -1,26 +1,19 @@
-"""What `prompt-jax tasks list | show T | check FILE.jsonl` report, as plain lists and dicts."""
+"""What `prompt-jax tasks list | show T` report, as plain lists and dicts."""
 
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row
+from prompt_jax.jsonl import TEXT_KEYS
 
 if TYPE_CHECKING:
     from prompt_jax.backbone import Backbone
     from prompt_jax.vocabulary import Vocabulary
-
-PERCENTILES = (50, 90, 95, 99, 100)
-MAX_LABELS = 50  # more distinct targets than this are not labels
 
 
 def import_tasks_module(name_or_path: str) -> ModuleType:
@@ -135,7 +128,7 @@ def show_task(name: str, split: str, n: int, backbone: "Backbone | None") -> lis
     """
     from prompt_jax.tasks.text import load_examples
 
-    vocabulary = _vocabulary(backbone)
+    vocabulary = vocabulary_of(backbone)
     return [
         {"task": task, **_show_example(example, vocabulary)}
         for task, examples in load_examples(name, split).items()
@@ -153,91 +146,10 @@ def _show_example(example: dict, vocabulary: "Vocabulary | None") -> dict:
     return shown
 
 
-def _vocabulary(backbone: "Backbone | None") -> "Vocabulary | None":
+def vocabulary_of(backbone: "Backbone | None") -> "Vocabulary | None":
     """The backbone's vocabulary; None only if no backbone is given."""
     if backbone is None:
         return None
     if backbone.vocabulary is None:
         raise UserError(f"backbone '{backbone.name}' has no vocabulary; name one by VOCABULARY")
     return backbone.vocabulary
-
-
-def check_jsonl(
-    path: str,
-    backbone: "Backbone | None" = None,
-    input_length: int | None = None,
-    target_length: int | None = None,
-) -> dict:
-    """Statistics of a JSONL file of `inputs` and `targets`; bad lines are counted, not raised.
-
-    Returns:
-      rows: good rows; errors: "FILE:LINE: what" of each bad line, or of a file without rows;
-      labels: {target: rows}, most frequent first, None beyond 50 distinct targets;
-      duplicates: rows whose inputs and targets occur before; conflicts: distinct inputs that occur
-      with several targets; empty: {key: rows whose text is blank};
-      unit: "tokens" (with the EOS) if a backbone is given, else "characters";
-      lengths: {key: {"p50": ..., "p100": ...}}; truncated: {key: percent of rows longer than the
-      limit}, of the keys with a limit.
-
-    UserError for a missing file, or for a limit without the backbone whose tokens it counts.
-    """
-    vocabulary = _vocabulary(backbone)
-    limits = {"inputs": input_length, "targets": target_length}
-    limits = {key: limit for key, limit in limits.items() if limit is not None}
-    if limits and vocabulary is None:
-        raise UserError(f"the limit {limits} counts tokens; say whose with --backbone")
-    rows, errors = _read_rows(path)
-    lengths = {key: [_length(row[key], vocabulary) for row in rows] for key in TEXT_KEYS}
-    return {
-        "rows": len(rows),
-        "errors": errors,
-        "labels": _labels([row["targets"] for row in rows]),
-        "duplicates": len(rows) - len({_pair(row) for row in rows}),
-        "conflicts": _conflicts(rows),
-        "empty": {key: sum(not row[key].strip() for row in rows) for key in TEXT_KEYS},
-        "unit": "characters" if vocabulary is None else "tokens",
-        "lengths": {key: _percentiles(values) for key, values in lengths.items()},
-        "truncated": {key: _share_above(lengths[key], limit) for key, limit in limits.items()},
-    }
-
-
-def _read_rows(path: str) -> tuple[list[dict], list[str]]:
-    rows, errors = [], []
-    for number, line in numbered_lines(path):
-        try:
-            rows.append(parse_row(line))
-        except ValueError as error:
-            errors.append(f"{path}:{number}: {error}")
-    if not rows and not errors:
-        errors.append(f"{path}: no rows")
-    return rows, errors
-
-
-def _length(text: str, vocabulary: "Vocabulary | None") -> int:
-    return len(text) if vocabulary is None else len(vocabulary.encode(text)) + 1
-
-
-def _labels(targets: Sequence[str]) -> dict[str, int] | None:
-    counts = Counter(targets)
-    return dict(counts.most_common()) if len(counts) <= MAX_LABELS else None
-
-
-def _pair(row: dict) -> tuple[str, str]:
-    return row["inputs"], row["targets"]
-
-
-def _conflicts(rows: Sequence[dict]) -> int:
-    targets_of = Counter(inputs for inputs, _ in {_pair(row) for row in rows})
-    return sum(count > 1 for count in targets_of.values())
-
-
-def _percentiles(lengths: Sequence[int]) -> dict[str, int]:
-    """The smallest length that at least p percent of the rows do not exceed; {} without rows."""
-    if not lengths:
-        return {}
-    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
-    return {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
-
-
-def _share_above(lengths: Sequence[int], limit: int) -> float:
-    return 100.0 * sum(length > limit for length in lengths) / max(len(lengths), 1)

@@ -125,7 +125,7 @@ SETS: dict[str, tuple[DataSet, Callable[[Record], Iterator[Row]], int]] = {
     "cosmos_qa": (COSMOS_QA, cosmos_qa, 4),
 }
 for _part, _rows in {"high": (62445, 3451, 3498), "middle": (25421, 1436, 1436)}.items():
-    _sizes = dict(zip(("train", "validation", "test"), _rows, strict=True))
+    _sizes: dict[str, int] = dict(zip(("train", "validation", "test"), _rows, strict=True))
     _data = tfds_only(
         f"race/{_part}:2.0.0",
         _sizes,

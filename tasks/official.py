@@ -40,7 +40,7 @@ class File:
     path: str
     layout: Layout | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str | int, ...] | None = None
     keep: Callable[[epath.Path], Callable[[Record], bool]] | None = None
     rest: tuple["File", ...] = ()
 
@@ -127,8 +127,8 @@ def register(
 def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
     """What `read` gives, with what `tasks list` says of the data set."""
 
-    def present(split: str) -> bool:
-        return find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR")) is not None
+    def where(split: str) -> str | None:
+        return place_of(data, find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR")))
 
     return RowsSource(
         read,
@@ -136,9 +136,16 @@ def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
         describe(data),
         data.licence,
         data.sizes or None,
-        present,
+        where,
         version_of(data),
     )
+
+
+def place_of(data: DataSet, found: tuple[File, epath.Path] | epath.Path | None) -> str | None:
+    """The file, or the folder of the TFDS set, that `find` found."""
+    if isinstance(found, tuple):
+        return str(found[1])
+    return None if found is None else str(found / data.tfds.replace(":", "/"))
 
 
 def version_of(data: DataSet) -> str:

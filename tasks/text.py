@@ -26,7 +26,7 @@ import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import TEXT_KEYS, read_jsonl
+from prompt_jax.jsonl import TEXT_KEYS, read_jsonl, split_files, stem_of
 from prompt_jax.metrics_text import Metric, accuracy
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
@@ -71,7 +71,8 @@ class RowsSource(seqio.DataSource):
       splits: the splits that `read` knows.
       description: where the data come from, for `tasks list`, and the licence of the data.
       rows: how many rows a split has, as published.
-      present: whether a split can be read; None: whenever it is asked for.
+      where: the file or folder that a split is read from, None if it is not at hand; without it a
+        split can be read whenever it is asked for.
       version: of the data.
     """
 
@@ -82,7 +83,7 @@ class RowsSource(seqio.DataSource):
         description: str,
         licence: str = "",
         rows: Mapping[str, int] | None = None,
-        present: Callable[[str], bool] | None = None,
+        where: Callable[[str], str | None] | None = None,
         version: str = "",
     ) -> None:
         super().__init__(splits=splits)
@@ -91,11 +92,16 @@ class RowsSource(seqio.DataSource):
         self.licence = licence
         self.rows = rows
         self.version = version
-        self._present = present
+        self._where = where
+        self._given: dict[str, int] = {}  # rows of each split when they were read last
 
     def present(self) -> list[str]:
         """The splits that can be read from where the data folder points now."""
-        return [split for split in self.splits if self._present is None or self._present(split)]
+        return [split for split in self.splits if self.where(split) is not None]
+
+    def where(self, split: str) -> str | None:
+        """What a split would be read from now; None if it is not at hand."""
+        return self._description if self._where is None else self._where(split)
 
     def __repr__(self) -> str:
         return self._description
@@ -108,7 +114,8 @@ class RowsSource(seqio.DataSource):
         return [split]
 
     def num_input_examples(self, split: str) -> int:
-        return len(self._read(split))
+        """How many rows `get_dataset` gave last, which SeqIO asks after it; else they are read."""
+        return self._given[split] if split in self._given else len(self._read(split))
 
     def get_dataset(
         self,
@@ -123,6 +130,7 @@ class RowsSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         """The rows of a split; `sequence_length`, `use_cached` and `num_epochs` are SeqIO's own."""
         rows = self._read(split)
+        self._given[split] = len(rows)
         columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
         dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None:
@@ -182,7 +190,8 @@ def jsonl_task(
     def read(split: str) -> list[dict]:
         return _keep_scalars(_read_checked(paths[split], choices))
 
-    source = RowsSource(read, tuple(paths), f"JSONL {', '.join(paths.values())}")
+    described = f"JSONL {', '.join(paths.values())}"
+    source = RowsSource(read, tuple(paths), described, where=_file_of(paths))
     return add_task(name, source, [], metrics, choices)
 
 
@@ -220,9 +229,9 @@ def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqi
     there. Without a validation file a tenth of the distinct inputs (at least one, those with the
     smallest SHA-256) is held out of `train` as `validation`, so that the two never share an input.
     """
-    files = _jsonl_files(train_path, validation_path)
+    files = split_files(train_path, validation_path)
     digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in files.items()).encode()).hexdigest()
-    stem = re.sub(r"\W", "_", _jsonl_stem(epath.Path(train_path).name))
+    stem = re.sub(r"\W", "_", stem_of(epath.Path(train_path).name))
     name = f"jsonl:{stem}:{digest[:8]}"
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
@@ -236,29 +245,19 @@ def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqi
         return train if split == "train" else validation
 
     splits = ("train", "validation", *(s for s in files if s == "test"))
-    source = RowsSource(read, splits, f"JSONL {files['train']}, a tenth held out as validation")
+    described = f"JSONL {files['train']}, a tenth held out as validation"
+    source = RowsSource(read, splits, described, where=_file_of(files))
     return add_task(name, source, [], [accuracy], None)
 
 
-def _jsonl_stem(file_name: str) -> str:
-    return file_name.removesuffix(".jsonl").removesuffix(".train")
+def _file_of(files: Mapping[str, str]) -> Callable[[str], str | None]:
+    """split -> its file, if it is there; a held-out split is of the training file."""
 
+    def where(split: str) -> str | None:
+        path = files.get(split, files.get("train", ""))
+        return path if epath.Path(path).is_file() else None
 
-def _jsonl_files(train_path: str, validation_path: str | None) -> dict[str, str]:
-    """{split: path} by the rule of `task_from_jsonl`; UserError if a given path is not there."""
-    train = epath.Path(train_path)
-    stem = _jsonl_stem(train.name)
-    files = {"train": train}
-    for split in ("validation", "test"):
-        beside = train.parent / f"{stem}.{split}.jsonl"
-        if beside.is_file() and beside != train:
-            files[split] = beside
-    if validation_path is not None:
-        files["validation"] = epath.Path(validation_path)
-    for path in files.values():
-        if not path.is_file():
-            raise UserError(f"no such JSONL file: {path}")
-    return {split: str(path) for split, path in files.items()}
+    return where
 
 
 def hold_out(rows: list[dict], path: str) -> tuple[list[dict], list[dict]]:

@@ -45,7 +45,7 @@ def summary(source: str, target: str) -> Callable[[Record], Iterator[Row]]:
 
 
 def _register(name: str, source: str, target: str, splits: tuple[str, ...]) -> None:
-    rows = dict(zip(SPLITS, SIZES[source], strict=True))
+    rows: dict[str, int] = dict(zip(SPLITS, SIZES[source], strict=True))
     data = tfds_only(
         f"gem/wiki_lingua_{LANGUAGES[source]}_{source}:1.1.0",
         {split: rows[split] for split in splits},

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import seqio
+from etils import epath
 
 from prompt_jax.metrics_qa import answers, mlqa, squad
 from prompt_jax.metrics_retrieval import mined_f1, mining_target
@@ -32,7 +33,7 @@ from prompt_jax.metrics_text import accuracy
 from prompt_jax.tasks import xtreme_forms as forms
 from prompt_jax.tasks import xtreme_pairs as pairs
 from prompt_jax.tasks import xtreme_sets as sets
-from prompt_jax.tasks.official import DataSet, describe, find, version_of
+from prompt_jax.tasks.official import DataSet, describe, find, place_of, version_of
 from prompt_jax.tasks.rows import Form, Row, read_rows
 from prompt_jax.tasks.text import RowsSource, add_task
 
@@ -182,13 +183,14 @@ FAMILIES = {
 }
 
 
-def is_present(data: DataSet) -> bool:
-    """Whether the one split of a data set is at hand: its file, or its part of a TFDS folder."""
+def where(data: DataSet) -> str | None:
+    """What the one split of a data set is read from: its file, or its part of a TFDS folder."""
     (split,) = data.files
     found = find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR"))
-    if found is None or isinstance(found, tuple):
-        return found is not None
-    return any((found / data.tfds.replace(":", "/")).glob(f"*-{split}.*"))
+    place = place_of(data, found)
+    if place is None or isinstance(found, tuple):
+        return place
+    return place if any(epath.Path(place).glob(f"*-{split}.*")) else None
 
 
 def source_of(parts: sets.Parts, read: Reader, note: str = "") -> RowsSource:
@@ -197,15 +199,15 @@ def source_of(parts: sets.Parts, read: Reader, note: str = "") -> RowsSource:
     for split, data in parts.items():
         splits_of.setdefault(describe(data), []).append(split)
     rows = {split: size for split, data in parts.items() for size in data.sizes.values()}
-    where = [f"{', '.join(splits)}: {text}" for text, splits in splits_of.items()]
-    where += [note] if note else []
+    told = [f"{', '.join(splits)}: {text}" for text, splits in splits_of.items()]
+    told += [note] if note else []
     return RowsSource(
         lambda split: read(parts[split]),
         tuple(parts),
-        " | ".join(where),
+        " | ".join(told),
         "; ".join(dict.fromkeys(data.licence for data in parts.values())),
         rows or None,
-        lambda split: is_present(parts[split]),
+        lambda split: where(parts[split]),
         "; ".join(dict.fromkeys(version_of(data) for data in parts.values())),
     )
 

@@ -144,3 +144,12 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(shared, golden):
     with pytest.raises(UserError, match=r"cannot read the vocabulary '/nowhere.model'"):
         load_backbone(V10[0].format(golden), vocabulary="/nowhere.model")
     assert load_backbone(V10[0].format(golden), vocabulary="bytes").vocabulary is not None
+
+
+def test_random_weights_with_a_vocabulary_of_their_own():
+    """As many embeddings as it has ids, to the next multiple of 128."""
+    backbone = load_backbone("random:nano?seed=0&vocabulary=bytes")
+    assert backbone.config.vocab_size == 384
+    assert backbone.vocabulary is not None and backbone.vocabulary.path is None
+    with pytest.raises(UserError, match=r"cannot read the vocabulary 'gone\.model'"):
+        load_backbone("random:nano?vocabulary=gone.model")

@@ -195,22 +195,40 @@ def test_tasks_show(callee, capsys):
 
 
 def test_tasks_check_of_a_good_file(callee, capsys):
-    calls = callee("tasks_cli", "check_jsonl", {"rows": 2, "labels": {"a": 2}, "errors": []})
+    report = {"rows": 2, "labels": {"a": 2}, "errors": [], "named": ["f.jsonl:2: is blank"]}
+    calls = callee("task_check", "check_jsonl", report)
+    callee("task_check", "check_task", None)
     assert main(["tasks", "check", "f.jsonl", "--input_length=8", "--target_length=2"]) == 0
     assert calls == [(("f.jsonl", None, 8, 2), {})]
     out, err = capsys.readouterr()
-    assert "a: 2" in out
+    assert "a: 2" in out and out.endswith("f.jsonl:2: is blank\n")
     assert "errors" not in out
     assert err == ""
 
 
 def test_tasks_check_of_a_bad_file(callee, capsys):
-    report = {"rows": 1, "errors": ["f.jsonl:2: not JSON", "f.jsonl:3: no targets"]}
-    callee("tasks_cli", "check_jsonl", report)
+    report = {"rows": 1, "errors": ["f.jsonl:2: not JSON", "f.jsonl:3: no targets"], "named": []}
+    callee("task_check", "check_jsonl", report)
+    callee("task_check", "check_task", None)
     assert main(["tasks", "check", "f.jsonl"]) == 2
     assert capsys.readouterr().err == "f.jsonl:2: not JSON\nf.jsonl:3: no targets\n"
     assert main(["tasks", "check", "f.jsonl", "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == report
+
+
+def test_tasks_check_of_a_task(callee, capsys, tmp_path):
+    facts = {"task": "cb", "split": "train", "rows": 2, "named": ["cb train row 2 of f: blank"]}
+    between = {"task": "cb", "splits": "train, test", "shared_inputs": 1, "first": "a = b"}
+    report = {"splits": [facts], "between": [between], "absent": ["cb validation"], "errors": []}
+    calls = callee("task_check", "check_task", report)
+    callee("task_check", "check_jsonl", None)
+    assert main(["tasks", "check", "cb", f"--data_dir={tmp_path}"]) == 0
+    assert calls == [(("cb", None, None, None), {})]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "cb train row 2 of f: blank",
+        "cb train, test: 1 inputs in both, a = b",
+        "cb validation: not at hand",
+    ]
 
 
 @pytest.mark.parametrize(

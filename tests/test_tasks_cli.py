@@ -92,7 +92,7 @@ def test_list_describes_mixtures():
         seqio.MixtureRegistry.remove("words")
     assert entry["source"] == "mixture of cldr_kind x 3, vader_polarity x 1"
     assert entry["splits"] == entry["present"] == ["train", "validation", "test"]
-    assert entry["licence"] == "MIT; Unicode licence, BSD"
+    assert entry["licence"] == "Unicode licence, BSD; MIT"
 
 
 def test_show_renders_text_and_pieces(backbone):
@@ -110,66 +110,3 @@ def test_show_needs_a_vocabulary():
     arrays_only = SimpleNamespace(name="t5x:DIR", vocabulary=None)
     with pytest.raises(UserError, match="backbone 't5x:DIR' has no vocabulary"):
         tasks_cli.show_task("vader_polarity", "train", 1, arrays_only)
-
-
-LINES = [
-    '{"inputs": "good", "targets": "yes"}',
-    '{"inputs": "good", "targets": "yes"}',
-    "",
-    '{"inputs": "good", "targets": "no"}',
-    "not json",
-    '{"inputs": "excellent", "targets": "yes"}',
-    '{"inputs": " ", "targets": ""}',
-    '{"inputs": "no target"}',
-]
-
-
-def test_check_counts_what_is_wrong(tmp_path, backbone):
-    path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(LINES))
-    report = tasks_cli.check_jsonl(str(path), backbone, input_length=5, target_length=4)
-    assert report["errors"] == [
-        f"{path}:5: not JSON (Expecting value at column 1)",
-        f"{path}:8: no key 'targets'; the row has 'inputs'",
-    ]
-    assert report["rows"] == 5
-    assert report["labels"] == {"yes": 3, "no": 1, "": 1}
-    assert (report["duplicates"], report["conflicts"]) == (1, 1)
-    assert report["empty"] == {"inputs": 1, "targets": 1}
-    assert report["unit"] == "tokens"
-    assert report["lengths"]["inputs"] == {"p50": 5, "p90": 10, "p95": 10, "p99": 10, "p100": 10}
-    assert report["truncated"] == {"inputs": 20.0, "targets": 0.0}
-    json.dumps(report)
-
-
-def test_check_without_a_backbone_counts_characters(tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(LINES))
-    report = tasks_cli.check_jsonl(str(path))
-    assert (report["unit"], report["lengths"]["inputs"]["p100"]) == ("characters", 9)
-    assert report["truncated"] == {}
-    with pytest.raises(UserError, match="counts tokens; say whose with --backbone"):
-        tasks_cli.check_jsonl(str(path), input_length=5)
-
-
-def test_check_of_many_targets_an_empty_and_a_missing_file(tmp_path):
-    path = tmp_path / "free.jsonl"
-    rows = [{"inputs": "a", "targets": f"text {i}"} for i in range(51)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert tasks_cli.check_jsonl(str(path))["labels"] is None
-    path.write_text("")
-    report = tasks_cli.check_jsonl(str(path))
-    assert report["errors"] == [f"{path}: no rows"]
-    assert report["lengths"] == {"inputs": {}, "targets": {}}
-    with pytest.raises(UserError, match="no such JSONL file"):
-        tasks_cli.check_jsonl(str(tmp_path / "none.jsonl"))
-
-
-def test_check_with_t5s_own_vocabulary(tmp_path, shared):
-    vocabulary = Vocabulary.from_file(str(shared / "data" / "spm" / "t5.spiece.model"))
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"inputs": "The house is wonderful.", "targets": "True"}\n')
-    backbone = SimpleNamespace(name="t5", vocabulary=vocabulary)
-    report = tasks_cli.check_jsonl(str(path), backbone, input_length=5)
-    assert report["lengths"]["inputs"]["p50"] == 6
-    assert report["truncated"] == {"inputs": 100.0}
