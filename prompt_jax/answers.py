@@ -127,7 +127,7 @@ class Answerer:
         """float32 [len(questions), D]: the mean-pooled encoder states."""
         found: dict[int, np.ndarray] = {}
         for rows, batch in self._batches(questions, between):
-            vectors = np.asarray(_embed(model[0], model[1], model[2], self._put(batch)))
+            vectors = sharding.fetch(_embed(model[0], model[1], model[2], self._put(batch)))
             found |= {i: vector for i, vector in zip(rows, vectors, strict=False)}
         return np.stack([found[i] for i in range(len(questions))])
 
@@ -158,11 +158,11 @@ class Answerer:
         return batch
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return sharding.put_rows(batch, sharding.rows(self.mesh))
+        return sharding.put_all(batch, self.mesh)
 
     def _generate(self, model: Model, questions, batch) -> list[Answer]:
         found = _generate(model[0], self.limits[1], self.how, model[1], model[2], self._put(batch))
-        ids, scores = map(np.asarray, found)
+        ids, scores = map(sharding.fetch, found)
         return [
             Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
             for row in range(len(questions))
@@ -171,7 +171,7 @@ class Answerer:
     def _rank(self, model: Model, questions, batch) -> list[Answer]:
         tokens = self._choices([question.choices for question in questions])
         batch = {**batch, "choices": tokens}
-        scores = np.asarray(_rank(model[0], self.how, model[1], model[2], self._put(batch)))
+        scores = sharding.fetch(_rank(model[0], self.how, model[1], model[2], self._put(batch)))
         answers = []
         for question, row in zip(questions, scores, strict=False):
             by_choice = dict(zip(question.choices, map(float, row), strict=False))

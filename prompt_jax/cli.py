@@ -215,6 +215,8 @@ def _train_seeds(seeds: str, model_dir: str, load, run, json: bool) -> None:
         return cfg.root.selection
 
     summary = train_seeds(parse_seeds(seeds), model_dir, run_one)
+    if not hosts.writes():
+        return
     if json:
         print_json(summary)
     else:

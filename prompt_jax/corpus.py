@@ -181,6 +181,9 @@ class CorpusBatches:
             "decoder_target_tokens": targets,
         }
 
+    def examples(self, step: int) -> int:
+        return self.corpus.batch_size
+
     def _example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         window, place = divmod(number, WINDOW)
         turns = self._turns(window)

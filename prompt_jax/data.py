@@ -29,6 +29,8 @@ class Batches(Protocol):
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]: ...
 
+    def examples(self, step: int) -> int: ...
+
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -172,6 +174,10 @@ class TaskBatches:
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The features of one step (counted from 0), or of some of its rows."""
         return self.assemble(self.plan.batch(step)[rows])
+
+    def examples(self, step: int) -> int:
+        """How many examples all rows of a step hold."""
+        return sum(map(len, self.plan.batch(step)))
 
     def assemble(self, rows: list[Row]) -> dict[str, np.ndarray]:
         """Arrays of the given rows; what they do not fill is 0 everywhere."""

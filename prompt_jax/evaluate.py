@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from prompt_jax import metrics_retrieval
+from prompt_jax import hosts, metrics_retrieval
 from prompt_jax.answers import Answer, Answerer, Answering, Model, Question, nothing
 from prompt_jax.artefact import Prompt
 from prompt_jax.backbone import Backbone
@@ -274,7 +274,7 @@ def prediction_rows(task: TokenizedTask, answers: Sequence[Answer]) -> list[dict
 
 def write_predictions(folder: epath.Path, name: str, rows: list[dict]) -> None:
     """`predictions/NAME.jsonl`, one example per line."""
-    if rows:
+    if rows and hosts.writes():
         (folder / "predictions").mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "predictions" / f"{name}.jsonl").write_text(text)

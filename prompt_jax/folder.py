@@ -2,12 +2,15 @@
 
 import contextlib
 import fcntl
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
 
 from etils import epath
+from jax.experimental import multihost_utils
 
+from prompt_jax import hosts
 from prompt_jax.errors import UserError
 from prompt_jax.metrics import is_local
 
@@ -34,7 +37,7 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
 
 
 def _lock(folder: epath.Path) -> contextlib.AbstractContextManager:
-    if not is_local(folder):
+    if not is_local(folder) or not hosts.writes():
         return contextlib.nullcontext()
     file = open(folder / ".lock", "w")  # noqa: SIM115 (the caller closes it, which unlocks)
     try:
@@ -63,9 +66,27 @@ class Stop:
             raise Stopped
 
 
+class AgreedStop(Stop):
+    """The same over several processes: SIGTERM to one stops all, at the same call of `check`.
+
+    JAX's runtime has its own handler of SIGTERM, and sees that they agree; all processes make the
+    same calls.
+    """
+
+    def check(self) -> None:
+        if multihost_utils.reached_preemption_sync_point(next(_checks)):
+            raise Stopped
+
+
+_checks = itertools.count(1)  # JAX wants a number that grows as long as the process lives
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Stop]:
     """A Stop that SIGTERM sets. Signals reach the main thread alone; elsewhere it is never set."""
+    if hosts.several():
+        yield AgreedStop()
+        return
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

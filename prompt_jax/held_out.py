@@ -45,7 +45,6 @@ class HeldOutLoss:
         for part in parts:
             batches = part.open(vocabulary, layout, seed)
             fixed[part.language] = [batches.batch(step) for step in range(self.batches)]
-        rows = sharding.rows(mesh)
 
         def evaluate(graphdef, trainable, frozen, between=nothing):
             losses, accuracies = {}, {}
@@ -53,7 +52,7 @@ class HeldOutLoss:
                 total = {"loss": 0.0, "z_loss": 0.0, "accuracy": 0.0, "tokens": 0.0}
                 for batch in chosen:
                     between()
-                    placed = sharding.put_rows(batch, rows)
+                    placed = sharding.put_all(batch, mesh)
                     sums = _sums(graphdef, trainable, frozen, placed)
                     total = {name: value + float(sums[name]) for name, value in total.items()}
                 losses[language] = (total["loss"] - total["z_loss"]) / total["tokens"]

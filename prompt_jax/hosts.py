@@ -167,9 +167,26 @@ def _missed(status: Any) -> None:
 _line: "_Line | None" = None
 
 
+def several() -> bool:
+    """Whether this process shares its run with others."""
+    return _line is not None
+
+
 def writes() -> bool:
     """Whether this process writes files and reports: one of a run does."""
     return _line is None or _line.place.process == 0
+
+
+def check_same(what: str, value: int) -> None:
+    """Refuses a run whose processes see different things, such as folders of their own."""
+    if _line is None:
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    seen = multihost_utils.process_allgather(np.int32(value)).tolist()
+    if len(set(seen)) > 1:
+        raise UserError(f"{what} by process: {seen}; give all the same files and one --model_dir")
 
 
 def listen() -> None:

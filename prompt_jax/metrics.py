@@ -11,6 +11,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from prompt_jax import hosts
 from prompt_jax.errors import RunError, UserError
 
 PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens
@@ -32,6 +33,8 @@ class MetricsLog:
         self._tensorboard: Any = None  # its writer, from the first record on
 
     def _write_all(self):
+        if not hosts.writes():
+            return
         text = "".join(json.dumps(record) + "\n" for record in self.records)
         partial = self.path.parent / "metrics.partial"
         if is_local(self.path):
@@ -42,6 +45,8 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         self.records.append(record)
+        if not hosts.writes():
+            return
         if is_local(self.path):
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -160,6 +165,7 @@ class Screen:
     """What a person sees: a bar with loss, examples/s and ETA; plain lines where no terminal is."""
 
     def __init__(self, show: bool, start: int, total: int):
+        show = show and hosts.writes()
         self.console = Console(file=sys.stderr, quiet=not show, soft_wrap=True, highlight=False)
         self.start, self.total, self.began = start, total, time.perf_counter()
         self.last_line = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from prompt_jax import hosts
 from prompt_jax.errors import UserError
 from prompt_jax.metrics import read_metrics
 
@@ -51,7 +52,8 @@ def train_seeds(
             for name in names
         },
     }
-    (folder / "seeds.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if hosts.writes():
+        (folder / "seeds.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.errors import UserError
@@ -111,7 +112,43 @@ def _mesh_axis(axis: str, path: Any) -> str | None:
     return RULES[axis]
 
 
-def put_rows(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays from the rows that this process holds."""
-    put = jax.make_array_from_process_local_data
-    return {name: put(sharding, value) for name, value in batch.items()}
+def local_rows(sharding: NamedSharding, total: int) -> slice:
+    """The least range around the rows of a batch of `total` that this process's devices hold."""
+    held = sharding.addressable_devices_indices_map((total,)).values()
+    bounds = [index[0].indices(total) for index in held if index is not None]
+    return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def put_rows(
+    batch: dict[str, np.ndarray], sharding: NamedSharding, here: slice, total: int
+) -> dict[str, jax.Array]:
+    """Global arrays of `total` rows, of which `batch` holds those in `here` (`local_rows`)."""
+
+    def put(value: np.ndarray) -> jax.Array:
+        def rows(index):
+            start, stop, _ = index[0].indices(total)
+            return value[start - here.start : stop - here.start]
+
+        return jax.make_array_from_callback((total, *value.shape[1:]), sharding, rows)
+
+    return {name: put(value) for name, value in batch.items()}
+
+
+def put_all(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays of a batch that every process holds whole."""
+    total = len(next(iter(batch.values())))
+    return put_rows(batch, rows(mesh), slice(0, total), total)
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The whole of an array on every host; all processes have to ask for it."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def whole(tree: Any) -> Any:
+    """The same arrays, those that other hosts hold parts of fetched into the memory of this one."""
+    host = jax.local_devices(backend="cpu")[0]
+    local = lambda x: x if x.is_fully_addressable else jax.device_put(fetch(x), host)  # noqa: E731
+    return jax.tree.map(local, tree)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax import quantised, sharding, t5, weights
+from prompt_jax import hosts, quantised, sharding, t5, weights
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
@@ -140,8 +140,10 @@ def train(
         stack.callback(checkpoints.close)
         state = checkpoints.restore(job.first_state())
         start = int(state.step)
-        (folder / "config.gin").write_text(operative)
+        if hosts.writes():
+            (folder / "config.gin").write_text(operative)
         log, meter = MetricsLog(folder, start), Meter()
+        hosts.check_same("records in metrics.jsonl", len(log.records))
         stack.callback(log.close)
         screen = Screen(show, start, run.steps)
         stack.callback(screen.close)
@@ -253,13 +255,14 @@ class Job:
         return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, opt_state)
 
     def batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
-        """This process's rows of a step as global arrays, and how many examples they hold."""
-        size = self.run.data.batch_size // jax.process_count()
-        first = jax.process_index() * size
-        rows = self.data.batch(step, slice(first, first + size))
-        segments = rows.get("encoder_segment_ids")
-        examples = size if segments is None else int(segments.max(axis=1).sum())
-        return sharding.put_rows(rows, sharding.rows(self.mesh)), examples * jax.process_count()
+        """A step's rows as global arrays, and how many examples they hold.
+
+        This process assembles the rows of its own devices alone.
+        """
+        size, places = self.run.data.batch_size, sharding.rows(self.mesh)
+        here = sharding.local_rows(places, size)
+        batch = self.data.batch(step, here)
+        return sharding.put_rows(batch, places, here, size), self.data.examples(step)
 
     def evaluation_due(self, step: int) -> bool:
         """At step 0, at the end, and every `period` steps."""
@@ -313,8 +316,10 @@ class Job:
                 "vocabulary": run.backbone.vocabulary,
             },
         }
-        model: Any = nnx.merge(self.graphdef, state.trainable, self.frozen)
-        run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
+        trainable = sharding.whole(state.trainable)
+        if hosts.writes():
+            model: Any = nnx.merge(self.graphdef, trainable, self.frozen)
+            run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
 
     def opening(self, start: int, model_dir: str) -> str:
         run = self.run

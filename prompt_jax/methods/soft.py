@@ -17,6 +17,7 @@ from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam
 from prompt_jax.methods.inits import Init, SampledVocabInit
 from prompt_jax.settings import settings
+from prompt_jax.sharding import fetch
 from prompt_jax.t5 import T5Config
 
 
@@ -52,7 +53,7 @@ class SoftPrompt(PromptMethod):
         )
 
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SoftPromptModule":
-        embedding = np.asarray(backbone.model.token_embedder.embedding[...], np.float32)
+        embedding = fetch(backbone.model.token_embedder.embedding[...]).astype(np.float32)
         init = lambda k, n: self.init(k, n, embedding, backbone.vocabulary, choices)  # noqa: E731
         keys = jax.random.split(key)
         encoder = init(keys[0], self.length) if self.length else None
