@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax import doctor_cli, eval_cli, export_cli, hosts
+from prompt_jax import doctor_cli, eval_cli, export_cli, hosts, rehearse_cli
 from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.options import (
@@ -32,7 +32,12 @@ from prompt_jax.options import (
 )
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
 
-RECIPE_VERBS = ("train", "pretrain", "doctor")  # those that take --gin_file and --gin.NAME=VALUE
+RECIPE_VERBS = (
+    "train",
+    "pretrain",
+    "doctor",
+    "rehearse",
+)  # those that take --gin_file and --gin.NAME=VALUE
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
@@ -50,6 +55,7 @@ app.command("eval")(eval_cli.evaluate)
 app.command("infer")(eval_cli.infer)
 app.command("export")(export_cli.export)
 app.command("import")(export_cli.import_)
+app.command("rehearse")(rehearse_cli.rehearse)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,6 +174,9 @@ def train(
         str | None,
         typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
     ] = None,
+    batch_digests: Annotated[
+        bool, typer.Option("--batch_digests", help="Note what was read, row by row, in batches/.")
+    ] = False,
     coordinator: Coordinator = None,
     processes: Processes = None,
     process: Process = None,
@@ -191,7 +200,10 @@ def train(
     def run(cfg: config.Config, folder: str) -> dict[str, Any]:
         from prompt_jax.train import train
 
-        return train(cfg.root, folder, operative=cfg.operative, profile=profile, show=True)
+        return train(
+            cfg.root, folder, operative=cfg.operative, profile=profile,
+            batch_digests=batch_digests, show=True,
+        )  # fmt: skip
 
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)

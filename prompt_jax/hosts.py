@@ -172,6 +172,11 @@ def several() -> bool:
     return _line is not None
 
 
+def number() -> tuple[int, int]:
+    """Which process this is, and of how many."""
+    return (0, 1) if _line is None else (_line.place.process, _line.place.processes)
+
+
 def writes() -> bool:
     """Whether this process writes files and reports: one of a run does."""
     return _line is None or _line.place.process == 0

@@ -17,6 +17,7 @@ from flax import nnx
 
 from prompt_jax import hosts, quantised, sharding, t5, weights
 from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.batch_digests import BatchDigests
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
 from prompt_jax.errors import Preempted, UserError
@@ -124,7 +125,13 @@ class Train:
 
 
 def train(
-    run: Train, model_dir: str, *, operative: str = "", profile: bool = False, show: bool = False
+    run: Train,
+    model_dir: str,
+    *,
+    operative: str = "",
+    profile: bool = False,
+    batch_digests: bool = False,
+    show: bool = False,
 ) -> dict[str, Any]:
     """Trains to `run.steps`, or on from the checkpoint in `model_dir`; returns the last metrics.
 
@@ -136,6 +143,9 @@ def train(
         stop = stack.enter_context(stop_signal())
         folder = stack.enter_context(open_folder(model_dir))
         job = Job(run, folder)
+        if batch_digests:
+            job.digests = BatchDigests(folder, *hosts.number())
+            stack.callback(job.digests.close)
         checkpoints = RunCheckpoints(folder, run.checkpoints, job.facts)
         stack.callback(checkpoints.close)
         state = checkpoints.restore(job.first_state())
@@ -201,6 +211,7 @@ class Job:
 
     def __init__(self, run: Train, folder: epath.Path, devices: Sequence[Any] | None = None):
         self.run, self.folder = run, folder
+        self.digests: BatchDigests | None = None
         self.mesh = run.mesh.build(devices)
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
         text = run.data.read()
@@ -262,6 +273,8 @@ class Job:
         size, places = self.run.data.batch_size, sharding.rows(self.mesh)
         here = sharding.local_rows(places, size)
         batch = self.data.batch(step, here)
+        if self.digests is not None:
+            self.digests.write(step, here.start, batch)
         return sharding.put_rows(batch, places, here, size), self.data.examples(step)
 
     def evaluation_due(self, step: int) -> bool:

@@ -80,7 +80,7 @@ def test_train_calls_the_trainer(callee, loads, capsys):
     assert main([*argv, *bindings, "--gin_search_paths=x,y"]) == 0
     given = ["TASK=cb", "SEED=3", "Train.steps=-1"]
     assert loads == [("Train", ["a.gin", "b.gin"], given, ["x", "y"])]
-    options = {"operative": "OPERATIVE", "profile": True, "show": True}
+    options = {"operative": "OPERATIVE", "profile": True, "batch_digests": False, "show": True}
     assert calls == [(("ROOT", "D"), options)]
     assert capsys.readouterr().out == ""
 
