@@ -7,6 +7,7 @@ for minutes or abort with a stack trace. launch/README.md says how processes are
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import selectors
@@ -118,7 +119,7 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
     if place is None:
         yield
         return
-    line = _Line(place, about)
+    line = _Line(place, hashlib.sha256(about.encode()).hexdigest())
     line.call(time.monotonic() + timeout, timeout)
     _line = line
     line.watch()
@@ -244,7 +245,8 @@ class _Line:
                         self._answer(listener, ready)
                     else:  # nobody speaks before the roll call is over: it has hung up
                         ready.unregister(key.fileobj)
-                        del self.calls[key.data], self.names[key.data]
+                        self.hang_up(key.data)
+                        del self.names[key.data]
         for call in self.calls.values():
             _say(call, {"names": self.names})
 
@@ -254,7 +256,7 @@ class _Line:
         file = call.makefile("rb")
         hello = _hear(file)
         if hello is None or not {"process", "name", "asks"} <= set(hello):
-            call.close()
+            _hang_up(call, file)
             return
         number, asks = hello["process"], hello["asks"]
         refused = None
@@ -265,7 +267,7 @@ class _Line:
             refused = f"two processes are number {number}: {self.names[number]}, {hello['name']}"
         if refused is not None:
             _say(call, {"end": [2, f"{refused}; start all with the same command"]})
-            call.close()
+            _hang_up(call, file)
             return
         _keep_alive(call)
         self.calls[number], self.files[number] = call, file
@@ -287,32 +289,38 @@ class _Line:
         )
         for call in self.calls.values():
             _say(call, {"end": [1, message]})
+        self.hang_up(*self.calls)
         raise RunError(message)
 
     def _reach(self, deadline: float, timeout: int) -> None:
         hello = {"process": self.place.process, "name": self.names[self.place.process]}
-        while time.monotonic() < deadline:
-            try:
-                call = socket.create_connection(self.place.address, 5)
-                _say(call, {**hello, "asks": self._asks()})
-                call.settimeout(max(deadline - time.monotonic(), 0) + 10)  # process 0 speaks first
-                file = call.makefile("rb")
-                answer = _hear(file)
-            except OSError:
-                answer = None
-            if answer is not None and "end" in answer:
-                code, message = answer["end"]
-                raise (UserError if code == 2 else RunError)(message)
-            if answer is not None and "names" in answer:
-                self.names = {int(i): name for i, name in answer["names"].items()}
-                _keep_alive(call)
-                self.calls, self.files = {0: call}, {0: file}
-                return
-            time.sleep(0.2)
-        raise RunError(
-            f"process 0 did not answer at {self.place.coordinator} within {timeout} s: start it, "
-            "or look at its address and at the firewall"
-        )
+        answer = None
+        while answer is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                answer = self._ask({**hello, "asks": self._asks()}, deadline)
+            time.sleep(0 if answer else 0.2)
+        if answer is None:
+            raise RunError(
+                f"process 0 did not answer at {self.place.coordinator} within {timeout} s: start "
+                "it, or look at its address and at the firewall"
+            )
+        if "end" in answer:
+            self.hang_up(0)
+            code, message = answer["end"]
+            raise (UserError if code == 2 else RunError)(message)
+        self.names = {int(i): name for i, name in answer["names"].items()}
+        _keep_alive(self.calls[0])
+
+    def _ask(self, hello: dict[str, Any], deadline: float) -> dict[str, Any] | None:
+        call = socket.create_connection(self.place.address, 5)
+        file = call.makefile("rb")
+        self.calls, self.files = {0: call}, {0: file}
+        _say(call, hello)
+        call.settimeout(max(deadline - time.monotonic(), 0) + 10)  # process 0 gives up first
+        answer = _hear(file)
+        if answer is None:
+            self.hang_up(0)
+        return answer
 
     def watch(self) -> None:
         for number, file in self.files.items():
@@ -351,6 +359,10 @@ class _Line:
         self.finished.wait()
         jax.distributed.shutdown()
 
+    def hang_up(self, *numbers: int) -> None:
+        for number in numbers:
+            _hang_up(self.calls.pop(number), self.files.pop(number))
+
     def end(self, code: int, message: str, told: bool = False) -> None:
         """Tells the others why, and ends this process; whoever comes first has the word."""
         self.ending.acquire()
@@ -385,6 +397,11 @@ def _keep_alive(call: socket.socket) -> None:
     call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)
     call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE // 6)
     call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def _hang_up(call: socket.socket, file: Any) -> None:
+    call.close()
+    file.close()
 
 
 def _say(call: socket.socket, message: dict[str, Any]) -> None:

@@ -1,0 +1,119 @@
+"""Several real processes: the same rows, the same prompt, and an end for all when one is lost."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prompt_jax.batch_digests import BatchDigests, different_steps, global_batches
+from prompt_jax.cli import main
+from prompt_jax.errors import UserError
+from prompt_jax.rehearse import Rehearsal, _environment, _free_port, prompt_difference
+
+tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
+
+
+def rehearse(tiny, model_dir, capsys, *flags) -> dict:
+    code = main(["rehearse", f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}", "--json",
+                 *flags])  # fmt: skip
+    report = json.loads(capsys.readouterr().out)
+    assert code == int(not report["ok"])
+    return report
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one_and_a_kill_changes_no_byte(tiny, tmp_path, capsys):
+    flags = ["--gin.TRAIN_STEPS=20", "--processes=4", "--devices=2", "--kill=2@7", "--kill=0@13"]
+    report = rehearse(tiny, tmp_path, capsys, *flags)
+    assert report["ok"]
+    assert report["batches_different"] == report["killed_batches_different"] == []
+    assert report["prompt_difference"] <= 1e-4
+    assert report["killed_same_bytes"]
+    begun = [kill["checkpoint"] for kill in report["kills"]]
+    assert begun[0] == -1 and begun[1] >= 4  # the restart went on from a checkpoint
+    for kill in report["kills"]:
+        assert kill["killed"] and kill["stopped_after"] < 30
+        assert kill["exit_codes"] == [-9 if n == kill["process"] else 1 for n in range(4)]
+        lost = rf"process {kill['process']} of 4 \(\S+\) was killed"
+        assert all(re.search(lost, line) for line in kill["said"])
+
+
+@pytest.mark.slow
+def test_ten_random_kills_change_no_byte(tiny, tmp_path, capsys):
+    flags = ["--gin.TRAIN_STEPS=40", "--processes=2", "--devices=4", *["--kill=random"] * 10]
+    report = rehearse(tiny, tmp_path, capsys, *flags)
+    assert report["ok"] and report["killed_same_bytes"]
+    assert sum(kill["killed"] for kill in report["kills"]) >= 5
+    assert sum(kill["checkpoint"] > 0 for kill in report["kills"]) >= 3
+
+
+def start(tiny, model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
+    address = f"127.0.0.1:{_free_port()}"
+    program = [sys.executable, "-m", "prompt_jax.cli", "train", f"--gin_file={tiny}/run.gin",
+               f"--model_dir={model_dir}", f"--coordinator={address}",
+               f"--processes={processes}", *flags]  # fmt: skip
+    return [
+        subprocess.Popen([*program, f"--process={n}"], env=_environment(8 // processes),
+                         stderr=subprocess.PIPE, text=True)
+        for n in range(processes)
+    ]  # fmt: skip
+
+
+def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, tmp_path, capsys):
+    """Two processes are preempted at one step; one process of eight devices ends the run."""
+    model_dir, flags = tmp_path / "run", ["--gin.TRAIN_STEPS=4000", "--gin.EVAL_PERIOD=4000"]
+    started = start(tiny, model_dir, 2, *flags, "--gin.CHECKPOINT_PERIOD=4000")
+    began = time.monotonic()
+    while not (model_dir / "metrics.jsonl").exists() or not any(
+        '"train"' in line for line in (model_dir / "metrics.jsonl").read_text().splitlines()
+    ):
+        assert time.monotonic() - began < 300 and started[0].poll() is None
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [75, 75], said
+    steps = {re.search(r"preempted: saved step (\d+)", text)[1] for text in said}  # type: ignore
+    assert len(steps) == 1
+    step = int(steps.pop())
+    assert os.listdir(model_dir / "checkpoints") == [str(step)]
+    more = [f"--gin.TRAIN_STEPS={step + 2}", f"--gin.EVAL_PERIOD={step + 2}"]
+    argv = ["train", f"--gin_file={tiny}/run.gin", *more, "--json"]
+    assert main([*argv, f"--model_dir={model_dir}"]) == 0
+    assert main([*argv, f"--model_dir={tmp_path / 'alone'}"]) == 0
+    shown = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [record["step"] for record in shown] == [step + 2] * 2
+    assert shown[0]["accuracy"] == shown[1]["accuracy"]
+    assert prompt_difference(model_dir, tmp_path / "alone") < 1e-3
+
+
+def test_digests_tell_rows_that_differ(tmp_path):
+    rows = {"x": np.arange(8).reshape(4, 2)}
+    halves = [{"x": rows["x"][:2]}, {"x": rows["x"][2:]}]
+    one = BatchDigests(tmp_path / "one", 0, 1)
+    one.write(0, 0, rows)
+    one.write(1, 0, rows)
+    for number, half in enumerate(halves):
+        two = BatchDigests(tmp_path / "two", number, 2)
+        two.write(0, 2 * number, half)
+        two.write(1, 2 * (1 - number), half)  # in each other's place
+        two.close()
+    one.close()
+    assert sorted(global_batches(tmp_path / "two")[0]) == [0, 1, 2, 3]
+    assert different_steps(tmp_path / "one", tmp_path / "two", 3) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kill", "part"),
+    [("2", "write PROCESS@STEP"), ("4@1", "there are 4 processes"), ("1@20", "20 steps")],
+)
+def test_kills_that_cannot_be(tmp_path, kill, part):
+    with pytest.raises(UserError, match=part):
+        Rehearsal([], tmp_path, 4, 2, steps=20, kills=[kill])
