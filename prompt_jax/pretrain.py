@@ -138,10 +138,15 @@ def _stage_facts(number: int, stage: Train, records: list[dict[str, Any]]) -> li
     tokens = stage.steps * data.batch_size * data.input_length
     corpus = isinstance(data, Corpus)
     text = f"{data.objective} on {', '.join(data.files)}" if corpus else f"tasks of {data.task}"
-    return [
+    facts = [
         f"- stage {number}: {text}: {stage.steps} steps of "
         f"{data.batch_size} rows, {data.input_length} encoder columns each ({tokens:,} in all), "
         f"{seconds / 60:.0f} minutes",
         "  - held-out loss per target token (nats), by step: "
         + ", ".join(f"{at}: {loss:.3f}" for at, loss in curve),
     ]
+    last = next((r for r in reversed(records) if r["kind"] == "eval"), {})
+    if languages := [name for name in last if name.startswith("held_out_loss/")]:
+        losses = ", ".join(f"{name.partition('/')[2]} {last[name]:.3f}" for name in languages)
+        facts.append(f"  - by language, at step {last['step']}: {losses}")
+    return facts
