@@ -10,7 +10,7 @@ from functools import partial
 import seqio
 
 from prompt_jax.tasks.nano_mixture import rates
-from prompt_jax.tasks.nano_text import Row, translate_rows
+from prompt_jax.tasks.nano_text import Row, corpus_file, ntrex, translate_rows
 from prompt_jax.tasks.text import RowsSource, add_task
 
 LANGUAGES = ("de", "es", "ru", "ar", "hi", "zh", "ja", "ko", "el", "tr", "vi", "sw")  # beside en
@@ -25,7 +25,11 @@ def _register(source: str, target: str) -> str:
     name = f"mnano_{source}_{target}"
     what = f"corpus/multi/{{{source},{target}}}/ntrex.txt.xz (NTREX-128)"
     read = partial(_rows, source=source, target=target)
-    add_task(name, RowsSource(read, ("train",), what, licence="CC BY-SA 4.0"), [], [], None)
+    where = lambda split: corpus_file(ntrex(source))  # noqa: E731
+    source_of_rows = RowsSource(
+        read, ("train",), what, licence="CC BY-SA 4.0", where=where, version="NTREX-128"
+    )
+    add_task(name, source_of_rows, [], [], None)
     return name
 
 

@@ -33,6 +33,17 @@ def read_corpus(name: str) -> list[str | None]:
     return [None if paragraph_digest(line) in without else line for line in lines]
 
 
+def corpus_file(name: str) -> str | None:
+    """The path of a file of the data folder's corpus; None where it is not at hand."""
+    path = Path(os.environ.get("PROMPT_JAX_DATA_DIR", "")) / "corpus" / name
+    return str(path) if path.is_file() else None
+
+
+def ntrex(language: str) -> str:
+    """NTREX's file of a language."""
+    return f"multi/{language}/ntrex.txt.xz"
+
+
 @lru_cache(maxsize=2)
 def passages(name: str) -> list[tuple[int, list[str]]]:
     """(number of the document, words) of every paragraph that is long enough."""
@@ -91,7 +102,7 @@ def same_rows(name: str, rows: int) -> Iterator[Row]:
 
 def translate_rows(source: str, target: str, most: int) -> Iterator[Row]:
     """NTREX's lines in one language to another, those of at most `most` characters."""
-    sides = [read_corpus(f"multi/{language}/ntrex.txt.xz") for language in (source, target)]
+    sides = [read_corpus(ntrex(language)) for language in (source, target)]
     for one, other in zip(*sides, strict=True):
         if one and other and len(one) <= most and len(other) <= most:
             yield {"inputs": f"translate {source} to {target}: {one}", "targets": other}
