@@ -82,6 +82,10 @@ def evaluate(
         str | None,
         typer.Option("--predictions", metavar="FILE.jsonl", help="Every answer, with its score."),
     ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option("--journal", metavar="FILE.jsonl", help="Keeps answers; run again to go on."),
+    ] = None,
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
     batch_size: BatchSize = 32,
@@ -122,6 +126,7 @@ def evaluate(
         weights_dtype=weights_dtype,
         allow_other_backbone=allow_other_backbone,
         how=how,
+        journal=journal,
     )
     if predictions is not None:
         lines = [jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -19,6 +19,7 @@ from prompt_jax.artefact import Prompt
 from prompt_jax.backbone import Backbone
 from prompt_jax.data import Data, TaskText, TokenizedTask, tokenize_texts
 from prompt_jax.errors import UserError
+from prompt_jax.journal import Journal
 from prompt_jax.layout import PromptLayout
 from prompt_jax.metrics_aggregate import aggregates
 from prompt_jax.metrics_text import confusion, label_stats
@@ -97,6 +98,7 @@ class TaskScorer:
     Attributes:
       tasks: the tokenised tasks, in their order.
       choices: the label strings of each task; () where there are none.
+      journal: keeps every answer on disk, and knows those that are there.
     """
 
     def __init__(
@@ -106,13 +108,14 @@ class TaskScorer:
         layout: PromptLayout,
         mesh: Mesh,
         how: Answering = Answering(),  # noqa: B008 (frozen)
+        journal: Journal | None = None,
     ):
         from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, get_task
 
         data = text.data
         limits = (data.input_length, data.target_length)
         self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
-        self.vocabulary, self.how = vocabulary, how
+        self.vocabulary, self.how, self.journal = vocabulary, how, journal
         self.tasks = text.tokenized(vocabulary)
         self.seqio = {task.name: get_task(task.name) for task in self.tasks}
         self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
@@ -135,16 +138,21 @@ class TaskScorer:
         numbers = [n if prompt is None else prompt for n in range(len(self.tasks))]
         if self.how.mode in ("retrieve", "mine"):
             return [self._find(model, between, t, n) for t, n in enumerate(numbers)]
-        return self._split(self.answerer(model, self.questions(numbers), between))
+        return self._split(self._ask(model, self.questions(numbers), between))
 
     def answer_all(self, model: Model, prompts: int) -> list[Answers]:
         """Every example's answer with each prompt of a bundle, all in the same batches."""
         if self.how.mode in ("retrieve", "mine"):
             return [self.answer(model, prompt=n) for n in range(prompts)]
         numbers = [[n] * len(self.tasks) for n in range(prompts)]
-        said = self.answerer(model, [q for ns in numbers for q in self.questions(ns)])
+        said = self._ask(model, [q for ns in numbers for q in self.questions(ns)], nothing)
         size = len(said) // prompts
         return [self._split(said[n * size : (n + 1) * size]) for n in range(prompts)]
+
+    def _ask(self, model: Model, questions: Sequence[Question], between) -> list[Answer]:
+        if self.journal is None:
+            return self.answerer(model, questions, between)
+        return self.journal.complete(self.answerer, model, questions, between)
 
     def questions(self, prompts: Sequence[int]) -> list[Question]:
         """Every example of every task; the examples of task t get the prompt `prompts[t]`.

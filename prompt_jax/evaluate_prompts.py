@@ -4,6 +4,10 @@ Several prompts of one shape are answered in the same batches, each row with its
 one after the other. Their majority vote is an ensemble (Lester et al. 2021, section 7).
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +22,13 @@ from prompt_jax.answers import Answer, Answering
 from prompt_jax.artefact import Prompt, check_backbone, load_prompt
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.bundle import PromptBundle
-from prompt_jax.data import Data
+from prompt_jax.data import Data, TaskText
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate import Answers, TaskScorer, check_tokenizer
+from prompt_jax.journal import Journal
 from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
+from prompt_jax.output import Output
 
 SIDES = ("encoder", "decoder")
 
@@ -60,11 +66,14 @@ def evaluate_prompts(
     weights_dtype: str | None = None,
     allow_other_backbone: bool = False,
     how: Answering = Answering(),  # noqa: B008 (frozen)
+    journal: str | None = None,
 ) -> tuple[dict[str, Any], list[dict]]:
     """What the `eval` verb reports, and the predictions row by row.
 
     No prompt: the bare backbone. Lengths and dtype are by default those the prompts were trained
-    with. Of several prompts the report has the metrics of each, their mean, and those of the vote.
+    with. `journal` is a file that keeps every answer: a killed evaluation goes on after them (what
+    `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics of each,
+    their mean, and those of the vote.
 
     Raises:
       UserError: a prompt that does not fit, or prompts that were trained with other lengths.
@@ -87,16 +96,41 @@ def evaluate_prompts(
         check_backbone(prompt, loaded, allow_other=allow_other_backbone)
         check_tokenizer(prompt, loaded)
 
-    def open_scorer(layout: PromptLayout) -> TaskScorer:
-        return TaskScorer(text, loaded.vocabulary, layout, mesh, how)
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if journal is not None:
+            settings = _settings(text, saved, loaded, held, small, how)
+            kept = Journal(stack.enter_context(Output(journal, settings, "--journal")))
 
-    scorer, answers = answer_all(open_scorer, loaded, saved)
+        def open_scorer(layout: PromptLayout) -> TaskScorer:
+            return TaskScorer(text, loaded.vocabulary, layout, mesh, how, kept)
+
+        scorer, answers = answer_all(open_scorer, loaded, saved)
     report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
     if len(answers) == 1:
         metrics, rows = scorer.score(answers[0])
         table = scorer.confusion(answers[0])
         return report | metrics | ({"confusion": table} if table else {}), rows
     return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
+
+
+def _settings(
+    text: TaskText, saved: Sequence[Prompt], backbone: Backbone, dtype: str, small: str, how
+) -> dict[str, Any]:
+    """What answers depend on; a journal of other ones is refused."""
+    limit = text.data.max_examples
+    asked = [[e["inputs"] for e in examples[:limit]] for examples in text.by_task.values()]
+    return {
+        "task": text.data.task,
+        "split": text.data.split,
+        "inputs": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in saved],
+        "backbone": backbone.digest,
+        "dtype": dtype,
+        "weights_dtype": small,
+        "lengths": [text.data.input_length, text.data.target_length],
+        "how": dataclasses.asdict(how),
+    }
 
 
 def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:

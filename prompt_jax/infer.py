@@ -5,17 +5,11 @@ lines and the same command goes on after them. Beside the output, `OUTPUT.settin
 made it; a run with other settings is refused.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
-
-from etils import epath
+from typing import Any
 
 from prompt_jax import quantised, sharding
 from prompt_jax.answers import Answer, Answerer, Answering, Question
@@ -28,7 +22,7 @@ from prompt_jax.evaluate_prompts import model_of, trained
 from prompt_jax.folder import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
 from prompt_jax.layout import PromptLayout
-from prompt_jax.metrics import is_local
+from prompt_jax.output import Output
 
 WINDOW = 16  # batches whose rows are written together
 SHOW_EVERY = 5.0  # seconds between lines of progress
@@ -89,7 +83,7 @@ def infer(
         "lengths": list(limits),
         "how": dataclasses.asdict(how),
     }
-    with Output(output, settings) as out, stop_signal() as stop:
+    with Output(output, settings, "--output") as out, stop_signal() as stop:
         done = out.check(rows[first:last], first)
         left = rows[first + done : last]
         ids, cut = tokenize_texts([row["inputs"] for row in left], loaded.vocabulary, limits[0])
@@ -175,94 +169,6 @@ def told(row: dict, number: int, answer: Answer) -> dict:
     """A row of the output."""
     said = {**row, "row": number, "prediction": answer.text, "score": answer.score}
     return said if answer.scores is None else said | {"scores": answer.scores}
-
-
-class Output:
-    """The output file: whole lines, one writer, made by one set of settings.
-
-    A bucket cannot append: there the file is written anew with every window.
-    """
-
-    def __init__(self, path: str, settings: dict[str, Any]):
-        self.path, self.settings = epath.Path(path), settings
-        self.lines: list[bytes] = []
-        self.file: IO[bytes] | None = None
-
-    def __enter__(self) -> "Output":
-        if is_local(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "ab")
-            with contextlib.ExitStack() as undo:
-                undo.callback(self.file.close)
-                self._lock(self.file)
-                self._open()
-                undo.pop_all()
-        else:
-            self._open()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.file:
-            self.file.close()
-
-    def _lock(self, file: IO[bytes]) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.path} is being written by another process: wait, or give another --output"
-            ) from None
-
-    def _open(self) -> None:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        self.lines = whole.splitlines(keepends=True)
-        beside = self.path.parent / f"{self.path.name}.settings.json"
-        if self.lines:
-            if not beside.exists():
-                raise UserError(f"{self.path} is there and not of infer: give another --output")
-            before = json.loads(beside.read_text())
-            for name, value in self.settings.items():
-                if before.get(name) != value:
-                    raise UserError(
-                        f"{self.path} was made with {name} = {before.get(name)}, this is {value}: "
-                        "give another --output"
-                    )
-        else:
-            beside.write_text(json.dumps(self.settings, indent=2) + "\n")
-        if self.file:
-            self.file.truncate(len(whole))
-
-    def check(self, rows: Sequence[dict], first: int) -> int:
-        """How many rows are there; UserError where one is not that of the input."""
-        for number, (line, row) in enumerate(zip(self.lines, rows, strict=False)):
-            try:
-                there = json.loads(line)
-                same = (there["row"], there["inputs"]) == (first + number, row["inputs"])
-            except (ValueError, KeyError, TypeError):
-                same = False
-            if not same:
-                raise UserError(
-                    f"{self.path}:{number + 1}: not row {first + number} of the input: give "
-                    "another --output"
-                )
-        if len(self.lines) > len(rows):
-            raise UserError(
-                f"{self.path} has {len(self.lines)} rows, the input {len(rows)}: give another "
-                "--output"
-            )
-        return len(self.lines)
-
-    def append(self, rows: Sequence[dict]) -> None:
-        """Adds rows, on disk when this returns."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-        if self.file is None:
-            self.lines.append(text)
-            self.path.write_bytes(b"".join(self.lines))
-            return
-        self.file.write(text)
-        self.file.flush()
-        os.fsync(self.file.fileno())
 
 
 class Progress:

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax.answers import Answering, Question
+from prompt_jax.answers import Answerer, Answering, Question
 from prompt_jax.backbone import load_backbone
 from prompt_jax.data import Data
 from prompt_jax.errors import UserError
@@ -188,3 +188,45 @@ def test_prompts_of_other_lengths_need_a_word(tiny, tmp_path):
         trained(saved, "input_length", 512)
     assert trained(saved[:1], "input_length", 512) == 64
     assert trained([], "input_length", 512) == 512
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_evaluation_goes_on(tiny, tmp_path, monkeypatch):
+    """What was answered is not asked again, and the report is that of an undisturbed one."""
+    options = {
+        "backbone": f"files:{tiny}/backbone",
+        "prompts": [],
+        "task": str(tiny / "toy.train.jsonl"),
+        "split": "validation",
+        "batch_size": 8,
+        "input_length": 28,
+        "target_length": 4,
+        "dtype": "float32",
+    }
+    whole = evaluate_prompts(**options)
+    asked, stream = [], Answerer.stream
+
+    def killed(self, model, questions, between=None):
+        asked.append(len(questions))
+        for number, batch in enumerate(stream(self, model, questions)):
+            if number == 3 and len(asked) == 1:
+                raise Killed
+            yield batch
+
+    monkeypatch.setattr(Answerer, "stream", killed)
+    options["journal"] = str(tmp_path / "journal.jsonl")
+    with pytest.raises(Killed):
+        evaluate_prompts(**options)
+    with open(options["journal"], "a") as file:
+        file.write('{"part": 0, "quest')  # cut short by the kill
+    report, rows = evaluate_prompts(**options)
+    assert asked == [60, 60 - 3 * 8]
+    assert report == whole[0]
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in whole[1]]
+    assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in whole[1]])
+    assert evaluate_prompts(**options)[0] == report and asked[-1] == 0
+    with pytest.raises(UserError, match=r"was made with split = validation, this is train: give"):
+        evaluate_prompts(**{**options, "split": "train"})
