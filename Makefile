@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup test lint types parity check nightly quickstart clean
+.PHONY: setup test lint types parity check nightly quickstart scoreboard scoreboard-quick clean
 
 # Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
 setup: .venv/.stamp
@@ -46,6 +46,13 @@ nightly: setup
 
 quickstart: setup
 	$(BIN)/prompt-jax train --gin_file=runs/quickstart.gin --model_dir=runs/quickstart
+
+# Methods by tasks on the small backbones, cell by cell; needs the data folder PROMPT_JAX_DATA_DIR.
+scoreboard: setup
+	$(BIN)/python benchmarks/scoreboard.py
+
+scoreboard-quick: setup
+	$(BIN)/python benchmarks/scoreboard.py --quick
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,385 @@
+"""The scoreboard: methods (rows) by tasks (columns) on the small backbones, a cell at a time.
+
+    python benchmarks/scoreboard.py [--quick] [--data_dir=DIR] [--columns=trec,cola] [--rows=prompt]
+        [--backbone=nano=files:DIR] [--gin=NAME=VALUE] [--output=docs/scoreboard] [--draw]
+
+A finished cell is one line of OUTPUT.jsonl; OUTPUT.md is drawn from it after each. Run again, it
+goes on with the cells that are missing, or whose backbone or recipe is another by now. `--quick`:
+one seed and four tasks. `--draw` only draws. A new method is a recipe and a line of ROWS.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import scoreboard_table
+
+from prompt_jax.errors import RunError, UserError
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to answer a task. `recipe` also says how it is scored; `trained` rows have seeds."""
+
+    name: str
+    title: str
+    recipe: str
+    kind: Literal["majority", "bare", "trained"] = "trained"
+    random: bool = False  # on random weights of the column's backbone
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return SEEDS if self.kind == "trained" else SEEDS[:1]
+
+
+PROMPT = "runs/scoreboard_lester.gin"
+ROWS = (
+    Row("majority", "always the commonest answer", PROMPT, "majority"),
+    Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
+    Row("prompt", "prompt (Lester et al. 2021)", PROMPT),
+    Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
+    Row("prompt_random", "the same prompt on random weights", PROMPT, random=True),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task and how it is scored.
+
+    `splits`: trained on, scored on.
+    """
+
+    name: str
+    task: str
+    metric: str
+    splits: tuple[str, str] = ("train", "validation")
+    bindings: tuple[str, ...] = ()
+    backbone: str = "nano"
+    scored: str | None = None  # another task than the one trained on
+    classification: bool = True  # in the means below the table
+    quick: bool = False
+
+
+DRAWN = "Data.sampled_examples=20000"
+LONG = ("INPUT_LENGTH=128", "BATCH_SIZE=8")
+COLUMNS = (
+    Column("sst2", "glue_sst2", "accuracy", bindings=(DRAWN,), quick=True),
+    Column("trec", "trec", "accuracy", ("train", "test"), quick=True),
+    Column("ag_news", "ag_news", "accuracy", bindings=LONG, quick=True),
+    Column("cola", "glue_cola", "matthews_corrcoef"),
+    Column("rte", "glue_rte", "accuracy", bindings=("INPUT_LENGTH=192", "BATCH_SIZE=6")),
+    Column("wic", "super_glue_wic", "accuracy"),
+    Column(
+        "pos",
+        "xtreme_udpos_token_en",
+        "tag_accuracy",
+        bindings=("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN),
+        quick=True,
+    ),
+    Column(
+        "e2e",
+        "e2e_nlg",
+        "rougeL",
+        ("validation", "test"),
+        ("INPUT_LENGTH=96", "TARGET_LENGTH=64", "BATCH_SIZE=12", "Evaluation.mode=generate"),
+        classification=False,
+    ),
+    Column(
+        "pos_other_languages",
+        "xtreme_udpos_token_en",
+        "tag_accuracy",
+        bindings=("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN, "Evaluation.max_examples=200"),
+        backbone="mnano",
+        scored="scoreboard_pos",
+        classification=False,
+    ),
+)
+OTHER_LANGUAGES = ("ar", "de", "es", "fr", "hi", "ru", "zh")
+
+
+@dataclass(frozen=True)
+class Cell:
+    row: Row
+    column: Column
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.row.name, self.column.name, self.seed
+
+    @property
+    def backbone(self) -> str:
+        """The backbone string; random weights are drawn anew for every seed."""
+        if not self.row.random:
+            return self.column.backbone
+        return f"random:{self.column.backbone}?seed={self.seed}"
+
+    def command(self, bindings: Sequence[str]) -> str:
+        """What trains this cell by hand."""
+        words = [f"--gin_file={self.row.recipe}", "--model_dir=D"]
+        return shlex.join(["prompt-jax", "train", *words, *(f"--gin.{b}" for b in bindings)])
+
+
+def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
+    """What a cell binds in its row's recipe."""
+    column = cell.column
+    bound = [f"BACKBONE={backbone!r}", f"TASK={column.task!r}", f"SEED={cell.seed}"]
+    bound += [f"Data.split={column.splits[0]!r}", f"Evaluation.split={column.splits[1]!r}"]
+    if column.scored is not None:
+        bound.append(f"Evaluation.task={column.scored!r}")
+    return [*bound, *column.bindings, *more]
+
+
+def load(cell: Cell, bindings: Sequence[str]) -> Any:
+    """The cell's recipe, built: a `Train`, and its text."""
+    from prompt_jax import config
+
+    return config.load("Train", [cell.row.recipe], bindings)
+
+
+def trained(run: Any) -> dict[str, Any]:
+    """Trains in a folder that is thrown away; the metrics of the last step, and what it took."""
+    from prompt_jax.metrics import read_metrics
+    from prompt_jax.train import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(run.root, folder, operative=run.operative)
+        records = read_metrics(folder)
+    steps, seconds = 0, 0.0
+    for record in (r for r in records if r["kind"] == "train"):
+        seconds += record["seconds_per_step"] * (record["step"] - steps)
+        steps = record["step"]
+    scored = [r for r in records if r["kind"] == "eval"][-1]
+    metrics = {name: value for name, value in scored.items() if isinstance(value, float)}
+    del metrics["seconds"]
+    return {"metrics": metrics, "steps": steps, "training_seconds": round(seconds, 1)}
+
+
+def untrained(run: Any, kind: str) -> dict[str, Any]:
+    """Metrics of the commonest answer (none if targets are no labels), or of the bare backbone."""
+    from prompt_jax.evaluate_prompts import model_of
+    from prompt_jax.layout import PromptLayout
+
+    train = run.root
+    text = train.evaluation.read(train.data)
+    mesh = train.mesh.build()
+    backbone = train.backbone.load(mesh)
+    scorer = train.evaluation.open(text, backbone.vocabulary, PromptLayout(), train.seed, mesh)
+    bare = kind == "bare"
+    metrics = scorer(*model_of(backbone, None))[0] if bare else scorer.majority()
+    return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}
+
+
+def finish(cell: Cell, run: Any, digest: str, command: str) -> dict[str, Any]:
+    """Runs a cell; the line that is kept of it."""
+    import jax
+
+    import prompt_jax
+
+    began = time.perf_counter()
+    kind = cell.row.kind
+    done = trained(run) if kind == "trained" else untrained(run, kind)
+    jax.clear_caches()
+    value = done["metrics"].get(cell.column.metric)
+    row, column, seed = cell.key
+    return {
+        **{"row": row, "column": column, "seed": seed},
+        **{"metric": cell.column.metric, "value": None if value is None else round(value, 2)},
+        **done,
+        "seconds": round(time.perf_counter() - began, 1),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "prompt_jax": prompt_jax.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+        "backbone": run.root.backbone.name,
+        "digest": digest,
+        "recipe": fingerprint(run, cell.column),
+        "command": command,
+    }
+
+
+def fingerprint(run: Any, column: Column) -> str:
+    """Of every value in force and the metric: what makes a kept cell stale when it changes."""
+    return sha256(f"{run.operative}\n{column.metric}".encode()).hexdigest()[:12]
+
+
+class Board:
+    """The kept cells, in a file that is written anew after each."""
+
+    def __init__(self, output: str, backbones: dict[str, str]):
+        self.lines_file, self.table_file = Path(f"{output}.jsonl"), Path(f"{output}.md")
+        self.backbones = backbones  # another string for a column's backbone
+        self.digests: dict[str, str] = {}
+        self.kept: dict[tuple[str, str, int], dict[str, Any]] = {}
+        if self.lines_file.exists():
+            for line in map(json.loads, self.lines_file.read_text().splitlines()):
+                self.kept[line["row"], line["column"], line["seed"]] = line
+
+    def digest(self, cell: Cell) -> str:
+        """Of the backbone that a cell is about; computed once."""
+        from prompt_jax.backbone import load_backbone
+
+        name = self.name(cell)
+        if name not in self.digests:
+            self.digests[name] = load_backbone(name, "float32").digest
+        return self.digests[name]
+
+    def name(self, cell: Cell) -> str:
+        return self.backbones.get(cell.backbone, cell.backbone)
+
+    def keep(self, line: dict[str, Any]) -> None:
+        self.kept[line["row"], line["column"], line["seed"]] = line
+        text = "".join(json.dumps(self.kept[key]) + "\n" for key in sorted(self.kept))
+        self.lines_file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.lines_file.with_suffix(".part")
+        part.write_text(text)
+        part.replace(self.lines_file)
+
+    def draw(self, cells: Sequence[Cell], command: str) -> None:
+        """The table of all kept cells of these rows and columns whose backbone is today's."""
+        fresh = [
+            self.kept[cell.key]
+            for cell in cells
+            if cell.key in self.kept and self.kept[cell.key]["digest"] == self.digest(cell)
+        ]
+        self.table_file.write_text(scoreboard_table.draw(ROWS, COLUMNS, fresh, command))
+
+
+def cells_of(rows: Sequence[Row], columns: Sequence[Column], seeds: Sequence[int]) -> list[Cell]:
+    """Seed by seed and column by column, so that a board that is not finished can be read."""
+    return [
+        Cell(row, column, seed)
+        for seed in seeds
+        for column in columns
+        for row in rows
+        if seed in row.seeds
+    ]
+
+
+def with_backbone(columns: Sequence[Column], board: Board) -> Iterator[Column]:
+    """The columns whose backbone can be loaded; of each other one a line is printed."""
+    for column in columns:
+        try:
+            board.digest(Cell(ROWS[0], column, SEEDS[0]))
+        except UserError as error:
+            print(f"column {column.name} is left out: {error}", file=sys.stderr)
+        else:
+            yield column
+
+
+def check_data(columns: Sequence[Column]) -> None:
+    """Refuses a column whose data are not at hand, before anything is trained."""
+    from prompt_jax.tasks.text import RowsSource, sub_tasks
+
+    for column in columns:
+        wanted = ((column.task, column.splits[0]), (column.scored or column.task, column.splits[1]))
+        for name, split in wanted:
+            for task in sub_tasks(name):
+                source = task.source
+                if isinstance(source, RowsSource) and source.where(split) is None:
+                    raise UserError(
+                        f"column {column.name}: no {split} of {task.name} is at hand ({source}); "
+                        "give another --data_dir, or --columns without it"
+                    )
+
+
+def register_mixtures() -> None:
+    """What is scored in several languages."""
+    from prompt_jax.tasks.text import import_bundled
+
+    import_bundled()
+    import seqio
+
+    parts = [f"xtreme_udpos_token_{language}" for language in OTHER_LANGUAGES]
+    if "scoreboard_pos" not in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add("scoreboard_pos", parts, default_rate=1.0)
+
+
+def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:
+    """Those of `known` that are named, in the order of the table."""
+    wanted = {entry.name for entry in known} if names is None else set(names.split(","))
+    if unknown := wanted - {entry.name for entry in known}:
+        told = ", ".join(entry.name for entry in known)
+        raise UserError(f"--{what}={names}: no {min(unknown)}; there are {told}")
+    return [entry for entry in known if entry.name in wanted]
+
+
+def fill(arguments: argparse.Namespace, command: str) -> None:
+    """Runs what is missing."""
+    from prompt_jax.options import use_data_dir
+
+    use_data_dir(arguments.data_dir)
+    register_mixtures()
+    columns = chosen(COLUMNS, arguments.columns, "columns")
+    if arguments.quick:
+        columns = [column for column in columns if column.quick]
+    board = Board(arguments.output, dict(pair.split("=", 1) for pair in arguments.backbone))
+    columns = list(with_backbone(columns, board))
+    seeds = SEEDS[:1] if arguments.quick else SEEDS
+    cells = cells_of(chosen(ROWS, arguments.rows, "rows"), columns, seeds)
+    if not arguments.draw:
+        check_data(columns)
+        for number, cell in enumerate(cells, start=1):
+            run_one(board, cell, arguments.gin, f"{number}/{len(cells)}")
+            board.draw(cells_of(ROWS, columns, SEEDS), command)
+    board.draw(cells_of(ROWS, columns, SEEDS), command)
+    print(board.table_file)
+
+
+def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
+    """Runs a cell unless it is kept and neither its backbone nor its recipe has changed."""
+    bindings = bindings_of(cell, board.name(cell), more)
+    run, digest = load(cell, bindings), board.digest(cell)
+    kept = board.kept.get(cell.key)
+    told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"
+    if kept and (kept["digest"], kept["recipe"]) == (digest, fingerprint(run, cell.column)):
+        print(f"{told}: {kept['value']} is kept")
+        return
+    line = finish(cell, run, digest, cell.command(bindings))
+    board.keep(line)
+    print(f"{told}: {line['value']} ({line['seconds']} s)", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0; 2 for a wrong argument, a missing set or backbone, 1 where a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, four tasks")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
+    parser.add_argument("--columns", help="some of them, with commas")
+    parser.add_argument("--rows", help="some of them, with commas")
+    parser.add_argument("--output", default="docs/scoreboard", help="without .jsonl and .md")
+    parser.add_argument("--backbone", action="append", default=[], metavar="NAME=STRING",
+                        help="in place of a column's: nano=files:DIR")  # fmt: skip
+    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
+                        help="one more binding of every cell")  # fmt: skip
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(words)
+    # Cells of one shape differ in their data alone: what was compiled for one serves all.
+    cache = Path(tempfile.gettempdir()) / f"prompt_jax_scoreboard_{os.getuid()}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    try:
+        fill(parsed, shlex.join(["python", "benchmarks/scoreboard.py", *words]))
+    except (UserError, RunError) as error:
+        print("scoreboard: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

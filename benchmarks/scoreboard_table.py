@@ -1,0 +1,124 @@
+"""The page that `scoreboard.py` draws from its kept cells."""
+
+import os
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+Lines = Sequence[dict[str, Any]]
+
+
+def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str) -> str:
+    """The page, as Markdown; `rows` and `columns` are those of `scoreboard.py`."""
+    here = [c for c in columns if any(line["column"] == c.name for line in lines)]
+    if not here:
+        return "# Scoreboard\n\nNo cell is finished yet.\n"
+    parts = [head(lines, command), table(rows, here, lines), legend(here, lines)]
+    return "\n".join([*parts, *claims(here, lines), *languages(here, lines)])
+
+
+def head(lines: Lines, command: str) -> str:
+    dates = sorted(line["date"][:10] for line in lines)
+    versions = {" ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines}
+    used = {(line["backbone"], line["digest"][:12]) for line in lines}
+    told = ", ".join(f"`{n}` {digest}" for n, digest in sorted(used) if not n.startswith("random:"))
+    longest = max(line["training_seconds"] for line in lines)
+    return f"""# Scoreboard
+
+Drawn by `{command}` from {len(lines)} cells, run from {dates[0]} to {dates[-1]} with
+{"; ".join(sorted(versions))} on {os.cpu_count()} CPU cores. Backbones: {told}.
+The longest training of a cell took {longest:.0f} s. Trained rows: mean over seeds, ± the standard
+deviation of the seeds (n - 1). Each line of the file beside this page has its command.
+"""
+
+
+def values(lines: Lines, row: str, column: str) -> list[float]:
+    return [
+        line["value"]
+        for line in lines
+        if (line["row"], line["column"]) == (row, column) and line["value"] is not None
+    ]
+
+
+def shown(found: Sequence[float]) -> str:
+    """`62.1 ± 0.8`; a value alone has no spread."""
+    if not found:
+        return "-"
+    return f"{found[0]:.1f}" if len(found) == 1 else f"{mean(found):.1f} ± {stdev(found):.1f}"
+
+
+def table(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> str:
+    titles = " | ".join(f"{c.name}" for c in columns)
+    text = [f"| | {titles} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = " | ".join(shown(values(lines, row.name, c.name)) for c in columns)
+        text.append(f"| {row.title} | {cells} |")
+    return "\n".join(text) + "\n"
+
+
+def legend(columns: Sequence[Any], lines: Lines) -> str:
+    text = ["| column | task | metric | trained on | scored on | backbone |", "|---" * 6 + "|"]
+    for c in columns:
+        scored = f"{c.scored or c.task} {c.splits[1]}"
+        text.append(
+            f"| {c.name} | `{c.task}` | {c.metric} | {c.splits[0]} | {scored} | {c.backbone} |"
+        )
+    return (
+        "\n".join(text)
+        + """
+
+Scored on the first 500 examples of a split (200 of each language), after the last step: no
+checkpoint is chosen. Labels are ranked by their likelihood; e2e is written. Numbers are in percent.
+"""
+    )
+
+
+def claims(columns: Sequence[Any], lines: Lines) -> list[str]:
+    """What the prompt is worth in each classification column, where all rows are there."""
+    over = "over the commonest answer | over random weights"
+    text = [f"| | {over} | spread of seeds | of the gap to full |", "|---" * 5 + "|"]
+    gaps = []
+    for column in (c for c in columns if c.classification):
+        found = {
+            row: values(lines, row, column.name)
+            for row in ("majority", "prompt", "full", "prompt_random")
+        }
+        if not all(found.values()):
+            continue
+        at = {row: mean(some) for row, some in found.items()}
+        seeds = [found[row] for row in ("prompt", "prompt_random") if len(found[row]) > 1]
+        spread = max((stdev(some) for some in seeds), default=0.0)
+        gain, gap = at["prompt"] - at["majority"], at["full"] - at["majority"]
+        gaps.append((gain, gap))
+        text.append(
+            f"| {column.name} | {gain:+.1f} | {at['prompt'] - at['prompt_random']:+.1f} "
+            f"| {spread:.1f} | {share(gain, gap)} |"
+        )
+    if not gaps:
+        return []
+    gain, gap = (mean(side) for side in zip(*gaps, strict=True))
+    text.append(f"| mean | {gain:+.1f} | | | {share(gain, gap)} |")
+    return ["What the prompt is worth, in points:\n", "\n".join(text) + "\n"]
+
+
+def share(gain: float, gap: float) -> str:
+    """What part of the way from the commonest answer to full fine-tuning; none where full fails."""
+    return f"{100 * gain / gap:.0f} %" if gap > 0 else "-"
+
+
+def languages(columns: Sequence[Any], lines: Lines) -> list[str]:
+    """A table for each column that is scored on several tasks: the prompt by task."""
+    parts = []
+    for column in (c for c in columns if c.scored):
+        by_row: dict[str, dict[str, list[float]]] = {"majority": {}, "prompt": {}}
+        for line in (x for x in lines if x["column"] == column.name and x["row"] in by_row):
+            for name, value in line["metrics"].items():
+                task, _, metric = name.rpartition("/")
+                if metric == column.metric and task:
+                    by_row[line["row"]].setdefault(task, []).append(value)
+        text = [f"| {column.name} | commonest answer | prompt |", "|---|---|---|"]
+        for task in by_row["prompt"]:
+            cells = [shown(by_row[row].get(task, [])) for row in ("majority", "prompt")]
+            text.append(f"| {task} | {' | '.join(cells)} |")
+        parts.append("\n".join(text) + "\n")
+    return parts
