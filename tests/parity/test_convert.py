@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.backbone import open_checkpoint
+from prompt_jax.cli import main
 from prompt_jax.convert import convert
 from prompt_jax.errors import UserError
 
@@ -30,7 +31,8 @@ def peer_logits(folder, batch) -> np.ndarray:
 @pytest.mark.parametrize("version", ["v10", "v11"])
 def test_transformers_gives_t5xs_logits_after_conversion(shared, tmp_path, version):
     source = shared / "golden" / "t5x" / f"{version}_t5x" / "checkpoint_1000"
-    convert(f"t5x:{source}", "hf", str(tmp_path / "hf"))
+    argv = ["convert", f"--backbone=t5x:{source}", "--format=hf", f"--output={tmp_path / 'hf'}"]
+    assert main(argv) == 0
     golden = np.load(shared / "golden" / "t5x" / f"{version}_forward.npz")
     for name in ("basic", "long"):
         batch = {key: golden[f"{name}/{key}"] for key in BATCH}
