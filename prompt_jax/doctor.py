@@ -185,7 +185,10 @@ def check_memory(facts: Facts) -> Line:
     rows = run.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * run.accumulate)
     layout, data = run.method.layout, run.data
     columns = (data.input_length + layout.encoder, data.target_length + layout.decoder)
-    saved = estimate.activation_bytes(config, max(rows, 1), *columns) // mesh.shape["model"]
+    platform = mesh.devices.flat[0].platform
+    saved = estimate.activation_bytes(config, max(rows, 1), *columns, platform)
+    saved //= mesh.shape["model"]
+    saved += estimate.widened_bytes(frozen, config.dtype, platform)
     limit, total = estimate.device_bytes(mesh.devices.flat[0]), frozen + trained + saved
     told = (
         f"{_gib(total)} of {_gib(limit)} per device: weights {_gib(frozen)}, trained and optimizer "

@@ -42,22 +42,52 @@ def optimizer_bytes(tx: Any, count: int) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
-def activation_bytes(config: T5Config, rows: int, T: int, S: int) -> int:
-    """Bytes that the backward pass of one step finds saved on a device; an estimate."""
-    item, c = jnp.dtype(config.dtype).itemsize, config
-    encoder = _layer(c, T, [T], item)
-    decoder = _layer(c, S, [S, T], item) + 2 * T * c.num_heads * c.head_dim * item  # cross k, v
+def activation_bytes(config: T5Config, rows: int, T: int, S: int, platform: str) -> int:
+    """Bytes beside weights and trainables at the worst moment of one step on a device; an estimate.
+
+    What the backward pass finds saved of all layers, and the larger of two things that are never
+    there together: two copies of the logits (float32), or one layer whole.
+    """
+    item = _item(config, platform)
+    encoder = _layer(config, T, [T], item)
+    decoder = _layer(config, S, [S, T], item) + _cross(config, T, item)
+    saved = [_saved(config, T, 1, item, encoder), _saved(config, S, 2, item, decoder)]
+    if config.remat == "dots":
+        saved[1] += _cross(config, T, item)
+    layers = config.num_encoder_layers * saved[0] + config.num_decoder_layers * saved[1]
+    logits = 2 * S * config.vocab_size * 4
+    return rows * (layers + max(logits, encoder, decoder))
+
+
+def widened_bytes(weights: int, dtype: str, platform: str) -> int:
+    """Bytes of the float32 copy that XLA for CPUs makes of bfloat16 weights, while a step runs."""
+    return 2 * weights if platform == "cpu" and dtype == "bfloat16" else 0
+
+
+def _item(config: T5Config, platform: str) -> int:
+    """Bytes of an activation; XLA for CPUs computes bfloat16 by way of float32."""
+    return 4 if platform == "cpu" else jnp.dtype(config.dtype).itemsize
+
+
+def _cross(c: T5Config, T: int, item: int) -> int:
+    """Keys and values of the encoder's output, for one layer and row."""
+    return 2 * T * c.num_heads * c.head_dim * item
+
+
+def _saved(c: T5Config, columns: int, attentions: int, item: int, whole: int) -> int:
+    """Bytes that one layer saves for one row, by `remat`; `whole`: everything."""
     if c.remat == "none":
-        layers = c.num_encoder_layers * encoder + c.num_decoder_layers * decoder
-    else:
-        saved = (c.num_encoder_layers * T + c.num_decoder_layers * S) * c.emb_dim * item
-        layers = saved + max(encoder, decoder)
-    logits = 3 * S * c.vocab_size * 4  # logits, softmax and their gradient, float32
-    return rows * (layers + logits)
+        return whole
+    if c.remat == "full":
+        return columns * c.emb_dim * item
+    # dots: the layer's input and every product with a weight: q, (k, v,) out, wi, wo
+    heads = (2 + attentions) * c.num_heads * c.head_dim
+    width = (2 + attentions) * c.emb_dim + len(c.mlp_activations) * c.mlp_dim
+    return columns * (heads + width) * item
 
 
 def _layer(c: T5Config, columns: int, attended: list[int], item: int) -> int:
-    """Bytes that one layer saves for one row: residuals, heads, softmax (float32), the MLP."""
+    """Bytes of one layer for one row: residuals, heads, softmax (float32), the MLP."""
     HK = c.num_heads * c.head_dim
     mlp = columns * c.mlp_dim * (2 * len(c.mlp_activations) + 1) * item
     total = mlp + 2 * columns * c.emb_dim * item
