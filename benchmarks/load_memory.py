@@ -1,20 +1,31 @@
-"""Time and peak memory of loading a backbone, against transformers on the same files.
+"""Time, peak memory and bytes read of loading a backbone, against transformers on the same files.
 
-    python benchmarks/load_memory.py --size=t5_1_1_xl --folder=/tmp/xl     # 5.7 GB in bfloat16
+    python benchmarks/load_memory.py --folder=/tmp/xl                  # 2.8 B parameters, 5.7 GB
     python benchmarks/load_memory.py --size=t5_1_1_base --folder=/tmp/base
+    python benchmarks/load_memory.py --folder=/tmp/xl --quantised      # and an int8 copy of it
 
-Writes a transformers folder of random weights (kept for the next time), then loads it in one fresh
-process each: ours hashing (the first time), ours with the digest remembered, and transformers.
-Every value is in memory at the end: transformers' lazily mapped ones are touched. Numbers are in MB
-(1e6 bytes); "beside" is the peak above what was there before loading and above the weights kept, in
-units of the largest array (ours: all layers of a kind are one). Files are read once beforehand, so
-that all find them in the page cache as far as it goes.
+Writes a transformers folder of random bfloat16 in shards (kept for the next time; one array is in
+memory at a time), then loads it, each time in fresh processes:
+
+  ours, hashing   the first time: the digest is computed and remembered
+  ours            every other time
+  4 devices       ours, in one process with four devices, weights sharded over them (fsdp)
+  4 processes     ours, in four processes of one device each; the numbers are of the last of them
+  transformers    `from_pretrained`, in the same precision; what it maps lazily is touched
+  int8 copy       with --quantised: what `convert --weights_dtype=int8` made of it
+
+A CPU's device memory is the host's. What a process keeps is therefore taken away: `beside` is the
+peak above what was there before loading and above the shards kept (`kept`), in units of the largest
+tensor of the file and, in brackets, of the largest kind (all layers of one: our model's arrays).
+`read` is what the process read, by the kernel's count (/proc/self/io). MB are 1e6 bytes. Files are
+read once beforehand, so that all find them in the page cache as far as it goes.
 """
 
 import argparse
 import json
 import os
-import resource
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,108 +34,151 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-ROLES = ("ours, hashing", "ours", "transformers")
+PARTS = 4
+ROLES = ("ours, hashing", "ours", f"{PARTS} devices", f"{PARTS} processes", "transformers")
+COPY = "int8 copy"
 
 
-def generate(folder: Path, size: str, dtype: str) -> None:
+def generate(folder: Path, size: str) -> None:
     """A folder of random weights, one array in memory at a time, two GiB per file."""
     from prompt_jax import sizes, weights
     from prompt_jax.checkpoint import Box, Checkpoint, LazyArrays, Stored
     from prompt_jax.checkpoint.write import write_hf
 
-    config = sizes.SIZES[size]
-    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
+    config, kind = sizes.SIZES[size], np.dtype(ml_dtypes.bfloat16)
     noise = np.random.default_rng(0).normal(size=1 << 20, scale=0.05).astype(kind)
 
     def read(box: Box) -> np.ndarray:
-        shape = [part.stop - part.start for part in box]
-        return np.resize(noise, shape)
+        return np.resize(noise, [part.stop - part.start for part in box])
 
     shapes = weights.t5x_shapes(config).items()
     arrays = LazyArrays({name: Stored(shape, kind, read) for name, shape in shapes})
     write_hf(str(folder), Checkpoint(config, arrays, None))
 
 
-def resident() -> float:
-    """MB of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+def resident(which: str) -> int:
+    """Bytes of this process in memory: VmRSS, now, or VmHWM, at most since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition(f"{which}:")[2].split()[0])
 
 
-def measure(role: str, folder: str, dtype: str) -> dict[str, float]:
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def bytes_read() -> int:
+    line = Path("/proc/self/io").read_text().splitlines()[0]
+    return int(line.removeprefix("rchar: "))
+
+
+def measure(role: str, backbone: str) -> dict[str, float]:
+    """Loads in this process; `run` is timed, what it needs is imported and started before."""
     load = _transformers if role == "transformers" else _ours
-    run = load(folder, dtype)  # imports and starts what it needs
-    before, began = resident(), time.perf_counter()
-    kept, largest = run()
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    beside = (peak - before - kept / 1e6) / (largest / 1e6)
-    return {"seconds": seconds, "peak_MB": peak - before, "weights_MB": kept / 1e6,
-            "beside": beside}  # fmt: skip
+    run = load(backbone)
+    forget_peak()
+    before, read, began = resident("VmRSS"), bytes_read(), time.perf_counter()
+    kept, tensor, kind = run()
+    seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
+    return {"seconds": seconds, "peak_MB": peak / 1e6, "kept_MB": kept / 1e6,
+            "read_MB": (bytes_read() - read) / 1e6, "beside": (peak - kept) / tensor,
+            "beside_kind": (peak - kept) / kind}  # fmt: skip
 
 
-def _ours(folder: str, dtype: str):
+def _ours(backbone: str):
     import jax
     from flax import nnx
 
+    from prompt_jax import sharding
     from prompt_jax.backbone import load_backbone
 
+    if "PROCESS" in os.environ:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(os.environ["AT"], PARTS, int(os.environ["PROCESS"]))
+    mesh = sharding.MeshShape(data=1, fsdp=jax.device_count()).build()
     jax.block_until_ready(jax.numpy.zeros(8) + 1)
 
-    def run() -> tuple[int, int]:
-        model = load_backbone(f"hf:{folder}", dtype).model
+    def run() -> tuple[int, int, int]:
+        model = load_backbone(backbone, mesh=mesh).model
         arrays = jax.block_until_ready(jax.tree.leaves(nnx.state(model)))
-        return sum(a.nbytes for a in arrays), max(a.nbytes for a in arrays)
+        kept = sum(shard.data.nbytes for a in arrays for shard in a.addressable_shards)
+        tensor = max(a.nbytes // (a.shape[0] if a.ndim == 3 else 1) for a in arrays)
+        return kept, tensor, max(a.nbytes for a in arrays)
 
     return run
 
 
-def _transformers(folder: str, dtype: str):
+def _transformers(backbone: str):
     import torch
     from transformers import T5ForConditionalGeneration
 
-    def run() -> tuple[int, int]:
-        kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
-        model = T5ForConditionalGeneration.from_pretrained(folder, dtype=kind)
+    def run() -> tuple[int, int, int]:
+        folder = backbone.removeprefix("hf:")
+        model = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
         tensors = {p.data_ptr(): p for p in model.parameters()}.values()
         for tensor in tensors:
             tensor.detach().view(torch.int16).amax()
         sizes = [t.numel() * t.element_size() for t in tensors]
-        return sum(sizes), max(sizes)
+        return sum(sizes), max(sizes), max(sizes)
 
     return run
+
+
+def alone(role: str, backbone: str, cache: str) -> dict[str, float]:
+    """`measure` in a fresh process, or in PARTS of them at once."""
+    command = [sys.executable, __file__, f"--role={role}", f"--folder={backbone}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": cache, "JAX_PLATFORMS": "cpu"}
+    if role == f"{PARTS} devices":
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={PARTS}"
+    each = [environment]
+    if role == f"{PARTS} processes":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            at = f"127.0.0.1:{probe.getsockname()[1]}"
+        each = [{**environment, "AT": at, "PROCESS": str(i)} for i in range(PARTS)]
+    started = [subprocess.Popen(command, env=e, stdout=subprocess.PIPE, text=True) for e in each]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"{role}: failed")
+    return json.loads(said[-1].splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", required=True)
     parser.add_argument("--size", default="t5_1_1_xl")
-    parser.add_argument("--stored", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--role", choices=ROLES)
+    parser.add_argument("--quantised", action="store_true")
+    parser.add_argument("--role", choices=[*ROLES, COPY], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folder = Path(options.folder)
     if options.role:
-        print(json.dumps(measure(options.role, options.folder, options.dtype)))
+        print(json.dumps(measure(options.role, options.folder)))
         return
+    folder = Path(options.folder)
     if not (folder / "config.json").exists():
-        generate(folder, options.size, options.stored)
+        generate(folder, options.size)
     for path in folder.glob("*.safetensors"):
         with open(path, "rb") as file:
             while file.read(64 << 20):
                 pass
     cache = folder.parent / f"{folder.name}.digests"
-    subprocess.run(["rm", "-rf", str(cache)], check=True)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    shutil.rmtree(cache, ignore_errors=True)
+    backbones = {role: f"hf:{folder}" for role in ROLES}
+    if options.quantised:
+        from prompt_jax.convert import convert
+
+        copy = folder.parent / f"{folder.name}.int8"
+        if not copy.exists():
+            convert(f"hf:{folder}", "orbax", str(copy), "int8")
+        backbones[COPY] = f"orbax:{copy}"
+        alone(COPY, backbones[COPY], str(cache))  # its digest is remembered from here on
     rows = {}
-    for role in ROLES:
-        command = [sys.executable, __file__, f"--role={role}", f"--folder={folder}"]
-        command += [f"--dtype={options.dtype}"]
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        rows[role] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{role:14}", "  ".join(f"{k} {v:9.2f}" for k, v in rows[role].items()), flush=True)
+    print(f"{'':14} seconds  peak MB  kept MB  read MB  beside (kind)")
+    for role, backbone in backbones.items():
+        row = rows[role] = alone(role, backbone, str(cache))
+        print(f"{role:14} {row['seconds']:7.1f} {row['peak_MB']:8.0f} {row['kept_MB']:8.0f} "
+              f"{row['read_MB']:8.0f} {row['beside']:7.2f} ({row['beside_kind']:.2f})",
+              flush=True)  # fmt: skip
     peer = rows["transformers"]
-    for role in ROLES[:2]:
+    for role in ("ours, hashing", "ours"):
         told = ", ".join(f"{k} {rows[role][k] / peer[k]:.2f}" for k in ("seconds", "peak_MB"))
         print(f"{role} / transformers: {told}")
 

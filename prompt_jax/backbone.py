@@ -10,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from prompt_jax import quantised, sharding, sizes, weights
 from prompt_jax.checkpoint import Checkpoint
@@ -87,8 +88,17 @@ def load_backbone(
     here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
     # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
     arrays = weights.held(model) if here and held_in is None else checkpoint.arrays
-    total = digest_of(name, checkpoint, arrays)
+    total = digest_of(name, checkpoint, arrays) if here else _told(name, checkpoint)
     return Backbone(config, model, name, total, words, held_in)
+
+
+def _told(name: str, checkpoint: Checkpoint) -> str:
+    """The digest as process 0 finds it: the others read no more than what their devices hold."""
+    total = bytes(32)
+    if jax.process_index() == 0:
+        total = bytes.fromhex(digest_of(name, checkpoint, checkpoint.arrays))
+    shared = multihost_utils.broadcast_one_to_all(np.frombuffer(total, np.uint8))
+    return np.asarray(shared).tobytes().hex()
 
 
 def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray]) -> str:

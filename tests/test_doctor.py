@@ -266,13 +266,13 @@ def test_weights_and_optimizer_are_counted_exactly(tiny):
 
 def test_activations_grow_as_they_should():
     config = sizes.SIZES["t5_1_1_base"]
-    one = estimate.activation_bytes(config, 1, 512, 32)
-    assert estimate.activation_bytes(config, 8, 512, 32) == 8 * one
-    assert estimate.activation_bytes(config, 1, 1024, 32) > 2 * one
+    one = estimate.activation_bytes(config, 1, 512, 32, "tpu")
+    assert estimate.activation_bytes(config, 8, 512, 32, "tpu") == 8 * one
+    assert estimate.activation_bytes(config, 1, 1024, 32, "tpu") > 2 * one
     less = dataclasses.replace(config, remat="full")
-    assert estimate.activation_bytes(less, 1, 512, 32) < one / 4
+    assert estimate.activation_bytes(less, 1, 512, 32, "tpu") < one / 4
     wide = dataclasses.replace(config, dtype="float32")
-    assert one < estimate.activation_bytes(wide, 1, 512, 32) < 2 * one
+    assert one < estimate.activation_bytes(wide, 1, 512, 32, "tpu") < 2 * one
 
 
 def command(tiny, tmp_path, *more: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import sharding, weights
+from prompt_jax import backbone, sharding, weights
 from prompt_jax.backbone import load_backbone
 from prompt_jax.checkpoint import LazyArrays, Stored, digests, files
 from prompt_jax.t5 import T5Config
@@ -197,3 +197,15 @@ def test_bfloat16_on_disk_is_not_widened(tmp_path, arrays):
     opened = files.open_folder(str(tmp_path))
     assert {one.dtype.name for one in opened.arrays.stored.values()} == {"bfloat16"}
     assert same(weights.held(load_backbone(f"files:{tmp_path}").model), half)
+
+
+def test_of_several_processes_only_the_first_reads_all_for_the_digest(folder, monkeypatch):
+    """The others are told."""
+    opened = backbone.open_checkpoint(f"files:{folder}")
+    total, said = load_backbone(f"files:{folder}").digest, []
+    tell = lambda value: said.append(value) or np.frombuffer(bytes.fromhex(total), np.uint8)  # noqa: E731
+    monkeypatch.setattr(backbone.multihost_utils, "broadcast_one_to_all", tell)
+    assert backbone._told("x", opened) == total and said[0].tobytes().hex() == total
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(backbone, "digest", None)  # nothing is hashed
+    assert backbone._told("x", opened) == total and not said[1].any()

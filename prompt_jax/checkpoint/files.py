@@ -5,8 +5,10 @@ A folder holds `config.json` (the architecture as `t5.T5Config` names it, "forma
 `spiece.model`, unless the vocabulary is "bytes" or null.
 """
 
+import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -31,7 +33,7 @@ RUN_TIME = ("dropout_rate", "dtype", "remat")  # settings of a run, not of a mod
 ARCHITECTURE = tuple(field.name for field in fields(T5Config) if field.name not in RUN_TIME)
 STORED_DTYPES = ("float32", "bfloat16")
 AT_ONCE = 8 << 20  # bytes
-APART = 16 << 10  # bytes of a row from which on it is read alone, and not with all of its row
+APART = 512  # bytes of a part of a row from which on it is read alone, not with all of its row
 DTYPES = {"F32": np.dtype("f4"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("f2")}
 
 
@@ -71,35 +73,35 @@ class SafeTensors:
         return Stored(shape, dtype, lambda box: self._read(start, shape, dtype, box))
 
     def _read(self, start: int, shape: Shape, dtype: np.dtype, box: Box) -> np.ndarray:
-        """Whole rows are read into the result, parts of rows by way of a few of them at a time."""
+        """Whole rows are read into the result; of parts of rows each alone, or where they are
+        short by way of some whole rows at a time."""
         first, last = box[0].start, box[0].stop
         row = math.prod(shape[1:]) * dtype.itemsize
-        if all(part == slice(0, size) for part, size in zip(box[1:], shape[1:], strict=True)):
-            out = np.empty((last - first, *shape[1:]), dtype)
-            self._fill(out, start + first * row)
-            return out
-        out = np.empty([part.stop - part.start for part in box], dtype)
-        if len(shape) == 2 and out[0].nbytes >= APART:
-            for i in range(len(out)):
-                place = start + (first + i) * row + box[1].start * dtype.itemsize
-                self._fill(out[i], place)
-            return out
-        step = max(1, AT_ONCE // row)
-        for top in range(first, last, step):
-            rows = np.empty((min(step, last - top), *shape[1:]), dtype)
-            self._fill(rows, start + top * row)
-            out[top - first : top - first + len(rows)] = rows[:, *box[1:]]
-        return out
-
-    def _fill(self, out: np.ndarray, start: int) -> None:
-        data = out.reshape(-1).view(np.uint8).data
         with open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            while data:
-                count = file.readinto(data[: 1 << 30])
-                if not count:
-                    raise UserError(f"'{self.path}' was cut short while it was read; copy it again")
-                data = data[count:]
+            if all(part == slice(0, size) for part, size in zip(box[1:], shape[1:], strict=True)):
+                out = np.empty((last - first, *shape[1:]), dtype)
+                self._fill(file, out, start + first * row)
+                return out
+            out = np.empty([part.stop - part.start for part in box], dtype)
+            if len(shape) == 2 and out[0].nbytes >= APART:
+                place = start + first * row + box[1].start * dtype.itemsize
+                for i in range(len(out)):
+                    self._fill(file, out[i], place + i * row)
+                return out
+            step = max(1, AT_ONCE // row)
+            for top in range(first, last, step):
+                rows = np.empty((min(step, last - top), *shape[1:]), dtype)
+                self._fill(file, rows, start + top * row)
+                out[top - first : top - first + len(rows)] = rows[:, *box[1:]]
+            return out
+
+    def _fill(self, file: io.FileIO, out: np.ndarray, start: int) -> None:
+        data, filled = out.reshape(-1).view(np.uint8), 0
+        while filled < len(data):
+            count = os.preadv(file.fileno(), [data[filled : filled + (1 << 30)]], start + filled)
+            if not count:
+                raise UserError(f"'{self.path}' was cut short while it was read; copy it again")
+            filled += count
 
 
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
