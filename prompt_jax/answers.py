@@ -161,7 +161,8 @@ class Answerer:
         return sharding.put_all(batch, self.mesh)
 
     def _generate(self, model: Model, questions, batch) -> list[Answer]:
-        found = _generate(model[0], self.limits[1], self.how, model[1], model[2], self._put(batch))
+        static = (model[0], self.limits[1], self.how)
+        found = generate_text(*static, model[1], model[2], self._put(batch))
         ids, scores = map(sharding.fetch, found)
         return [
             Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
@@ -207,8 +208,8 @@ class Answerer:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _generate(graphdef, max_length: int, how: Answering, trainable, frozen, batch):
-    """int32 [B, N] and float32 [B]."""
+def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, batch):
+    """Ids int32 [B, N] and scores float32 [B] of the best outputs; see `decode.generate`."""
     model = nnx.merge(graphdef, trainable, frozen)
     ids, scores = decode.generate(
         model.t5, batch, model.bundle(), max_length=max_length, beams=how.beams, alpha=how.alpha,

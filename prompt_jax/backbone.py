@@ -16,7 +16,7 @@ from prompt_jax import quantised, sharding, sizes, weights
 from prompt_jax.checkpoint import Checkpoint
 from prompt_jax.checkpoint.digests import cached_digest
 from prompt_jax.checkpoint.files import open_folder
-from prompt_jax.checkpoint.hf import open_hf
+from prompt_jax.checkpoint.hf import open_hf, open_hf_config
 from prompt_jax.checkpoint.orbax import open_orbax
 from prompt_jax.checkpoint.t5x import open_t5x
 from prompt_jax.errors import UserError
@@ -114,6 +114,14 @@ def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray
     return checkpoint.quantised.source
 
 
+def read_config(name: str) -> T5Config:
+    """A backbone's config; weight files may be missing where a config.json says enough (hf:)."""
+    kind, rest, options = _parse(name)
+    if kind == "random":
+        return _random_config(name, rest, options["vocabulary"])
+    return open_hf_config(rest) if kind == "hf" else open_checkpoint(name).config
+
+
 def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
     """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored."""
     checkpoint = open_checkpoint(name)
@@ -193,19 +201,23 @@ def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> C
 
     With a `vocabulary` of its own it has as many embeddings, rounded up to a multiple of ROWS.
     """
-    if size not in sizes.SIZES:
-        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
     if seed is not None and not seed.isdecimal():
         raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
-    config = sizes.SIZES[size]
-    if vocabulary is not None:
-        words = _load_vocabulary(vocabulary)
-        config = replace(config, vocab_size=-(-words.size // ROWS) * ROWS)
-    elif size.startswith("byt5_"):
+    config = _random_config(name, size, vocabulary)
+    if vocabulary is None and size.startswith("byt5_"):
         vocabulary = "bytes"
-    elif size == "nano" and NANO.is_dir():
+    elif vocabulary is None and size == "nano" and NANO.is_dir():
         vocabulary = open_nano().vocabulary
     return Checkpoint(config, weights.held(weights.init(config, int(seed or 0))), vocabulary)
+
+
+def _random_config(name: str, size: str, vocabulary: str | None) -> T5Config:
+    if size not in sizes.SIZES:
+        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
+    if vocabulary is None:
+        return sizes.SIZES[size]
+    rows = -(-_load_vocabulary(vocabulary).size // ROWS) * ROWS
+    return replace(sizes.SIZES[size], vocab_size=rows)
 
 
 def _load_vocabulary(name: str) -> Vocabulary:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax import doctor_cli, eval_cli, export_cli, hosts, rehearse_cli
+from prompt_jax import doctor_cli, eval_cli, export_cli, fit_cli, hosts, rehearse_cli
 from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.options import (
@@ -32,12 +32,8 @@ from prompt_jax.options import (
 )
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
 
-RECIPE_VERBS = (
-    "train",
-    "pretrain",
-    "doctor",
-    "rehearse",
-)  # those that take --gin_file and --gin.NAME=VALUE
+# They take --gin_file and --gin.NAME=VALUE.
+RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
@@ -51,6 +47,7 @@ tasks_app = typer.Typer(
 )
 app.add_typer(tasks_app, name="tasks")
 app.command("doctor")(doctor_cli.doctor)
+app.command("fit")(fit_cli.fit)
 app.command("eval")(eval_cli.evaluate)
 app.command("infer")(eval_cli.infer)
 app.command("export")(export_cli.export)

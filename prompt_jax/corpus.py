@@ -67,6 +67,16 @@ class Corpus:
             check_file(Path(self.root) / name)
         return self
 
+    def features(self, layout: PromptLayout) -> dict[str, np.ndarray]:
+        """A step's batch with nothing in it: the shapes and dtypes, for which no data are read."""
+        lengths = (self.input_length, self.target_length)
+        T, S = (np.zeros((self.batch_size, n), np.int32) for n in lengths)
+        return {
+            "encoder_input_tokens": T,
+            "decoder_input_tokens": S,
+            "decoder_target_tokens": S,
+        }
+
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "CorpusBatches":
         texts = [part.tokens(vocabulary) for part in self.languages()]
         return CorpusBatches(self, texts, vocabulary, seed)

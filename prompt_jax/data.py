@@ -91,6 +91,11 @@ class Data:
             return shots.whatever(examples, self.sampled_examples, self.sample_seed, task)
         return examples
 
+    def features(self, layout: PromptLayout) -> dict[str, np.ndarray]:
+        """A step's batch with nothing in it: the shapes and dtypes, for which no data are read."""
+        rows = [[]] * self.batch_size
+        return TaskBatches([], [1.0], self, layout, 0).assemble(rows)
+
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
         """Reads and tokenises the split; the result answers for any step."""
         return self.read().open(vocabulary, layout, seed)

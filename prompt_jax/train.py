@@ -59,11 +59,14 @@ class BackboneSettings:
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
         backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh, self.weights_dtype)
-        config = dataclasses.replace(
-            backbone.config, dropout_rate=self.dropout_rate, remat=self.remat
-        )
+        config = self.configure(backbone.config)
         model = weights.reconfigured(backbone.model, config)
         return dataclasses.replace(backbone, config=config, model=model)
+
+    def configure(self, config: t5.T5Config) -> t5.T5Config:
+        """A backbone's config with what the recipe decides of it."""
+        changes = {"dtype": self.dtype, "dropout_rate": self.dropout_rate, "remat": self.remat}
+        return dataclasses.replace(config, **changes)
 
 
 @settings
@@ -203,6 +206,20 @@ def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> No
         screen.step(record)
 
 
+def build_step(run: Train, graphdef: Any, state: TrainState) -> Any:
+    """The compiled step of a run; `state`, arrays or shapes, says where it stays."""
+    key = jax.random.fold_in(jax.random.key(run.seed), 1) if run.backbone.dropout_rate else None
+    places = jax.tree.map(lambda x: x.sharding, state)
+    tx = run.optimizer.build()
+    return make_train_step(graphdef, run.loss, tx, key, places, run.accumulate)
+
+
+def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
+    """An optimizer's slots lie as the trainable array of their shape does, counts `everywhere`."""
+    places = {x.shape: x.sharding for x in jax.tree.leaves(trainable)}
+    return jax.tree.map(lambda x: places.get(x.shape, everywhere), opt_state)
+
+
 class Job:
     """What a run is made of: backbone, method, data, compiled step, evaluation.
 
@@ -232,12 +249,7 @@ class Job:
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
         self.tx = run.optimizer.build()
-        dropout = jax.random.fold_in(key, 1) if run.backbone.dropout_rate else None
-        state = self.first_state()
-        self.train_step = make_train_step(
-            self.graphdef, run.loss, self.tx, dropout,
-            jax.tree.map(lambda x: x.sharding, state), run.accumulate,
-        )  # fmt: skip
+        self.train_step = build_step(run, self.graphdef, self.first_state())
         self.facts = {
             "seed": run.seed,
             "batch_size": run.data.batch_size,
@@ -259,10 +271,8 @@ class Job:
         """Step 0, in the shardings that every later state has; copied, since steps donate it."""
         trainable = jax.tree.map(jnp.copy, self.trainable)
         everywhere = sharding.replicated(self.mesh)
-        shapes = {x.shape: x.sharding for x in jax.tree.leaves(trainable)}
-        opt_state = jax.tree.map(
-            lambda x: jax.device_put(x, shapes.get(x.shape, everywhere)), self.tx.init(trainable)
-        )
+        opt_state = self.tx.init(trainable)
+        opt_state = jax.device_put(opt_state, opt_shardings(opt_state, trainable, everywhere))
         return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, opt_state)
 
     def batch(self, step: int) -> tuple[dict[str, jax.Array], int]:

@@ -74,6 +74,21 @@ def open_hf(name: str) -> Checkpoint:
     return Checkpoint(config, LazyArrays(stored), _vocabulary(base, settings), str(base))
 
 
+def open_hf_config(name: str) -> T5Config:
+    """The config of a transformers folder or repository by its config.json alone.
+
+    Where version 5 wrote it, which always says tied, gated models are taken as untied: T5 1.1, mT5
+    and umT5 as published have a head of their own.
+    """
+    path = Path(name).expanduser() / "config.json"
+    if not path.is_file():
+        path = _folder(name, only_config=True) / "config.json"
+    settings = settings_from(read_json(path), str(path))
+    gated = settings["feed_forward_proj"] != "relu"
+    untied = settings["tie_word_embeddings"] is False or (gated and _by_version_5(settings))
+    return config_from(settings, not untied)
+
+
 def settings_from(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A config.json of transformers with its defaults filled in; UserError if it is no T5's."""
     if "model_type" not in raw or raw["model_type"] not in _DEFAULTS:
@@ -216,7 +231,7 @@ def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
     return "bytes" if tokenizer == "ByT5Tokenizer" else None
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, only_config: bool = False) -> Path:
     """A folder as it is; any other name is looked up on the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -225,15 +240,17 @@ def _folder(name: str) -> Path:
         raise UserError(f"'{name}': hf: reads local folders; copy it, or convert it to orbax first")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"there is no folder '{name}'; hf: takes a folder or a name on the hub")
-    return _download(name)
+    return _download(name, only_config)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, only_config: bool) -> Path:
     """The repository's snapshot in the hub's cache; with HF_HUB_OFFLINE=1 what is there counts."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        if only_config:
+            return Path(snapshot_download(name, allow_patterns=DOWNLOADS))
         folder = Path(snapshot_download(name, allow_patterns=DOWNLOADS + SAFE))
         if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
             folder = Path(snapshot_download(name, allow_patterns=DOWNLOADS + BINS))

@@ -45,6 +45,10 @@ class PromptMethod(abc.ABC):
         """The module; `backbone` gives embeddings and vocabulary, `choices` the task's labels."""
 
     @abc.abstractmethod
+    def shapes(self, config: T5Config) -> nnx.Module:
+        """The module as `create` would build it, of shapes: nothing is read or allocated."""
+
+    @abc.abstractmethod
     def count(self, config: T5Config) -> int:
         """Number of trainable parameters, as the paper's formula."""
 

@@ -31,6 +31,9 @@ class FullTuning(PromptMethod):
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "NoPrompt":
         return NoPrompt()
 
+    def shapes(self, config: T5Config) -> "NoPrompt":
+        return NoPrompt()
+
     def count(self, config: T5Config) -> int:
         return sum(math.prod(shape) for shape in t5x_shapes(config).values())
 

@@ -60,6 +60,14 @@ class SoftPrompt(PromptMethod):
         decoder = init(keys[1], self.decoder_length) if self.decoder_length else None
         return SoftPromptModule(encoder, decoder, self.visibility)
 
+    def shapes(self, config: T5Config) -> "SoftPromptModule":
+        def build():
+            lengths = (self.length, self.decoder_length)
+            encoder, decoder = (jnp.zeros((n, config.emb_dim)) if n else None for n in lengths)
+            return SoftPromptModule(encoder, decoder, self.visibility)
+
+        return nnx.eval_shape(build)
+
     def count(self, config: T5Config) -> int:
         """(P + P') * D."""
         return (self.length + self.decoder_length) * config.emb_dim

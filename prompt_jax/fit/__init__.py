@@ -1,0 +1,1 @@
+"""Whether a recipe fits hardware that is not at hand: the real step, compiled and read."""
