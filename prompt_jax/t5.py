@@ -19,16 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from prompt_jax.activations import REMAT, kept, split
 from prompt_jax.bundle import NO_PROMPT, PromptBundle, insert_rows, visible
 from prompt_jax.quantised import matmul
 
 MASKED = -1e10  # T5X's value for a masked attention logit
-
-REMAT = {  # config.remat: what the backward pass finds saved, layer by layer
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Dense(nnx.Module):
         self.kernel = _kernel(rngs.params(), stack, shape, axes, stddev)
 
     def __call__(self, x):
-        return matmul(x, self.kernel[...].astype(x.dtype))
+        return kept(matmul(x, self.kernel[...].astype(x.dtype)))
 
 
 class RMSNorm(nnx.Module):
@@ -200,9 +195,9 @@ class EncoderLayer(nnx.Module):
         bias = self.relpos_bias(length, length) if self.config.relpos_per_layer else bias
         y = self.pre_attention_layer_norm(x)
         y = self.attention(y, self.attention.keys_values(y), bias, mask, k[0])
-        x = x + _dropout(y, rate, k[1])
+        x = kept(split(x + _dropout(y, rate, k[1])))
         y = self.mlp(self.pre_mlp_layer_norm(x), k[2])
-        return x + _dropout(y, rate, k[3])
+        return split(x + _dropout(y, rate, k[3]))
 
 
 class DecoderLayer(nnx.Module):
@@ -232,12 +227,12 @@ class DecoderLayer(nnx.Module):
         if self.config.relpos_per_layer:
             bias = self.relpos_bias(x.shape[1], now[0].shape[1], offset)
         y = self.self_attention(y, now, bias, mask, k[0])
-        x = x + _dropout(y, rate, k[1])
+        x = kept(split(x + _dropout(y, rate, k[1])))
         y = self.pre_cross_attention_layer_norm(x)
         y = self.encoder_decoder_attention(y, cross, None, cross_mask, k[2])
-        x = x + _dropout(y, rate, k[3])
+        x = kept(split(x + _dropout(y, rate, k[3])))
         y = self.mlp(self.pre_mlp_layer_norm(x), k[4])
-        return x + _dropout(y, rate, k[5]), cache
+        return split(x + _dropout(y, rate, k[5])), cache
 
 
 def _scan(layers: nnx.Module, call, x, num_layers, dropout_key, remat, xs=None):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax import hosts, quantised, sharding, t5, weights
+from prompt_jax import activations, hosts, quantised, sharding, t5, weights
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.batch_digests import BatchDigests
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
@@ -42,7 +42,7 @@ class BackboneSettings:
         None: as stored, which is as `dtype` but for a quantised copy.
       vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
       dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
-      remat: what the backward pass finds saved: `none`, `full`, `dots`.
+      remat: what the backward pass finds saved: `none`, `full`, `dots` (`activations.REMAT`).
     """
 
     name: str
@@ -53,8 +53,9 @@ class BackboneSettings:
     remat: str = "none"
 
     def check(self):
-        if self.remat not in t5.REMAT:
-            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {list(t5.REMAT)}")
+        if self.remat not in activations.REMAT:
+            known = list(activations.REMAT)
+            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {known}")
         quantised.check(self.weights_dtype)
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
@@ -211,7 +212,8 @@ def build_step(run: Train, graphdef: Any, state: TrainState) -> Any:
     key = jax.random.fold_in(jax.random.key(run.seed), 1) if run.backbone.dropout_rate else None
     places = jax.tree.map(lambda x: x.sharding, state)
     tx = run.optimizer.build()
-    return make_train_step(graphdef, run.loss, tx, key, places, run.accumulate)
+    loss = activations.within(places.step.mesh, run.loss)
+    return make_train_step(graphdef, loss, tx, key, places, run.accumulate)
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:

@@ -46,8 +46,8 @@ class Analysis:
 
     Attributes:
       memory: `arguments` (weights, prompt, optimizer, batch), of them `weights`; `outputs` that are
-        no arguments; `temporaries`; `code`; `total` of these, or what the compiler said it would
-        need when it gave up.
+        no arguments; `temporaries`; `code`; `total` of these. `peak`: what lives at one time at
+        most, by the compiler's count, or what it would need where it gave up.
       cost: FLOPs, HBM bytes and collectives of a chip.
       flops_jaxpr: FLOPs of all chips as the program says them, before the compiler.
       mesh: devices along each axis.
@@ -121,8 +121,8 @@ def _analyse(run: Train, topology: Topology, decode: bool) -> Analysis:
         used = _USED.search(str(error))
         if used is None:
             raise RunError(f"the TPU compiler: {error}") from None
-        total = int(float(used[1]) * 1024 ** _UNITS[used[2]])
-        memory = {"weights": bytes_of(program.frozen), "total": total}
+        needed = int(float(used[1]) * 1024 ** _UNITS[used[2]])
+        memory = {"weights": bytes_of(program.frozen), "total": needed, "peak": needed}
         return Analysis(memory, Cost(), products, mesh, time.perf_counter() - began, gave_up=True)
     seconds = time.perf_counter() - began
     found = cost(hlo.parse(compiled.as_text()), topology.size)
@@ -153,7 +153,8 @@ def _memory(compiled: Any, program: Program) -> dict[str, int]:
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-    return {"weights": bytes_of(program.frozen), **parts, "total": sum(parts.values())}
+    weights, total = bytes_of(program.frozen), sum(parts.values())
+    return {"weights": weights, **parts, "total": total, "peak": stats.peak_memory_in_bytes}
 
 
 def bytes_of(shapes: Any) -> int:
@@ -171,7 +172,8 @@ def _estimated(run: Train, config: Any, program: Program, decode: bool) -> Analy
         "temporaries": estimates.temporaries(run, config, program.mesh, decode),
     }
     weights = bytes_of(program.frozen)
-    memory = {"weights": weights, **parts, "total": sum(parts.values())}
+    total = sum(parts.values())
+    memory = {"weights": weights, **parts, "total": total, "peak": total}
     found = estimates.traffic(run, config, program.mesh, memory, decode)
     found.flops = products / program.mesh.size
     return Analysis(memory, found, products, dict(program.mesh.shape), None)

@@ -84,7 +84,7 @@ def _best_mesh(result: Search) -> None:
         run = dataclasses.replace(result.run, mesh=shape)
         found, facts = result.analyse(run)
         seconds = facts["roofline"]["step"] if facts["fits"] else float("inf")
-        key = (not facts["fits"], seconds, facts["memory"]["total"])
+        key = (not facts["fits"], seconds, facts["memory"]["peak"])
         if best is None or key < best[0]:
             best = (key, run, found)
     assert best is not None
@@ -169,11 +169,11 @@ def _next(good: int, bad: int | None, memory: Any) -> int:
     if bad is None:  # what one unit takes is at most all of what was taken, divided
         told = memory(good)
         fixed = told["weights"]
-        per_unit = max(1, (told["total"] - fixed) // good)
+        per_unit = max(1, (told["peak"] - fixed) // good)
         return max(good + 1, min(8 * good, (told["limit"] - fixed) // per_unit))
     if good == 0:
         return bad // 2
     low, high = memory(good), memory(bad)
-    slope = (high["total"] - low["total"]) / (bad - good)
-    guess = good + int((low["limit"] - low["total"]) / slope) if slope > 0 else (good + bad) // 2
+    slope = (high["peak"] - low["peak"]) / (bad - good)
+    guess = good + int((low["limit"] - low["peak"]) / slope) if slope > 0 else (good + bad) // 2
     return min(max(guess, good + 1), bad - 1)

@@ -34,7 +34,6 @@ def verdict(
     """All that is known of a step, as `--json` prints it; bytes and seconds are plain numbers."""
     chip, rows = topology.chip, _rows(run, decode)
     limit = int(chip.hbm * (1 - RESERVED))
-    total = found.memory["total"]
     times = {
         "compute": found.cost.flops / chip.flops,
         "hbm": found.cost.hbm / chip.bandwidth,
@@ -52,7 +51,8 @@ def verdict(
         "batch": rows,
         "compiled": found.seconds is not None,
         "seconds_to_compile": found.seconds,
-        "fits": total <= limit and not found.gave_up,
+        "fits": found.memory["peak"] <= limit and not found.gave_up,
+        "tight": found.memory["total"] > limit,
         "memory": {**found.memory, "limit": limit},
         "unknown": UNKNOWN + ([] if found.seconds is not None else [NOT_COMPILED]),
         "source": chip.source,
@@ -103,7 +103,9 @@ def show(facts: dict[str, Any]) -> None:
             lines[part] = (
                 f"{told}, of it weights {gib(memory['weights'])}" * (part == "arguments") or told
             )
-    lines["total per chip"] = f"{gib(memory['total'])} of {gib(memory['limit'])}"
+    if facts["compiled"]:
+        lines["all of these"] = gib(memory["total"])
+    lines["peak per chip"] = f"{gib(memory['peak'])} of {gib(memory['limit'])}"
     if "flops" in facts:
         lines |= _costs(facts)
     lines["not known"] = "; ".join(facts["unknown"])
@@ -137,8 +139,10 @@ def _costs(facts: dict[str, Any]) -> dict[str, str]:
 def sentence(facts: dict[str, Any]) -> str:
     memory, how = facts["memory"], "compiled" if facts["compiled"] else "estimated, not compiled"
     word = "fits" if facts["fits"] else "does not fit"
+    if facts["fits"] and facts["tight"]:
+        word = "fits tightly (nothing of it may lie apart)"
     return (
-        f"{word}: {gib(memory['total'])} of {gib(memory['limit'])} per chip on {facts['topology']} "
+        f"{word}: {gib(memory['peak'])} of {gib(memory['limit'])} per chip on {facts['topology']} "
         f"({how})"
     )
 
