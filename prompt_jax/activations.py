@@ -2,8 +2,8 @@
 lies on a mesh.
 
 Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198): what lies between two layers is the same
-on all chips that split a layer's products, so each keeps some of the columns T. Frozen products never
-keep their inputs: only gradients of weights would need them.
+on all chips that split a layer's products, so each keeps some of the columns T. Frozen products
+never keep their inputs: only gradients of weights would need them.
 
 Shapes: B rows, T columns, D emb_dim.
 """
