@@ -12,6 +12,7 @@ import typer
 from prompt_jax import doctor_cli, eval_cli, export_cli, fit_cli, hosts, rehearse_cli
 from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
+from prompt_jax.jsonl import ENDINGS
 from prompt_jax.options import (
     Coordinator,
     DataDir,
@@ -337,7 +338,7 @@ def tasks_check(
 
     use_data_dir(data_dir)
     import_tasks(tasks_module)
-    is_file = name.endswith(".jsonl")
+    is_file = name.endswith(ENDINGS)
     check = check_jsonl if is_file else check_task
     report = check(name, _loaded(backbone), input_length, target_length)
     if json:

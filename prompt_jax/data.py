@@ -39,7 +39,7 @@ class Data:
     """What a run trains on.
 
     Attributes:
-      task: a SeqIO task or mixture, or a path that ends in `.jsonl`.
+      task: a SeqIO task or mixture, or a path that ends in `.jsonl` or `.parquet`.
       input_length: tokens of text per row of the encoder, EOS included; the prompt is extra.
       target_length: tokens per row of the decoder, EOS included.
       batch_size: rows per step over all devices.

@@ -1,4 +1,7 @@
-"""JSONL with `inputs` and `targets`: one JSON object per line, UTF-8, blank lines skipped."""
+"""JSONL with `inputs` and `targets`: one JSON object per line, UTF-8, blank lines skipped.
+
+A path that ends in `.parquet` is read as such, its rows in place of lines, with the same rules.
+"""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +11,7 @@ from etils import epath
 from prompt_jax.errors import UserError
 
 TEXT_KEYS = ("inputs", "targets")
+ENDINGS = (".jsonl", ".parquet")  # what files of rows are called
 
 
 def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
@@ -45,14 +49,34 @@ def check_text(key: str, value: object) -> None:
 
 
 def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line) of every line that is not blank; a missing file is a UserError."""
+    """(line number from 1, line) of every line that is not blank; a missing file is a UserError.
+
+    A row of Parquet comes as the JSON line that it would be.
+    """
     file = epath.Path(path)
     if not file.is_file():
-        raise UserError(f"no such JSONL file: {path}")
+        raise UserError(f"no such file of rows: {path}")
+    if path.endswith(".parquet"):
+        yield from _parquet_lines(file)
+        return
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, line
+
+
+def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with file.open("rb") as content:
+            batches = parquet.ParquetFile(content).iter_batches()
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield number, json.dumps(row, ensure_ascii=False, default=str).encode()
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{file}: not Parquet ({error})") from None
 
 
 def read_jsonl(path: str, text_keys: tuple[str, ...] = TEXT_KEYS) -> list[dict]:
@@ -75,23 +99,25 @@ def stem_of(file_name: str) -> str:
     >>> stem_of("tickets.train.jsonl")
     'tickets'
     """
-    return file_name.removesuffix(".jsonl").removesuffix(".train")
+    for ending in ENDINGS:
+        file_name = file_name.removesuffix(ending)
+    return file_name.removesuffix(".train")
 
 
 def split_files(train_path: str, validation_path: str | None = None) -> dict[str, str]:
     """{split: path} of a task's files: NAME.train.jsonl or NAME.jsonl, and NAME.validation.jsonl
     (or `validation_path`) and NAME.test.jsonl where they are there; UserError if a given one is
-    not."""
+    not. The same with `.parquet`."""
     train = epath.Path(train_path)
     stem = stem_of(train.name)
     files = {"train": train}
     for split in ("validation", "test"):
-        beside = train.parent / f"{stem}.{split}.jsonl"
+        beside = train.parent / f"{stem}.{split}{train.suffix}"
         if beside.is_file() and beside != train:
             files[split] = beside
     if validation_path is not None:
         files["validation"] = epath.Path(validation_path)
     for path in files.values():
         if not path.is_file():
-            raise UserError(f"no such JSONL file: {path}")
+            raise UserError(f"no such file of rows: {path}")
     return {split: str(path) for split, path in files.items()}

@@ -14,7 +14,7 @@ from prompt_jax.metrics_text import check_lengths
 Pair = tuple[int, Any]  # an input and its target
 Margin = Literal["ratio", "distance", "absolute"]
 NEIGHBOURS = 4  # XTREME's
-BLOCK = 4096  # rows of the matrix of similarities that are held at a time
+BLOCK = 1024  # rows of the matrix of similarities that are held at a time
 
 
 def nearest(queries: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +120,13 @@ def _neighbours(queries: np.ndarray, candidates: np.ndarray, k: int):
     found, cosines = [], []
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK] @ candidates.T
-        order = np.argsort(-block, axis=1, kind="stable")[:, :k]
+        if k == 1:
+            order = block.argmax(axis=1)[:, None]  # the first of equals
+        else:
+            some = np.argpartition(-block, k - 1, axis=1)[:, :k]
+            some.sort(axis=1)
+            best = np.argsort(-np.take_along_axis(block, some, axis=1), axis=1, kind="stable")
+            order = np.take_along_axis(some, best, axis=1)
         found.append(order)
         cosines.append(np.take_along_axis(block, order, axis=1))
     return np.concatenate(found), np.concatenate(cosines)

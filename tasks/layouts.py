@@ -237,4 +237,34 @@ def _tagged(run: list[bytes], text: Sequence[str]) -> list[Record]:
     return [{"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]}]
 
 
+FUSED = (
+    "VERB", "NOUN", "PROPN", "PRON", "ADJ", "NUM", "ADV", "INTJ", "AUX", "ADP", "DET", "PART",
+    "CCONJ", "SCONJ", "X", "PUNCT",
+)  # fmt: skip
+
+
+def _conllu(run: list[bytes], text: Sequence[str]) -> list[Record]:
+    """`words` and `tags` (UPOS) of one sentence, as XTREME takes them from the treebanks: a token
+    that stands for several words counts once, with the tag of theirs that comes first in FUSED;
+    comments and empty nodes are left out."""
+    rows = [decode(line).split("\t") for line in run if not line.startswith(b"#")]
+    bad = [row for row in rows if len(row) != 10]
+    if bad:
+        raise ValueError(f"{len(bad[0])} columns in a line of this sentence; CoNLL-U has 10")
+    tags = {int(row[0]): row[3] for row in rows if row[0].isdecimal()}
+    words, said, last = [], [], 0
+    for number, form, *_ in rows:
+        first, dash, end = number.partition("-")
+        if dash:
+            last = int(end)
+            inside = {tags[word] for word in range(int(first), last + 1) if word in tags}
+            words.append(form)
+            said.append(next((tag for tag in FUSED if tag in inside), "X"))
+        elif number.isdecimal() and int(number) > last:
+            words.append(form)
+            said.append(tags[int(number)])
+    return [{"words": words, "tags": said}]
+
+
 TAGGED = Layout(_sentences, _tagged)
+CONLLU = Layout(_sentences, _conllu)

@@ -29,7 +29,8 @@ class File:
     """A file that holds a split.
 
     Attributes:
-      path: below the benchmark's folder; `path.gz` is read as well.
+      path: below the benchmark's folder; `path.gz` is read as well. With a `*` all files that match
+        are the split, in the order of their names.
       layout: None: JSONL or TSV with a header, by the file's name.
       columns: {field, "label" or "idx": its column}, of those that are named otherwise.
       labels: the label of each class in this file, where it is not the benchmark's.
@@ -242,13 +243,21 @@ def find(
     if not root:
         return None
     for file in data.candidates(split):
-        path = find_path(epath.Path(root) / data.wanted(file))
+        path = next(iter(paths_of(epath.Path(root), data.wanted(file))), None)
         if path is not None:
             return file, path
     for folder in (epath.Path(root) / "tfds", epath.Path(root)) if data.tfds else ():
         if (folder / data.tfds.replace(":", "/")).is_dir():
             return folder
     return None
+
+
+def paths_of(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """The files below a folder that a path, or a pattern with `*`, names; each may end in .gz."""
+    if "*" in pattern:
+        return sorted([*folder.glob(pattern), *folder.glob(f"{pattern}.gz")])
+    path = find_path(folder / pattern)
+    return [] if path is None else [path]
 
 
 def find_path(path: epath.Path) -> epath.Path | None:
@@ -286,16 +295,27 @@ def named_records(
     data: DataSet, file: File, path: epath.Path, text: Sequence[str] = ()
 ) -> Iterator[tuple[epath.Path, File, int, Record]]:
     """(path, file, number, record) of a file and its rest, with the columns named as fields."""
-    for part in (file, *file.rest):
-        there = path if part is file else find_path(path.parent / part.path)
-        if there is None:
-            raise UserError(f"no {path.parent / part.path} beside {path}; get it from {data.home}")
+    for part, there in _parts(data, file, path):
         columns = [part.columns.get(name, name) for name in text]
         for number, record in read_records(part, there, columns, data.home):
             named = {
                 name: record[column] for name, column in part.columns.items() if column in record
             }
             yield there, part, number, {**record, **named}
+
+
+def _parts(data: DataSet, file: File, path: epath.Path) -> Iterator[tuple[File, epath.Path]]:
+    """Every file of a split: all that match a pattern, of which `path` is one, or the rest."""
+    if "*" in file.path:
+        levels = file.path.partition("*")[2].count("/") + 1
+        below = "/".join(file.path.split("/")[-levels:])
+        yield from ((file, there) for there in paths_of(path.parents[levels - 1], below))
+        return
+    for part in (file, *file.rest):
+        there = path if part is file else find_path(path.parent / part.path)
+        if there is None:
+            raise UserError(f"no {path.parent / part.path} beside {path}; get it from {data.home}")
+        yield part, there
 
 
 def read_file(data: Benchmark, file: File, path: epath.Path, labelled: bool) -> list[dict]:

@@ -26,7 +26,7 @@ import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import TEXT_KEYS, read_jsonl, split_files, stem_of
+from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, read_jsonl, split_files, stem_of
 from prompt_jax.metrics_text import Metric, accuracy
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
@@ -178,7 +178,7 @@ def jsonl_task(
     metrics: Sequence[Metric] = (accuracy,),
     choices: Sequence[str] | None = None,
 ) -> seqio.Task:
-    """Registers a task over JSONL files: {split: path}, paths relative to the working folder.
+    """Registers a task over JSONL or Parquet files: {split: path}, from the working folder.
 
     Rows have `inputs` and `targets` as strings. Another key is kept if every row of the file has it
     as a string, as a whole number, as a number or as true/false. `choices` are the label strings of
@@ -277,12 +277,12 @@ def import_bundled() -> None:
 
 
 def get_task(name: str) -> seqio.Task | seqio.Mixture:
-    """The SeqIO task or mixture of that name, or of a JSONL file if the name ends with .jsonl.
+    """The SeqIO task or mixture of that name, or of a file if it ends with .jsonl or .parquet.
 
     UserError with the nearest names if there is none.
     """
     import_bundled()
-    if name.endswith(".jsonl"):
+    if name.endswith(ENDINGS):
         return task_from_jsonl(name.removeprefix("jsonl:"))
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)

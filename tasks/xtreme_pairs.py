@@ -11,7 +11,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.tasks.layouts import matched, without_header
 from prompt_jax.tasks.official import DataSet, File, find_path, locate, read_records, read_tfds
 from prompt_jax.tasks.rows import Row
-from prompt_jax.tasks.xtreme_sets import XTREME, Parts, Source
+from prompt_jax.tasks.xtreme_source import XTREME, Parts, Source
 
 BUCC_LANGUAGES = ("de", "fr", "ru", "zh")
 BUCC_SOURCE = Source(

@@ -8,53 +8,18 @@ have is {}.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from prompt_jax.tasks.glue import MNLI_COLUMNS
-from prompt_jax.tasks.layouts import JSONL, SQUAD, TAGGED, TSV, Record, without_header
+from prompt_jax.tasks.layouts import CONLLU, JSONL, SQUAD, TAGGED, TSV, Record, without_header
 from prompt_jax.tasks.official import DataSet, File
-
-Parts = dict[str, DataSet]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What all splits of a benchmark share; see `DataSet`."""
-
-    folder: str
-    home: str
-    licence: str
-    version: str
-    note: str = ""
-
-    def part(
-        self,
-        split: str,
-        *files: File,
-        tfds: str = "",
-        rows: int | None = None,
-        from_tfds: Callable[[Record], Record] = dict,
-    ) -> DataSet:
-        """One split: its name in TFDS, the files that may hold it, its published number of rows."""
-        return DataSet(
-            folder=self.folder,
-            files={split: files},
-            home=self.home,
-            tfds=tfds,
-            licence=self.licence,
-            sizes={} if rows is None else {split: rows},
-            from_tfds=from_tfds,
-            version=self.version,
-            note=self.note,
-        )
+from prompt_jax.tasks.xtreme_source import XTREME, Parts, Source
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-XTREME = "https://github.com/google-research/xtreme"
 TRANSLATED = "machine translations by XTREME 1.0"
 
 # ---- XNLI: Conneau et al. 2018, https://arxiv.org/abs/1809.05053 ----
@@ -182,12 +147,26 @@ def _upos(record: Record) -> Record:
     return {"words": record["tokens"], "tags": tags}
 
 
+UD_LANGUAGES = dict(zip(UDPOS_SIZES, _words(
+    "Afrikaans Arabic Bulgarian German Greek English Spanish Estonian Basque Persian Finnish "
+    "French Hebrew Hindi Hungarian Indonesian Italian Japanese Kazakh Korean Marathi Dutch "
+    "Portuguese Russian Tamil Telugu Thai Tagalog Turkish Urdu Vietnamese Yoruba Chinese"
+), strict=True))  # fmt: skip
+
+
 def _udpos(language: str) -> Parts:
+    def files(name: str) -> tuple[File, ...]:
+        treebanks = f"UD_{UD_LANGUAGES[language]}-*/*-ud-{name}.conllu"
+        return (
+            File(f"{name}-{language}.tsv", TAGGED),
+            File(f"../../ud-treebanks-v2.5/{treebanks}", CONLLU),
+        )
+
     tfds = f"xtreme_pos/xtreme_pos_{UD_EXCHANGED.get(language, language)}:1.0.0"
     part = partial(UDPOS_SOURCE.part, tfds=tfds, from_tfds=_upos)
     sizes = zip(UD_NAMES.items(), UDPOS_SIZES[language], strict=True)
     return {
-        split: part(name, File(f"{name}-{language}.tsv", TAGGED), rows=rows)
+        split: part(name, *files(name), rows=rows)
         for (split, name), rows in sizes
         if rows is not None
     }

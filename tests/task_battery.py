@@ -35,7 +35,7 @@ Data.task = %TASK
 Data.split = %SPLIT
 Data.input_length = 96
 Data.target_length = 16
-Data.batch_size = 4
+Data.batch_size = 8
 Data.max_examples = 64
 Train.steps = 10
 """

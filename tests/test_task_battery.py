@@ -18,6 +18,12 @@ def test_every_superglue_task_and_xtreme_task_is_on_the_list():
                       "tatoeba", "bucc"}  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def own_data_folder(monkeypatch, tmp_path):
+    """What --data_dir sets is undone."""
+    monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["cb", "panx"])
 def test_a_task_is_taken_through_the_program(name, shared, tmp_path):
     print(battery["run"](name, str(shared / "data"), tmp_path))

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow
 import pytest
 import seqio
+from pyarrow import parquet
 
 from prompt_jax.errors import UserError
 from prompt_jax.task_check import check_jsonl, check_task
@@ -68,7 +70,7 @@ def test_check_of_many_targets_an_empty_and_a_missing_file(tmp_path):
     report = check_jsonl(str(path))
     assert report["errors"] == [f"{path}: no rows"]
     assert report["lengths"] == {"inputs": {}, "targets": {}}
-    with pytest.raises(UserError, match="no such JSONL file"):
+    with pytest.raises(UserError, match="no such file of rows"):
         check_jsonl(str(tmp_path / "none.jsonl"))
 
 
@@ -208,3 +210,22 @@ def test_a_source_is_read_once_a_load():
     finally:
         seqio.TaskRegistry.remove("read_once")
     assert reads == ["train", "train"]
+
+
+def test_parquet_in_place_of_jsonl(tmp_path):
+    """The same splits, the same checks; a row that is wrong is named by its number."""
+    rows = {"inputs": ["a", "b", "c"], "targets": ["x", "y", "x"], "n": [1, 2, 3]}
+    paths = [str(tmp_path / f"w.{split}.parquet") for split in ("train", "validation")]
+    for path in paths:
+        parquet.write_table(pyarrow.table(rows), path)
+    ((name, examples),) = text.load_examples(paths[0], "validation").items()
+    assert name.startswith("jsonl:w:")
+    assert examples[1] == {"inputs": "b", "targets": "y", "n": 2}
+    report = check_jsonl(paths[0])
+    assert (report["rows"], report["shared_inputs"]) == (3, {paths[1]: 3})
+    parquet.write_table(pyarrow.table(rows | {"targets": ["x", None, "x"]}), paths[0])
+    with pytest.raises(UserError, match=r"w\.train\.parquet:2: 'targets' is null, not a string"):
+        text.load_examples(paths[0], "train")
+    (tmp_path / "w.train.parquet").write_text("no")
+    with pytest.raises(UserError, match=r"w\.train\.parquet: not Parquet"):
+        text.load_examples(paths[0], "train")

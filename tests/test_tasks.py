@@ -99,7 +99,7 @@ def test_empty_and_missing_files_and_unknown_labels_are_refused(tmp_path, regist
     text.jsonl_task("poor", files, choices=("even", "uneven"))
     with pytest.raises(UserError, match=r"empty\.jsonl: no rows"):
         text.load_examples("poor", "train")
-    with pytest.raises(UserError, match=r"no such JSONL file: .*none\.jsonl"):
+    with pytest.raises(UserError, match=r"no such file of rows: .*none\.jsonl"):
         text.load_examples("poor", "validation")
     with pytest.raises(UserError, match=r"t\.jsonl: row 2 has the target 'odd'.*even, uneven"):
         text.load_examples("poor", "test")
@@ -147,7 +147,7 @@ def test_an_explicit_validation_file_wins(tmp_path, registry):
     other = write_jsonl(tmp_path / "other.jsonl", some_rows(5))
     task = text.task_from_jsonl(path, other)
     assert len(text.load_examples(task.name, "validation")[task.name]) == 5
-    with pytest.raises(UserError, match=r"no such JSONL file: .*gone\.jsonl"):
+    with pytest.raises(UserError, match=r"no such file of rows: .*gone\.jsonl"):
         text.task_from_jsonl(path, str(tmp_path / "gone.jsonl"))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import seqio
 
+from prompt_jax.errors import UserError
 from prompt_jax.metrics_aggregate import XTREME, XTREME_NAME
 from prompt_jax.tasks import text, xtreme, xtreme_forms
 from prompt_jax.tasks.text import RowsSource
@@ -223,3 +224,24 @@ def test_tables_of_languages_agree_with_the_forms():
     assert len(set(xtreme_forms.ENTITY_WORDS.values())) == 7
     assert set(xtreme.FAMILIES["udpos"].languages) == set(UDPOS_SIZES)
     assert set(UDPOS_SIZES) <= set(PANX_SIZES)
+
+
+def test_udpos_from_official_conllu(shared, tmp_path, monkeypatch):
+    """The sentences of the treebanks are those of XTREME's files; all treebanks are read."""
+    monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(shared / "data"))
+    name = "xtreme_udpos_mr"
+    tsv = text.load_examples(name, "test")[name]
+    monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(tmp_path))
+    treebanks = tmp_path / "ud-treebanks-v2.5"
+    treebanks.symlink_to((shared / "data" / "ud-treebanks-v2.5").resolve())
+    conllu = text.load_examples(name, "test")[name]
+    assert len(conllu) == len(tsv) == 47
+    assert [row["targets"] for row in conllu] == [row["targets"] for row in tsv]
+    english = text.load_examples("xtreme_udpos_en", "test")["xtreme_udpos_en"]
+    assert len(english) == 1000 + 153  # PUD and ParTUT
+    treebanks.unlink()
+    bad = treebanks / "UD_Yoruba-YTB" / "yo_ytb-ud-test.conllu"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("# text = a\n1-2\tab\t_\t_\t_\t_\t_\t_\t_\t_\n1\ta\t_\tDET\t_\n\n")
+    with pytest.raises(UserError, match=r"yo_ytb-ud-test\.conllu:1: 5 columns in a line of this"):
+        text.load_examples("xtreme_udpos_yo", "test")

@@ -69,7 +69,7 @@ def test_a_wrong_recipe(fails, tmp_path, binding, parts):
         ('{"inputs": "a", "targets": "b"}\nnot json\n', ["bad.train.jsonl:2: not JSON"]),
         ('{"inputs": "a"}\n', ["bad.train.jsonl:1: no key 'targets'"]),
         ('{"inputs": "a", "targets": 3}\n', ["bad.train.jsonl:1: 'targets' is 3"]),
-        (None, ["no such JSONL file", "bad.train.jsonl"]),
+        (None, ["no such file of rows", "bad.train.jsonl"]),
     ],
 )
 def test_wrong_data(fails, tmp_path, text, parts):
