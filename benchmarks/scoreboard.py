@@ -107,7 +107,7 @@ COLUMNS = (
         classification=False,
     ),
 )
-OTHER_LANGUAGES = ("ar", "de", "es", "fr", "hi", "ru", "zh")
+OTHER_LANGUAGES = ("ar", "de", "el", "es", "hi", "ja", "ko", "ru", "tr", "vi", "zh")  # mnano's
 
 
 @dataclass(frozen=True)
@@ -224,20 +224,30 @@ class Board:
     def __init__(self, output: str, backbones: dict[str, str]):
         self.lines_file, self.table_file = Path(f"{output}.jsonl"), Path(f"{output}.md")
         self.backbones = backbones  # another string for a column's backbone
-        self.digests: dict[str, str] = {}
+        self.facts: dict[str, tuple[str, str]] = {}
         self.kept: dict[tuple[str, str, int], dict[str, Any]] = {}
         if self.lines_file.exists():
             for line in map(json.loads, self.lines_file.read_text().splitlines()):
                 self.kept[line["row"], line["column"], line["seed"]] = line
 
     def digest(self, cell: Cell) -> str:
-        """Of the backbone that a cell is about; computed once."""
+        """Of the backbone that a cell is about."""
+        return self._facts(self.name(cell))[0]
+
+    def vocabulary(self, cell: Cell) -> str:
+        """Of the column's backbone, which its random weights take where it is another."""
+        name = cell.column.backbone
+        return self._facts(self.backbones.get(name, name))[1]
+
+    def _facts(self, name: str) -> tuple[str, str]:
+        """The digest of a backbone and its vocabulary, read once."""
         from prompt_jax.backbone import load_backbone
 
-        name = self.name(cell)
-        if name not in self.digests:
-            self.digests[name] = load_backbone(name, "float32").digest
-        return self.digests[name]
+        if name not in self.facts:
+            loaded = load_backbone(name, "float32")
+            words = loaded.vocabulary
+            self.facts[name] = loaded.digest, (words and words.path) or "bytes"
+        return self.facts[name]
 
     def name(self, cell: Cell) -> str:
         return self.backbones.get(cell.backbone, cell.backbone)
@@ -344,6 +354,8 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
 def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
     """Runs a cell unless it is kept and neither its backbone nor its recipe has changed."""
     bindings = bindings_of(cell, board.name(cell), more)
+    if cell.row.random and cell.column.backbone in board.backbones:
+        bindings.append(f"VOCABULARY={board.vocabulary(cell)!r}")
     run, digest = load(cell, bindings), board.digest(cell)
     kept = board.kept.get(cell.key)
     told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"

@@ -261,9 +261,13 @@ def test_two_hosts_by_ssh_train_a_prompt(job, stub, tiny: Path, tmp_path: Path) 
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     more = f'hosts = 2{SSH_PLACE}coordinator = "localhost:{port}"\n'
-    done = call("ssh.sh", job(real_job(tiny, tmp_path, more)), cwd=tmp_path, path=stub("ssh", SSH))
+    path, folder = job(real_job(tiny, tmp_path, more)), stub("ssh", SSH)
+    done = call("ssh.sh", path, cwd=tmp_path, path=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    wait_for(lambda: trained(tmp_path), 300)
+    try:
+        wait_for(lambda: trained(tmp_path), 400)
+    finally:
+        call("ssh.sh", path, "--delete", cwd=tmp_path, path=folder)
     assert "all 2 processes answered" in (tmp_path / "hosts/one/small/log.txt").read_text()
 
 
