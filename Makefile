@@ -18,6 +18,10 @@ setup: .venv/.stamp
 	$(PIP) -e '.[parity]'
 	@touch $@
 
+.venv/.stamp-fit: .venv/.stamp
+	$(PIP) -e '.[fit]'
+	@touch $@
+
 test: setup
 	$(BIN)/pytest -q
 
@@ -33,16 +37,29 @@ types: setup
 parity: .venv/.stamp-parity
 	$(BIN)/pytest -q -m parity tests/parity
 
+# Compiles for TPUs that are not here, which needs libtpu.
+fit: .venv/.stamp-fit
+	$(BIN)/pytest -q -m fit tests/test_fit_tpu.py
+
+# The first rows of docs/scale.md; each takes minutes.
+XXL := $(BIN)/prompt-jax fit --gin.BACKBONE=random:t5_1_1_xxl
+fit-xxl: .venv/.stamp-fit
+	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:4x4
+	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:2x2 --gin.BATCH_SIZE=16 \
+	  --gin.MeshShape.fsdp=2 --gin.MeshShape.model=2
+	$(XXL) --gin_file=runs/xxl_one_chip.gin --topology=v5e:1x1
+
 # What CI runs.
 check:
 	$(MAKE) test
 	$(MAKE) lint
 	$(MAKE) types
 	$(MAKE) parity
+	$(MAKE) fit
 
-# Every test but parity, those that take minutes included.
+# Every test but parity and fit, those that take minutes included.
 nightly: setup
-	$(BIN)/pytest -q -m "not parity"
+	$(BIN)/pytest -q -m "not parity and not fit"
 
 quickstart: setup
 	$(BIN)/prompt-jax train --gin_file=runs/quickstart.gin --model_dir=runs/quickstart
