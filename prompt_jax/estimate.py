@@ -82,9 +82,9 @@ def _saved(c: T5Config, columns: int, attentions: int, item: int, whole: int) ->
         return whole
     if c.remat == "full":
         return columns * c.emb_dim * item
-    # dots: the layer's input and every product with a weight: q, (k, v,) out, wi, wo
+    # dots: the layer's input, the sum after each attention, and q, (k, v,) wi
     heads = (2 + attentions) * c.num_heads * c.head_dim
-    width = (2 + attentions) * c.emb_dim + len(c.mlp_activations) * c.mlp_dim
+    width = (1 + attentions) * c.emb_dim + len(c.mlp_activations) * c.mlp_dim
     return columns * (heads + width) * item
 
 

@@ -36,7 +36,7 @@ def temporaries(run: Train, config: T5Config, mesh: Mesh, decode: bool) -> int:
     model = mesh.shape["model"]
     if decode:
         return _cache(config, B, T, S) * run.evaluation.beams // model
-    return estimate.activation_bytes(config, B, T, S) // model
+    return estimate.activation_bytes(config, B, T, S, "gpu") // model  # as for any accelerator
 
 
 def traffic(run: Train, config: T5Config, mesh: Mesh, memory: dict[str, int], decode: bool) -> Cost:
