@@ -136,10 +136,10 @@ class Cell:
 def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
     """What a cell binds in its row's recipe."""
     column = cell.column
-    bound = [f"BACKBONE={backbone!r}", f"TASK={column.task!r}", f"SEED={cell.seed}"]
-    bound += [f"Data.split={column.splits[0]!r}", f"Evaluation.split={column.splits[1]!r}"]
+    bound = [f"BACKBONE={backbone}", f"TASK={column.task}", f"SEED={cell.seed}"]
+    bound += [f"Data.split={column.splits[0]}", f"Evaluation.split={column.splits[1]}"]
     if column.scored is not None:
-        bound.append(f"Evaluation.task={column.scored!r}")
+        bound.append(f"Evaluation.task={column.scored}")
     return [*bound, *column.bindings, *more]
 
 
@@ -355,7 +355,7 @@ def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
     """Runs a cell unless it is kept and neither its backbone nor its recipe has changed."""
     bindings = bindings_of(cell, board.name(cell), more)
     if cell.row.random and cell.column.backbone in board.backbones:
-        bindings.append(f"VOCABULARY={board.vocabulary(cell)!r}")
+        bindings.append(f"VOCABULARY={board.vocabulary(cell)}")
     run, digest = load(cell, bindings), board.digest(cell)
     kept = board.kept.get(cell.key)
     told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"

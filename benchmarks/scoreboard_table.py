@@ -18,14 +18,15 @@ def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str
 
 
 def head(lines: Lines, command: str) -> str:
-    dates = sorted(line["date"][:10] for line in lines)
+    dates = sorted({line["date"][:10] for line in lines})
+    when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
     versions = {" ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines}
     used = {(line["backbone"], line["digest"][:12]) for line in lines}
     told = ", ".join(f"`{n}` {digest}" for n, digest in sorted(used) if not n.startswith("random:"))
     longest = max(line["training_seconds"] for line in lines)
     return f"""# Scoreboard
 
-Drawn by `{command}` from {len(lines)} cells, run from {dates[0]} to {dates[-1]} with
+Drawn by `{command}` from {len(lines)} cells, run {when} with
 {"; ".join(sorted(versions))} on {os.cpu_count()} CPU cores. Backbones: {told}.
 The longest training of a cell took {longest:.0f} s. Trained rows: mean over seeds, ± the standard
 deviation of the seeds (n - 1). Each line of the file beside this page has its command.
