@@ -45,8 +45,8 @@ def export_prompt(
 ) -> dict[str, Any]:
     """Writes a prompt for another program, checks it, and returns the record.
 
-    `backbone`: by default the one that the artefact names; it is loaded, in float32, where the
-    format's consumer has a forward pass to compare with.
+    `backbone`: by default the one that the artefact names; it is loaded, in float32, to compare
+    logits on the text that the prompt was tuned for. A `.npy` names none: its rows are compared.
 
     Raises:
       UserError: the format cannot express the prompt, its consumer is missing, the output exists.
@@ -63,7 +63,7 @@ def export_prompt(
         check_consumer(format)
     name = backbone or (saved.manifest["backbone"]["name"] if saved.manifest else None)
     loaded = None
-    if name is not None and (backbone is not None or (form.forward and not unverified)):
+    if name is not None and (backbone is not None or not unverified):
         loaded = _load(name, saved, allow_other_backbone, given=backbone is not None)
     about = About(name, loaded and loaded.config, saved.manifest.get("step") or 0)
     record = {"format": format, "prompt": saved.path, "prompt_jax": __version__}
@@ -218,7 +218,9 @@ def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone
     except UserError as error:
         if given:
             raise
-        raise UserError(f"{error} (prompt {prompt.path!r} names it; or give --backbone)") from None
+        raise UserError(
+            f"{error} (prompt {prompt.path!r} names it; give --backbone, or --unverified)"
+        ) from None
     check_backbone(prompt, backbone, allow_other=allow_other)
     return backbone
 
