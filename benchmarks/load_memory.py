@@ -17,8 +17,9 @@ memory at a time), then loads it, each time in fresh processes:
 A CPU's device memory is the host's. What a process keeps is therefore taken away: `beside` is the
 peak above what was there before loading and above the shards kept (`kept`), in units of the largest
 tensor of the file and, in brackets, of the largest kind (all layers of one: our model's arrays).
-`read` is what the process read, by the kernel's count (/proc/self/io). MB are 1e6 bytes. Files are
-read once beforehand, so that all find them in the page cache as far as it goes.
+`read` is what the process read, by the kernel's count (/proc/self/io), `(cpu)` the seconds that its
+threads were busy, which other work on the machine changes less. MB are 1e6 bytes. Files are read
+once beforehand, so that all find them in the page cache as far as it goes.
 """
 
 import argparse
@@ -76,10 +77,12 @@ def measure(role: str, backbone: str) -> dict[str, float]:
     load = _transformers if role == "transformers" else _ours
     run = load(backbone)
     forget_peak()
-    before, read, began = resident("VmRSS"), bytes_read(), time.perf_counter()
+    before, read = resident("VmRSS"), bytes_read()
+    began, busy = time.perf_counter(), time.process_time()
     kept, tensor, kind = run()
-    seconds, peak = time.perf_counter() - began, resident("VmHWM") - before
-    return {"seconds": seconds, "peak_MB": peak / 1e6, "kept_MB": kept / 1e6,
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    peak = resident("VmHWM") - before
+    return {"seconds": seconds, "cpu": busy, "peak_MB": peak / 1e6, "kept_MB": kept / 1e6,
             "read_MB": (bytes_read() - read) / 1e6, "beside": (peak - kept) / tensor,
             "beside_kind": (peak - kept) / kind}  # fmt: skip
 
@@ -171,15 +174,16 @@ def main() -> None:
         backbones[COPY] = f"orbax:{copy}"
         alone(COPY, backbones[COPY], str(cache))  # its digest is remembered from here on
     rows = {}
-    print(f"{'':14} seconds  peak MB  kept MB  read MB  beside (kind)")
+    print(f"{'':14} seconds   (cpu)  peak MB  kept MB  read MB  beside (kind)")
     for role, backbone in backbones.items():
         row = rows[role] = alone(role, backbone, str(cache))
-        print(f"{role:14} {row['seconds']:7.1f} {row['peak_MB']:8.0f} {row['kept_MB']:8.0f} "
-              f"{row['read_MB']:8.0f} {row['beside']:7.2f} ({row['beside_kind']:.2f})",
-              flush=True)  # fmt: skip
+        print(f"{role:14} {row['seconds']:7.1f} {row['cpu']:7.1f} {row['peak_MB']:8.0f} "
+              f"{row['kept_MB']:8.0f} {row['read_MB']:8.0f} {row['beside']:7.2f} "
+              f"({row['beside_kind']:.2f})", flush=True)  # fmt: skip
     peer = rows["transformers"]
     for role in ("ours, hashing", "ours"):
-        told = ", ".join(f"{k} {rows[role][k] / peer[k]:.2f}" for k in ("seconds", "peak_MB"))
+        ratios = {key: rows[role][key] / peer[key] for key in ("seconds", "cpu", "peak_MB")}
+        told = ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items())
         print(f"{role} / transformers: {told}")
 
 

@@ -6,6 +6,15 @@ For int8, int4 and float8_e4m3fn under float32 activations, and for bfloat16 alo
 relative errors (Euclidean norms) of the logits, of the loss and of the prompt's gradient, against
 float32 throughout; and the bytes of the model. The rows are text in the backbone's own vocabulary,
 the prompt is rows of its embedding. Under a minute of two CPU cores.
+
+What it does to a tuned prompt: the whole quickstart (`--gin.SEED=0`, 1 and 2; accuracy after 300
+steps on its 116 validation words, of which one is 0.86 points):
+
+    activations  weights   seed 0  seed 1  seed 2   mean
+    float32      float32    46.55   43.10   47.41  45.69
+    float32      int8       45.69   44.83   47.41  45.98
+    bfloat16     bfloat16   46.55   44.83   47.41  46.26
+    bfloat16     int8       46.55   42.24   48.28  45.69
 """
 
 import argparse
