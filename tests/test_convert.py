@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from prompt_jax.backbone import digest, open_checkpoint
 from prompt_jax.checkpoint import Checkpoint, LazyArrays, files, hf, store, write
+from prompt_jax.checkpoint import orbax as orbax_layout
 from prompt_jax.checkpoint.files import SafeTensors
 from prompt_jax.cli import main
 from prompt_jax.convert import convert
@@ -210,6 +211,18 @@ def test_orbax_itself_reads_our_layout(orbax):
     found = tree["decoder"]["layers_0"]["encoder_decoder_attention"]["out"]["kernel"]
     assert np.array_equal(found, arrays["decoder/layers_0/encoder_decoder_attention/out/kernel"])
     assert sum(1 for _ in serialization.to_state_dict(tree)) == 3  # embedder, encoder, decoder
+
+
+def test_large_arrays_of_our_layout_are_chunked(tmp_path, monkeypatch):
+    """What a process reads of an array that is shared out is its chunks, not all of it."""
+    monkeypatch.setattr(orbax_layout, "CHUNK", 600)
+    arrays = random_arrays(TINY)
+    files.write(str(tmp_path / "start"), TINY, arrays, None)
+    convert(f"files:{tmp_path / 'start'}", "orbax", str(tmp_path / "o"))
+    spec, _ = store.Store(str(tmp_path / "o")).arrays("weights")
+    chunks = store.open_array(spec, "token_embedder.embedding", "o").chunk_layout.read_chunk.shape
+    assert 0 < chunks[0] * chunks[1] * 4 <= 600 < arrays["token_embedder/embedding"].nbytes
+    assert same_bits(open_checkpoint(f"orbax:{tmp_path / 'o'}").arrays, arrays)
 
 
 def test_a_damaged_orbax_folder_is_refused(orbax, tmp_path):

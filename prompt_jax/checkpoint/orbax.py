@@ -27,6 +27,7 @@ from prompt_jax.weights import quantised_shapes, t5x_shapes
 
 WEIGHTS, QUANTISED = "weights", "quantised"
 AT_ONCE = 64 << 20  # bytes
+CHUNK = 8 << 20  # bytes of one chunk, before compression: a part of an array is read by its chunks
 FLOATS = (*files.STORED_DTYPES, "float16")
 
 
@@ -108,9 +109,10 @@ def write_weights(folder: str, arrays: LazyArrays) -> None:
     tree = traverse_util.unflatten_dict(
         {tuple(name.split("/")): one for name, one in arrays.stored.items()}
     )
+    chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
     target = folder if is_bucket(folder) else str(Store(folder).spec["path"]).rstrip("/")
     with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(f"{target}/{WEIGHTS}", args=ocp.args.PyTreeSave(tree))
+        checkpointer.save(f"{target}/{WEIGHTS}", args=ocp.args.PyTreeSave(tree, chunked))
 
 
 def _groups(values: Sequence[Stored]) -> list[list[int]]:
