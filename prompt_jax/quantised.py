@@ -11,6 +11,7 @@ A quantised kernel is a `qwix.QArray`, in the `nnx.Param` that the plain one wou
 Shapes: R rows, L layers, D inputs and F outputs of a kernel.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from qwix import QArray, dot_general, quantize
 
 from prompt_jax.errors import UserError
@@ -114,5 +116,8 @@ def matmul(x: jax.Array, kernel_DF, dtype=None) -> jax.Array:
 
 
 def _dot(x_RD: jax.Array, kernel_DF: QArray, dtype) -> jax.Array:
+    # Else XLA for TPUs lays whole stacks of queries, keys and values out anew: a third of the model.
+    qvalue = with_layout_constraint(kernel_DF.qvalue, Layout(major_to_minor=(0, 1)))
+    kernel_DF = dataclasses.replace(kernel_DF, qvalue=qvalue)
     contracted = (((1,), (0,)), ((), ()))
     return dot_general(x_RD, kernel_DF, contracted, preferred_element_type=dtype)
