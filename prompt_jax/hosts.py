@@ -123,6 +123,7 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
     line.call(time.monotonic() + timeout, timeout)
     _line = line
     line.watch()
+    _keep_stdout()
     _initialize(place)
     try:
         yield
@@ -156,6 +157,13 @@ def _initialize(place: Place) -> None:
         )
     finally:
         runtime.get_distributed_runtime_client = make
+
+
+def _keep_stdout() -> None:
+    """Standard output is for reports: what gloo prints there goes to standard error instead."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
 
 
 def _missed(status: Any) -> None:
