@@ -41,9 +41,13 @@ def within(mesh: Mesh, function: Callable) -> Callable:
 
 
 def split(x_BTD: jax.Array) -> jax.Array:
-    """x with its columns T over the axis `model`, where `within` says of one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["model"] == 1:
+    """x with its columns T over the axis `model`, its features whole, where `within` says of a mesh.
+
+    With `fsdp` alone XLA would split the features as the weights are split, and add up activations
+    where it should gather weights: nano on eight devices exchanges 2.5 M values in place of 2.0 M
+    and needs 63 MB in place of 18.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
         return x_BTD
     spec = PartitionSpec(("data", "fsdp"), "model", None)
     return jax.lax.with_sharding_constraint(x_BTD, spec)

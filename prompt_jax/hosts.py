@@ -134,29 +134,17 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
 
 
 def _initialize(place: Place) -> None:
-    """`jax.distributed.initialize`, with a last word of ours in place of JAX's abort."""
-    import functools
-
     import jax
-    from jax._src import distributed
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    runtime = vars(distributed)["_jax"]  # the compiled module; its callback is no argument of JAX's
-    make = runtime.get_distributed_runtime_client
-    runtime.get_distributed_runtime_client = functools.partial(
-        make, missed_heartbeat_callback=_missed, shutdown_on_destruction=False
+    jax.distributed.initialize(
+        place.coordinator,
+        place.processes,
+        place.process,
+        cluster_detection_method=place.cluster,
+        heartbeat_timeout_seconds=HANGING,
+        shutdown_timeout_seconds=SILENCE,
     )
-    try:
-        jax.distributed.initialize(
-            place.coordinator,
-            place.processes,
-            place.process,
-            cluster_detection_method=place.cluster,
-            heartbeat_timeout_seconds=HANGING,
-            shutdown_timeout_seconds=SILENCE,
-        )
-    finally:
-        runtime.get_distributed_runtime_client = make
 
 
 def _keep_stdout() -> None:
@@ -164,13 +152,6 @@ def _keep_stdout() -> None:
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-
-
-def _missed(status: Any) -> None:
-    """JAX says that a process is lost: the line knows it better, if it is given a moment."""
-    time.sleep(5)
-    if _line is not None and not _line.finished.is_set():
-        _line.end(1, f"a process does not answer any more ({' '.join(str(status).split())[:120]})")
 
 
 _line: "_Line | None" = None

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.errors import UserError
@@ -14,7 +14,8 @@ from prompt_jax.settings import settings
 
 AXES = ("data", "fsdp", "model")
 
-RULES: dict[str, str | None] = {  # logical axis of a parameter -> mesh axis
+# Logical axis -> mesh axes: of parameters, then of activations. There is no rule for all others.
+RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
     "vocab": "model",
     "heads": "model",
@@ -23,6 +24,9 @@ RULES: dict[str, str | None] = {  # logical axis of a parameter -> mesh axis
     "heads_bias": None,
     "buckets": None,
     "norm": None,
+    "rows": ("data", "fsdp"),
+    "length": None,
+    "features": None,
 }
 
 
@@ -34,14 +38,21 @@ class MeshShape:
       data: copies of the model, each with its own rows.
       fsdp: rows are split here as well, and so are the weights, gathered where used.
       model: tensor parallelism.
+      slices: TPU slices (or pods), joined by the data centre's network alone. `data` is shared out
+        over them, so that only the prompt's gradient crosses. None: as many as the devices are in.
     """
 
     data: int = -1
     fsdp: int = 1
     model: int = 1
+    slices: int | None = None
 
     def build(self, devices=None) -> Mesh:
-        devices = jax.devices() if devices is None else devices
+        """The mesh; on TPUs neighbours in it are neighbours on the chips' own network."""
+        grid = self._grid(jax.devices() if devices is None else devices)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def _grid(self, devices) -> np.ndarray:
         sizes = [self.data, self.fsdp, self.model]
         if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
             raise UserError(f"MeshShape {sizes}: sizes are >= 1, and at most one of them is -1")
@@ -49,11 +60,48 @@ class MeshShape:
         if len(devices) % known or (-1 not in sizes and known != len(devices)):
             raise UserError(
                 f"MeshShape {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} "
-                "devices: the product must equal their number (-1 takes what is left)"
+                "devices: the product must equal their number (-1 takes what is left); sizes that "
+                f"divide {len(devices)}: {divisors(len(devices))}"
             )
         sizes = [len(devices) // known if s == -1 else s for s in sizes]
-        grid = np.asarray(devices).reshape(sizes)
-        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return _arranged(devices, sizes, self._slices(devices, sizes[0]))
+
+    def _slices(self, devices, data: int) -> int:
+        there = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else None
+        slices = self.slices or there or 1
+        if there is not None and slices != there:
+            raise UserError(f"MeshShape.slices = {slices}: the devices are in {there} slices")
+        if data % slices:
+            raise UserError(
+                f"MeshShape.slices = {slices} does not divide data = {data}: a slice holds whole "
+                f"copies of the model; take one of {divisors(data)}"
+            )
+        return slices
+
+
+def _arranged(devices, sizes: list[int], slices: int) -> np.ndarray:
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(sizes)
+    inner = [sizes[0] // slices, *sizes[1:]]
+    try:
+        if slices > 1:
+            return mesh_utils.create_hybrid_device_mesh(
+                inner, [slices, 1, 1], devices, allow_split_physical_axes=True
+            )
+        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"MeshShape {dict(zip(AXES, sizes, strict=True))} cannot be laid on these "
+            f"{len(devices)} TPU chips ({' '.join(str(error).split())[:120]}): take other sizes"
+        ) from error
+
+
+def divisors(n: int) -> str:
+    """
+    >>> divisors(12)
+    '1, 2, 3, 4, 6, 12'
+    """
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -62,7 +110,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def rows(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: rows over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(RULES["rows"]))
 
 
 def check_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
@@ -77,7 +125,8 @@ def check_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
 
 
 def params(mesh: Mesh, state: nnx.State) -> nnx.State:
-    """A sharding for every variable: by its logical `axes` and RULES; replicated without axes.
+    """A sharding for every variable: by its logical `axes` and RULES. What a method trains beside
+    the T5 has no axes and is replicated.
 
     The values and the scales of a quantised kernel have one each (see `unsplit`).
     """
@@ -86,11 +135,14 @@ def params(mesh: Mesh, state: nnx.State) -> nnx.State:
         axes = variable.get_metadata().get("axes", ())
         spec = [_mesh_axis(axis, path) for axis in axes]
         value = variable.get_value()
+        if isinstance(variable, nnx.Param) and len(axes) != len(value.shape):
+            raise UserError(f"{_name(path)} {list(value.shape)}: no logical axes, no sharding rule")
         for dim, (axis, size) in enumerate(zip(spec, value.shape, strict=False)):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
-                    f"{'/'.join(map(str, path))} {list(value.shape)}: dim {dim} ({axes[dim]}, "
-                    f"{size}) is not divisible by mesh axis {axis} = {mesh.shape[axis]}"
+                    f"{_name(path)} {list(value.shape)}: dim {dim} ({axes[dim]}, "
+                    f"{size}) is not divisible by mesh axis {axis} = {mesh.shape[axis]}; sizes of "
+                    f"{axis} that divide it: {divisors(math.gcd(size, mesh.size))}"
                 )
         place = NamedSharding(mesh, PartitionSpec(*spec))
         places = jax.tree.map(lambda x, place=place: unsplit(place, x.shape), value)
@@ -106,10 +158,14 @@ def unsplit(place: Any, shape: tuple[int, ...]) -> Any:
     return NamedSharding(place.mesh, PartitionSpec(*spec))
 
 
-def _mesh_axis(axis: str, path: Any) -> str | None:
+def _mesh_axis(axis: str, path: Any) -> Any:
     if axis not in RULES:
-        raise UserError(f"{'/'.join(map(str, path))}: no sharding rule for logical axis {axis!r}")
+        raise UserError(f"{_name(path)}: no sharding rule for logical axis {axis!r}")
     return RULES[axis]
+
+
+def _name(path: Any) -> str:
+    return "/".join(map(str, path))
 
 
 def local_rows(sharding: NamedSharding, total: int) -> slice:
