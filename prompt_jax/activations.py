@@ -41,7 +41,7 @@ def within(mesh: Mesh, function: Callable) -> Callable:
 
 
 def split(x_BTD: jax.Array) -> jax.Array:
-    """x with its columns T over the axis `model`, its features whole, where `within` says of a mesh.
+    """x with its columns T over `model` and its features whole, where `within` says of a mesh.
 
     With `fsdp` alone XLA would split the features as the weights are split, and add up activations
     where it should gather weights: nano on eight devices exchanges 2.5 M values in place of 2.0 M
