@@ -41,7 +41,9 @@ class Limits:
         return "characters" if self.vocabulary is None else "tokens"
 
     def length(self, text: str) -> int:
-        """In tokens with the EOS, else in characters."""
+        """In tokens with the EOS, else in characters; 0 for what stands for no label."""
+        if text == UNLABELLED:
+            return 0
         return len(text) if self.vocabulary is None else len(self.vocabulary.encode(text)) + 1
 
 

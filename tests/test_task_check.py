@@ -144,6 +144,7 @@ def test_a_task_of_official_files(cb, backbone):
     place = f"super_glue_cb train row 2 of {cb}/train.jsonl"
     assert train["named"] == [f"{place}: 'targets' has 14 tokens, the limit is 11"]
     assert (test["unlabelled"], test["unknown_labels"]) == (1, {})
+    assert (test["named"], test["lengths"]["targets"]["p100"]) == ([], 0)
     assert [(pair["splits"], pair["shared_inputs"]) for pair in report["between"]] == [
         ("train, validation", 1),
         ("validation, test", 1),
