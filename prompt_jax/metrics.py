@@ -118,6 +118,7 @@ class Meter:
     def __init__(self):
         self._pending: list[dict[str, jax.Array]] = []
         self._examples = 0
+        self.waited = 0.0  # seconds of the steps that were spent waiting for their batches
         self._since = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array], examples: int) -> None:
@@ -154,7 +155,9 @@ class Meter:
         record["examples"] = self._examples / n
         record["seconds_per_step"] = seconds / n
         record["examples_per_second"] = self._examples / seconds
-        self._pending, self._examples, self._since = [], 0, time.perf_counter()
+        record["input_share"] = min(self.waited / seconds, 1.0)
+        self._pending, self._examples, self.waited = [], 0, 0.0
+        self.restart_clock()
         return record
 
     def restart_clock(self) -> None:

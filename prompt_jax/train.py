@@ -27,6 +27,7 @@ from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.metrics import Meter, MetricsLog, Screen, check_best_metric
 from prompt_jax.optim import Adafactor, AdamW
+from prompt_jax.prefetch import Prefetch
 from prompt_jax.settings import settings
 from prompt_jax.step import TrainState, make_train_step, split
 
@@ -168,10 +169,13 @@ def train(
             over = job.over(start, log)
             if over:
                 screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
+            steps = range(start, start if over else run.steps)
+            batches = Prefetch(job.batch, steps)
+            stack.callback(batches.close)
             meter.restart_clock()
-            for step in profiled(range(start, start if over else run.steps), folder, profile):
+            for step in profiled(steps, folder, profile):
                 stop.check()
-                batch, examples = job.batch(step)
+                batch, examples = batches.next(step, meter)
                 state, metrics = job.train_step(state, job.frozen, batch)
                 meter.add(metrics, examples)
                 meter.wait()

@@ -29,7 +29,7 @@ tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 BINDINGS = ("TRAIN_STEPS=40", "CHECKPOINT_PERIOD=4", "EVAL_PERIOD=8", "Train.log_period=3")
 PROMPTS = ("prompt/last/prompt.safetensors", "prompt/best/prompt.safetensors")
 PRELOAD = ("prompt_jax.train", "prompt_jax.config", "prompt_jax.tasks.text", "tensorboardX")
-TIMED = ("seconds", "seconds_per_step", "examples_per_second")
+TIMED = ("seconds", "seconds_per_step", "examples_per_second", "input_share")
 PROGRAM = "import sys; from prompt_jax.cli import main; sys.exit(main({argv!r}))"
 PATIENCE = 300
 
