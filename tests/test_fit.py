@@ -258,3 +258,14 @@ def test_a_crash_of_the_compiler_is_one_line(tmp_path):
     log = tmp_path / "log"
     log.write_text("noise\n*** SIGSEGV STACK OVERFLOW (see go/x) received by PID 1 ***\nmore\n")
     assert "(SIGSEGV STACK OVERFLOW)" in compiler._last_words(log)
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [("Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.", int(24.5 * 2**30)),
+     ("the total memory required for HLO temporaries (673.77G) exceeds available HBM (15.75G).",
+      int(673.77 * 2**30)),
+     ("INTERNAL: something else", None)],
+)  # fmt: skip
+def test_what_a_step_would_have_needed_is_read_off_the_compilers_words(message, needed):
+    assert compiler.needed_bytes(message) == needed

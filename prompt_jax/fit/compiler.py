@@ -36,7 +36,10 @@ ENVIRONMENT = {  # for libtpu where there is no TPU
     "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=2097152",
 }
 INSTALL = "pip install 'prompt-jax[fit]'"
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_NEEDED = (  # how libtpu says that a step does not fit
+    re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"),
+    re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds"),
+)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -118,15 +121,20 @@ def _analyse(run: Train, topology: Topology, decode: bool) -> Analysis:
     try:
         compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if used is None:
+        needed = needed_bytes(str(error))
+        if needed is None:
             raise RunError(f"the TPU compiler: {error}") from None
-        needed = int(float(used[1]) * 1024 ** _UNITS[used[2]])
         memory = {"weights": bytes_of(program.frozen), "total": needed, "peak": needed}
         return Analysis(memory, Cost(), products, mesh, time.perf_counter() - began, gave_up=True)
     seconds = time.perf_counter() - began
     found = cost(hlo.parse(compiled.as_text()), topology.size)
     return Analysis(_memory(compiled, program), found, products, mesh, seconds)
+
+
+def needed_bytes(message: str) -> int | None:
+    """What the compiler would have needed of a chip; None where that is not why it failed."""
+    found = next((m for one in _NEEDED if (m := one.search(message))), None)
+    return None if found is None else int(float(found[1]) * 1024 ** _UNITS[found[2]])
 
 
 def _devices(topology: Topology) -> Any:
