@@ -67,7 +67,7 @@ class MeshShape:
         return _arranged(devices, sizes, self._slices(devices, sizes[0]))
 
     def _slices(self, devices, data: int) -> int:
-        there = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else None
+        there = _slices_of(devices) if devices[0].platform == "tpu" else None
         slices = self.slices or there or 1
         if there is not None and slices != there:
             raise UserError(f"MeshShape.slices = {slices}: the devices are in {there} slices")
@@ -77,6 +77,14 @@ class MeshShape:
                 f"copies of the model; take one of {divisors(data)}"
             )
         return slices
+
+
+def _slices_of(devices) -> int:
+    """How many slices TPUs are in; those that `fit` describes to the compiler are in one."""
+    try:
+        return len({d.slice_index for d in devices})
+    except AttributeError:
+        return 1
 
 
 def _arranged(devices, sizes: list[int], slices: int) -> np.ndarray:
