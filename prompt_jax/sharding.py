@@ -58,10 +58,11 @@ class MeshShape:
             raise UserError(f"MeshShape {sizes}: sizes are >= 1, and at most one of them is -1")
         known = math.prod(s for s in sizes if s != -1)
         if len(devices) % known or (-1 not in sizes and known != len(devices)):
+            n = len(devices)
             raise UserError(
-                f"MeshShape {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} "
-                "devices: the product must equal their number (-1 takes what is left); sizes that "
-                f"divide {len(devices)}: {divisors(len(devices))}"
+                f"MeshShape {dict(zip(AXES, sizes, strict=True))} does not fit {n} devices (sizes "
+                f"that divide {n}: {divisors(n)}): the product must equal their number (-1 takes "
+                "what is left)"
             )
         sizes = [len(devices) // known if s == -1 else s for s in sizes]
         return _arranged(devices, sizes, self._slices(devices, sizes[0]))

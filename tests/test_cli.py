@@ -269,7 +269,10 @@ def test_debug_raises(callee, loads, error, argv):
         (["--debug", "trian"], "'train'"),
         ([*EVAL, "--batch_size=0"], "--batch_size"),
         ([*EVAL, "--batch_size=x"], "--batch_size"),
-        ([*EVAL, "--gin.TASK=x"], "--gin.TASK=x: only train, pretrain, doctor and rehearse take"),
+        (
+            [*EVAL, "--gin.TASK=x"],
+            "--gin.TASK=x: only train, pretrain, doctor, rehearse and fit take",
+        ),
         ([*EVAL, "--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
         ([*TRAIN, "--gin.TASK"], "--gin.TASK has no value: write --gin.TASK=VALUE"),
         ([*TRAIN, "--gin.TASK", "--json"], "--gin.TASK has no value"),
