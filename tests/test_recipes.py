@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -71,7 +70,7 @@ def abstract_model(run) -> PromptedT5:
     )
     graphdef, state = weights.abstract(nano)
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
-    table = np.zeros((nano.vocab_size, nano.emb_dim), np.float32)
+    table = jnp.zeros((nano.vocab_size, nano.emb_dim), jnp.float32)
     backbone: object = SimpleNamespace(
         model=SimpleNamespace(token_embedder=SimpleNamespace(embedding=table)),
         vocabulary=Vocabulary.bytes(),
