@@ -36,7 +36,7 @@ PATIENCE = 300
 
 # Orbax drops its readers of the other arrays where one fails; they are collected tests later.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. .coroutine object:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. (.coroutine object|None):pytest.PytestUnraisableExceptionWarning"
 )
 
 
