@@ -14,7 +14,8 @@ def test_logits_are_those_of_transformers(pair, batch):
     theirs = peer_logits(pair.peer, batch)
     real = batch["decoder_target_tokens"] > 0
     assert np.ptp(theirs[real], axis=-1).min() > 0.5  # numbers worth comparing
-    np.testing.assert_allclose(ours[real], theirs[real], rtol=0, atol=2e-5)
+    # Logits reach 13 here: the order of float32 sums alone moves them by 2e-5.
+    np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-5, atol=2e-5)
 
 
 def test_greedy_ids_are_those_of_transformers(decoding_pair, questions):
