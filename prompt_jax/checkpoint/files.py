@@ -96,7 +96,7 @@ class SafeTensors:
             return out
 
     def _fill(self, file: io.FileIO, out: np.ndarray, start: int) -> None:
-        data, filled = out.reshape(-1).view(np.uint8), 0
+        data, filled = out.reshape(-1).view(np.uint8).data, 0
         while filled < len(data):
             count = os.preadv(file.fileno(), [data[filled : filled + (1 << 30)]], start + filled)
             if not count:
