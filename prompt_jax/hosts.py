@@ -8,7 +8,6 @@ for minutes or abort with a stack trace. launch/README.md says how processes are
 
 import contextlib
 import hashlib
-import json
 import os
 import selectors
 import socket
@@ -19,13 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prompt_jax.calls import SILENCE, hang_up, hear, keep_alive, open_listener, say
 from prompt_jax.errors import Preempted, RunError, UserError
 
 START_TIMEOUT = 300  # seconds until a start without all processes is given up
-SILENCE = 30  # seconds after which a host that answers nothing at all counts as lost
 HANGING = 100  # seconds after which JAX gives up a process that lives but does not answer
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "JOB_COMPLETION_INDEX")
-GREETING = 4096  # bytes that a call may begin with
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,8 @@ class _Line:
             self._reach(deadline, timeout)
 
     def _receive(self, deadline: float, timeout: int) -> None:
-        with _listener(self.place) as listener, selectors.DefaultSelector() as ready:
+        port, most = self.place.address[1], self.place.processes
+        with open_listener(port, most) as listener, selectors.DefaultSelector() as ready:
             ready.register(listener, selectors.EVENT_READ)
             while len(self.calls) < self.place.processes - 1:
                 left = deadline - time.monotonic()
@@ -237,15 +236,15 @@ class _Line:
                         self.hang_up(key.data)
                         del self.names[key.data]
         for call in self.calls.values():
-            _say(call, {"names": self.names})
+            say(call, {"names": self.names})
 
     def _answer(self, listener: socket.socket, ready: selectors.BaseSelector) -> None:
         call = listener.accept()[0]
         call.settimeout(5)
         file = call.makefile("rb")
-        hello = _hear(file)
+        hello = hear(file)
         if hello is None or not {"process", "name", "asks"} <= set(hello):
-            _hang_up(call, file)
+            hang_up(call, file)
             return
         number, asks = hello["process"], hello["asks"]
         refused = None
@@ -255,10 +254,10 @@ class _Line:
         elif number in self.names:
             refused = f"two processes are number {number}: {self.names[number]}, {hello['name']}"
         if refused is not None:
-            _say(call, {"end": [2, f"{refused}; start all with the same command"]})
-            _hang_up(call, file)
+            say(call, {"end": [2, f"{refused}; start all with the same command"]})
+            hang_up(call, file)
             return
-        _keep_alive(call)
+        keep_alive(call)
         self.calls[number], self.files[number] = call, file
         self.names[number] = hello["name"]
         ready.register(call, selectors.EVENT_READ, number)
@@ -277,7 +276,7 @@ class _Line:
             f"--coordinator={self.place.coordinator}, or give a longer --start_timeout"
         )
         for call in self.calls.values():
-            _say(call, {"end": [1, message]})
+            say(call, {"end": [1, message]})
         self.hang_up(*self.calls)
         raise RunError(message)
 
@@ -298,15 +297,15 @@ class _Line:
             code, message = answer["end"]
             raise (UserError if code == 2 else RunError)(message)
         self.names = {int(i): name for i, name in answer["names"].items()}
-        _keep_alive(self.calls[0])
+        keep_alive(self.calls[0])
 
     def _ask(self, hello: dict[str, Any], deadline: float) -> dict[str, Any] | None:
         call = socket.create_connection(self.place.address, 5)
         file = call.makefile("rb")
         self.calls, self.files = {0: call}, {0: file}
-        _say(call, hello)
+        say(call, hello)
         call.settimeout(max(deadline - time.monotonic(), 0) + 10)  # process 0 gives up first
-        answer = _hear(file)
+        answer = hear(file)
         if answer is None:
             self.hang_up(0)
         return answer
@@ -317,7 +316,7 @@ class _Line:
 
     def _listen(self, number: int, file: Any) -> None:
         while not self.finished.is_set():
-            heard = _hear(file)
+            heard = hear(file)
             if heard is None:
                 self._lost(number)
                 return
@@ -344,13 +343,13 @@ class _Line:
             self._done(0)
             self.finished.wait()
         for call in self.calls.values():
-            _say(call, {"done": self.place.process})
+            say(call, {"done": self.place.process})
         self.finished.wait()
         jax.distributed.shutdown()
 
     def hang_up(self, *numbers: int) -> None:
         for number in numbers:
-            _hang_up(self.calls.pop(number), self.files.pop(number))
+            hang_up(self.calls.pop(number), self.files.pop(number))
 
     def end(self, code: int, message: str, told: bool = False) -> None:
         """Tells the others why, and ends this process; whoever comes first has the word."""
@@ -363,45 +362,7 @@ class _Line:
             )
         for call in self.calls.values():
             with contextlib.suppress(OSError):
-                _say(call, {"end": [code, message]})
+                say(call, {"end": [code, message]})
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _listener(place: Place) -> socket.socket:
-    try:
-        return socket.create_server(("", place.address[1]), backlog=place.processes)
-    except OSError as error:
-        raise UserError(
-            f"process 0 cannot listen at port {place.address[1]} ({error.strerror}): "
-            "give another one to all in --coordinator"
-        ) from error
-
-
-def _keep_alive(call: socket.socket) -> None:
-    """The kernel notices a silent host after SILENCE seconds."""
-    call.settimeout(None)
-    call.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)
-    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE // 6)
-    call.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-
-
-def _hang_up(call: socket.socket, file: Any) -> None:
-    call.close()
-    file.close()
-
-
-def _say(call: socket.socket, message: dict[str, Any]) -> None:
-    call.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _hear(file) -> dict[str, Any] | None:
-    """The next message; None at the end of the call, or where it is none of ours."""
-    try:
-        line = file.readline(GREETING)
-        message = json.loads(line) if line else None
-    except (OSError, ValueError):
-        return None
-    return message if isinstance(message, dict) else None
