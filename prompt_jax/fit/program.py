@@ -65,8 +65,8 @@ def train_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Progr
     everywhere = sharding.replicated(mesh)
     opt_state = jax.eval_shape(run.optimizer.build().init, trainable)
     opt_state = _placed(opt_state, opt_shardings(opt_state, trainable, everywhere))
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    state: Any = TrainState(step, trainable, opt_state)  # type: ignore[arg-type]
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    state = TrainState(step, trainable, opt_state)
     batch = _placed_rows(run.data.features(run.method.layout), mesh)
     function = build_step(run, graphdef, state)
     return Program(function, (), (state, frozen, batch), frozen, mesh)
