@@ -2,8 +2,9 @@
 
 An artefact is a directory, local or in a bucket:
 
-  prompt.safetensors  `encoder` float32 [P, D] and/or `decoder` float32 [P', D]: plain prompt rows
-  manifest.json       what the rows are: FIELDS, and `shapes`, `sha256`, `versions`
+  prompt.safetensors  `encoder` float32 [P, D] and/or `decoder` float32 [P', D]: plain prompt rows;
+                      what works inside the layers, under the names of `bundle.py`
+  manifest.json       what the arrays are: FIELDS, and `shapes`, `sha256`, `versions`
 
 Prompts released as a bare `.npy` (google-research/prompt-tuning's are float32 [100, 768]) load too.
 Nothing is ever unpickled.
@@ -30,7 +31,15 @@ from etils import epath
 
 from prompt_jax import __version__
 from prompt_jax.backbone import Backbone
-from prompt_jax.bundle import PromptBundle, Visibility
+from prompt_jax.bundle import (
+    PrefixPositions,
+    PromptBundle,
+    Visibility,
+    axes_of,
+    bundle_of,
+    known_name,
+    rank_of,
+)
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
 from prompt_jax.metrics import is_local
@@ -41,7 +50,8 @@ SIDES = ("encoder", "decoder")
 
 # What whoever saves a prompt says of it. `settings`: the method's, as plain JSON. `placement`: as
 # in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility. `backbone`: {"name",
-# "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value}, or null. More may be there.
+# "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value}, or null. More may be there:
+# `prefix_positions`, as in LayerEdit, where it is not "none".
 FIELDS = (
     "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
     "step", "seed",
@@ -53,7 +63,7 @@ class Prompt:
     """A loaded prompt.
 
     Attributes:
-      arrays: `encoder` float32 [P, D] and/or `decoder` float32 [P', D].
+      arrays: `encoder` float32 [P, D], `decoder` float32 [P', D], and any other of a bundle.
       manifest: the contents of manifest.json; {} for a `.npy`, which is a prefix seen by all.
       path: where it was read.
     """
@@ -66,7 +76,9 @@ class Prompt:
     def array(self) -> np.ndarray:
         """The encoder's rows, float32 [P, D]; UserError if there are only decoder rows."""
         if "encoder" not in self.arrays:
-            raise UserError(f"prompt {self.path!r} has decoder rows only: use arrays['decoder']")
+            rest = "decoder rows" if "decoder" in self.arrays else "arrays inside the layers"
+            name = next(iter(self.arrays))
+            raise UserError(f"prompt {self.path!r} has {rest} only: use arrays[{name!r}]")
         return self.arrays["encoder"]
 
     @property
@@ -84,10 +96,15 @@ class Prompt:
         told = self.manifest["visibility"]
         return Visibility(input=told["input"], prompt=told["prompt"])
 
+    @property
+    def prefix_positions(self) -> PrefixPositions:
+        """Where the keys among the arrays stand, as in LayerEdit."""
+        return {"prefix_positions": "none", **self.manifest}["prefix_positions"]
+
     def bundle(self) -> PromptBundle:
-        """The prompt as the T5 takes it: float32 [1, P, D] and [1, P', D]."""
-        rows = {side: jnp.asarray(value)[None] for side, value in self.arrays.items()}
-        return PromptBundle(**rows, visibility=self.visibility)
+        """The prompt as the T5 takes it: float32 [1, P, D], [1, P', D], and what is in layers."""
+        arrays = {name: jnp.asarray(value) for name, value in self.arrays.items()}
+        return bundle_of(arrays, self.visibility, self.prefix_positions)
 
 
 def save_prompt(
@@ -95,7 +112,7 @@ def save_prompt(
 ) -> None:
     """Writes an artefact, in place of the one that may be there.
 
-    `arrays`: `encoder` [P, D] and/or `decoder` [P', D], stored as float32, always in the same
+    `arrays`: those of a bundle, by name (`bundle.named`), stored as float32, always in the same
     bytes. `manifest` gives FIELDS; format version, shapes, SHA-256 and versions are added.
 
     Local files: a process killed at any moment leaves the old artefact or the new one, and the next
@@ -163,12 +180,16 @@ def check_backbone(prompt: Prompt, backbone: Backbone, allow_other: bool = False
 
     A `.npy` does not say what it was tuned for; only its width is checked.
     """
-    width, wanted = next(iter(prompt.arrays.values())).shape[1], backbone.config.emb_dim
-    if width != wanted:
-        raise UserError(
-            f"prompt {prompt.path!r} is {width} wide and backbone {backbone.name!r} {wanted}: "
-            "take the backbone that it was tuned for"
-        )
+    for name, array in prompt.arrays.items():
+        wanted = axes_of(name, backbone.config)
+        if any(size not in (None, n) for size, n in zip(wanted, array.shape, strict=True)):
+            told = f"is {array.shape[1]} wide and backbone {backbone.name!r} {wanted[1]}"
+            if "/" in name:
+                shape = [size or "any" for size in wanted]
+                told = f"has {name} {list(array.shape)}, backbone {backbone.name!r} takes {shape}"
+            raise UserError(
+                f"prompt {prompt.path!r} {told}: take the backbone that it was tuned for"
+            )
     if not prompt.manifest or allow_other:
         return
     tuned = prompt.manifest["backbone"]
@@ -184,22 +205,24 @@ def check_backbone(prompt: Prompt, backbone: Backbone, allow_other: bool = False
 
 
 def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
-    """`array` as float32 [P, D]."""
-    array = np.asarray(array)
-    if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+    """`array` as float32, of as many dimensions as its name has."""
+    array, rank = np.asarray(array), rank_of(side)
+    if array.ndim != rank or array.dtype.kind != "f" or 0 in array.shape:
+        wanted = f"{rank} dimensions" if "/" in side else "two dimensions, [rows, model width]"
         raise UserError(
             f"{where}: {side} holds {array.dtype} {list(array.shape)}; a prompt is an array of "
-            "floats with two dimensions, [rows, model width]"
+            f"floats with {wanted}"
         )
     return np.ascontiguousarray(array, np.float32)
 
 
 def _check_sides(rows: Mapping[str, np.ndarray], where: str) -> None:
-    if not rows or not set(rows) <= set(SIDES):
+    if not rows or not all(map(known_name, rows)):
         raise UserError(
-            f"{where}: arrays {sorted(rows)}; a prompt has 'encoder', 'decoder' or both"
+            f"{where}: arrays {sorted(rows)}; a prompt has 'encoder', 'decoder' or both, or arrays "
+            "inside the layers (`prompt_jax.bundle`)"
         )
-    widths = {array.shape[1] for array in rows.values()}
+    widths = {array.shape[1] for name, array in rows.items() if name in SIDES}
     if len(widths) > 1:
         raise UserError(f"{where}: encoder and decoder rows differ in width, {sorted(widths)}")
 

@@ -134,10 +134,17 @@ def _teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Ar
         "decoder_target_tokens": jnp.pad(targets_BT, ((0, 0), (length, 0))),
         "decoder_prompt_slots": jnp.broadcast_to(slots, (B, length + T)),
     }
-    if "decoder_task_ids" in batch:
-        tasks = batch["decoder_task_ids"][:, :1]
-        features["decoder_task_ids"] = jnp.broadcast_to(tasks, (B, length + T))
+    if (tasks := _spread_tasks(batch, length + T)) is not None:
+        features["decoder_task_ids"] = tasks
     return features
+
+
+def _spread_tasks(batch, columns: int) -> jax.Array | None:
+    """int32 [B, columns]: the task of every row, if the batch says it."""
+    if "decoder_task_ids" not in batch:
+        return None
+    tasks = batch["decoder_task_ids"][:, :1]
+    return jnp.broadcast_to(tasks, (len(tasks), columns))
 
 
 def _start(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, dict]:
@@ -149,14 +156,17 @@ def _start(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callab
     encoded = t5.encode(batch, bundle)
     mask_BT = encoder_segments(batch) > 0
     rows = _decoder_rows(batch, bundle, encoded)
-    cache = t5.start_cache(encoded, rows.shape[1] + max_length)
-    if rows.shape[1]:
-        _, cache = t5.decode_step(rows, cache, 0, mask_BT)
+    length = rows.shape[1]
+    cache = t5.start_cache(encoded, length + max_length, bundle)
+    if length:
+        slots = jnp.broadcast_to(jnp.arange(1, length + 1), rows.shape[:2])
+        tasks = _spread_tasks(batch, length)
+        _, cache = t5.decode_step(rows, cache, 0, mask_BT, bundle, slots, tasks)
 
     def step(tokens, cache, i):
         mask = jnp.repeat(mask_BT, len(tokens) // len(mask_BT), axis=0)
         x = t5.embed(tokens[:, None])
-        logits, cache = t5.decode_step(x, cache, rows.shape[1] + i, mask)
+        logits, cache = t5.decode_step(x, cache, length + i, mask, bundle)
         return jax.nn.log_softmax(logits[:, 0]), cache
 
     return step, cache

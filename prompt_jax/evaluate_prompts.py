@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,7 +22,7 @@ from prompt_jax import sharding
 from prompt_jax.answers import Answer, Answering
 from prompt_jax.artefact import Prompt, check_backbone, load_prompt
 from prompt_jax.backbone import Backbone, load_backbone
-from prompt_jax.bundle import PromptBundle
+from prompt_jax.bundle import PromptBundle, group
 from prompt_jax.data import Data, TaskText
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate import Answers, TaskScorer, check_tokenizer
@@ -29,8 +30,6 @@ from prompt_jax.journal import Journal
 from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.output import Output
-
-SIDES = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,9 @@ class PromptStack:
     prompts: Sequence[Prompt]
 
     def bundle(self) -> PromptBundle:
-        """float32 [N, P, D] and [N, P', D]."""
+        """float32 [N, P, D] and [N, P', D], and the rows that enter layers [L, N, P, D]."""
         bundles = [prompt.bundle() for prompt in self.prompts]
-        rows = {side: [vars(bundle)[side] for bundle in bundles] for side in SIDES}
-        stacked = {side: jnp.concatenate(r) for side, r in rows.items() if r[0] is not None}
-        return PromptBundle(**stacked, visibility=bundles[0].visibility)
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows, axis=-3), *bundles)
 
 
 def evaluate_prompt(*, prompt: str | None, **options: Any) -> dict[str, Any]:
@@ -149,7 +146,8 @@ def answer_all(
     if not prompts:
         scorer = open_scorer(PromptLayout())
         return scorer, [scorer.answer(model_of(backbone, None))]
-    if len({_shape(prompt) for prompt in prompts}) == 1:
+    rows_alone = all(group(name) is not None for prompt in prompts for name in prompt.arrays)
+    if rows_alone and len({_shape(prompt) for prompt in prompts}) == 1:
         scorer = open_scorer(prompts[0].layout)
         return scorer, scorer.answer_all(model_of(backbone, PromptStack(prompts)), len(prompts))
     scorers = {prompt.layout: open_scorer(prompt.layout) for prompt in prompts}
@@ -162,7 +160,7 @@ def answer_all(
 def _shape(prompt: Prompt) -> tuple:
     """What prompts must share to be rows of one bundle."""
     shapes = tuple((side, array.shape) for side, array in sorted(prompt.arrays.items()))
-    return shapes, prompt.layout, prompt.visibility
+    return shapes, prompt.layout, prompt.visibility, prompt.prefix_positions
 
 
 def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None):

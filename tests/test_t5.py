@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import sizes, t5, weights
+from prompt_jax import layers, sizes, t5, weights
 from prompt_jax.backbone import load_backbone
 from prompt_jax.bundle import NO_PROMPT, PromptBundle, Visibility
 from prompt_jax.layout import PromptLayout, lay_out
@@ -157,7 +157,7 @@ def test_dropout_needs_a_key(tiny):
 
 def test_dropout_keeps_the_mean(tiny):
     x = jnp.ones((200, 3, 100))
-    dropped = t5._dropout(x, 0.25, jax.random.key(0))
+    dropped = layers.dropout(x, 0.25, jax.random.key(0))
     assert set(np.unique(np.round(dropped, 4))) == {0.0, np.float32(np.round(1 / 0.75, 4))}
     assert abs(float(dropped.mean()) - 1.0) < 0.02
     np.testing.assert_array_equal(dropped[:, 0], dropped[:, 2])

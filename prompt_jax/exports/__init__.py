@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prompt_jax.bundle import rank_of
 from prompt_jax.errors import UserError
 from prompt_jax.settings import nearest
 
@@ -104,8 +105,9 @@ def check_expressible(name: str, prompt: "Prompt") -> None:
 
 
 def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
-    """`array` as float32 [P, D]; UserError if it is no prompt or not finite."""
-    if array.ndim != 2 or array.dtype.kind not in "fV" or 0 in array.shape:  # V: bfloat16
+    """`array` as float32, [P, D] or of its name's rank; UserError if no prompt or not finite."""
+    floats = array.dtype.kind in "fV"  # V: bfloat16
+    if not floats or array.ndim != rank_of(what) or 0 in array.shape:
         told = f"{array.dtype} {list(array.shape)}"
         raise UserError(f"{where}: {what} holds {told}; a prompt is floats [rows, model width]")
     rows = np.ascontiguousarray(array.astype(np.float32))
@@ -116,7 +118,7 @@ def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
 
 def _beyond_plain(prompt: "Prompt") -> list[str]:
     layout, seen = prompt.layout, prompt.visibility
-    lost = []
+    lost = [f"{name} inside the layers" for name in sorted(prompt.arrays) if "/" in name]
     if layout.decoder:
         lost.append(f"{layout.decoder} decoder rows")
     if layout.encoder and layout.placement != "prefix":

@@ -2,15 +2,28 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax import nnx
 
-from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.bundle import NO_PROMPT, PromptBundle, named
 from prompt_jax.layout import PromptLayout
 from prompt_jax.t5 import T5, T5Config
+
+AttentionName = Literal["encoder", "decoder", "cross"]
+Attentions = tuple[AttentionName, ...]
+ATTENTIONS: dict[str, str] = {  # and where each is in a bundle
+    "encoder": "encoder_layers/attention",
+    "decoder": "decoder_layers/attention",
+    "cross": "decoder_layers/cross",
+}
+
+
+def depth_of(attention: str, config: T5Config) -> int:
+    """In how many layers there is such an attention."""
+    return config.num_encoder_layers if attention == "encoder" else config.num_decoder_layers
 
 
 def plain(value: Any) -> Any:
@@ -52,9 +65,10 @@ class PromptMethod(abc.ABC):
     def count(self, config: T5Config) -> int:
         """Number of trainable parameters, as the paper's formula."""
 
-    @abc.abstractmethod
-    def fold(self, module: nnx.Module) -> dict[str, np.ndarray]:
-        """The trained method as plain prompts: `encoder` [P, D] and `decoder` [P', D], float32."""
+    def fold(self, module: Any) -> dict[str, np.ndarray]:
+        """The arrays of the trained method's bundle by name, float32: `encoder` [P, D] and
+        `decoder` [P', D] are plain prompts, all others stand for what happens inside the layers."""
+        return {name: np.asarray(x, np.float32) for name, x in named(module()).items()}
 
     def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
@@ -88,11 +102,8 @@ class FixedPrompt(nnx.Module):
 
     def __init__(self, saved: Any | None):
         bundle = NO_PROMPT if saved is None else saved.bundle()
-        self.encoder = None if bundle.encoder is None else nnx.Variable(bundle.encoder)
-        self.decoder = None if bundle.decoder is None else nnx.Variable(bundle.decoder)
-        self.visibility = bundle.visibility
+        leaves, self.structure = jax.tree.flatten(bundle)
+        self.leaves = nnx.List([nnx.Variable(leaf) for leaf in leaves])
 
     def __call__(self) -> PromptBundle:
-        encoder = None if self.encoder is None else self.encoder[...]
-        decoder = None if self.decoder is None else self.decoder[...]
-        return PromptBundle(encoder=encoder, decoder=decoder, visibility=self.visibility)
+        return jax.tree.unflatten(self.structure, [leaf[...] for leaf in self.leaves])

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from flax import nnx
 
@@ -36,9 +35,6 @@ class FullTuning(PromptMethod):
 
     def count(self, config: T5Config) -> int:
         return sum(math.prod(shape) for shape in t5x_shapes(config).values())
-
-    def fold(self, module: nnx.Module) -> dict[str, np.ndarray]:
-        return {}
 
     def save(self, directory, model: PromptedT5, backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the whole model as a backbone (`files:DIRECTORY` reads it), facts beside it."""

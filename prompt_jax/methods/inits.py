@@ -4,11 +4,14 @@ Every init is called as `init(key, length, embedding, vocabulary, choices)` with
 and gives float32 [length, D].
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from prompt_jax.errors import UserError
 from prompt_jax.settings import settings
+from prompt_jax.sharding import fetch
 
 
 @settings
@@ -110,6 +113,11 @@ class FileInit:
                 f"{list(want)}: set PROMPT_LENGTH to {rows.shape[0]} or take another backbone"
             )
         return rows
+
+
+def embedding_of(backbone: Any) -> np.ndarray:
+    """The backbone's embedding table, float32 [V, D], whole on this host."""
+    return fetch(backbone.model.token_embedder.embedding[...]).astype(np.float32)
 
 
 Init = UniformInit | SampledVocabInit | ClassLabelInit | TextInit | FileInit

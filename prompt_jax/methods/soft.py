@@ -8,16 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from prompt_jax.bundle import PromptBundle, Visibility
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam
-from prompt_jax.methods.inits import Init, SampledVocabInit
+from prompt_jax.methods.inits import Init, SampledVocabInit, embedding_of
 from prompt_jax.settings import settings
-from prompt_jax.sharding import fetch
 from prompt_jax.t5 import T5Config
 
 
@@ -53,7 +51,7 @@ class SoftPrompt(PromptMethod):
         )
 
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SoftPromptModule":
-        embedding = fetch(backbone.model.token_embedder.embedding[...]).astype(np.float32)
+        embedding = embedding_of(backbone)
         init = lambda k, n: self.init(k, n, embedding, backbone.vocabulary, choices)  # noqa: E731
         keys = jax.random.split(key)
         encoder = init(keys[0], self.length) if self.length else None
@@ -76,11 +74,6 @@ class SoftPrompt(PromptMethod):
         visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
         return {**super().manifest(), "placement": self.placement, "visibility": visibility}
 
-    def fold(self, module: nnx.Module) -> dict[str, np.ndarray]:
-        bundle = module()
-        sides = {"encoder": bundle.encoder, "decoder": bundle.decoder}
-        return {name: np.asarray(rows[0]) for name, rows in sides.items() if rows is not None}
-
 
 class SoftPromptModule(nnx.Module):
     """Owns the rows: float32 [P, D] and [P', D], each optional."""
@@ -93,5 +86,7 @@ class SoftPromptModule(nnx.Module):
         self.visibility = visibility or Visibility()
 
     def __call__(self) -> PromptBundle:
-        rows = {name: v[...][None] for name, v in vars(self).items() if isinstance(v, PromptParam)}
+        rows: dict[str, Any] = {
+            name: v[...][None] for name, v in vars(self).items() if isinstance(v, PromptParam)
+        }
         return PromptBundle(**rows, visibility=self.visibility)
