@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return hosts.leave(_complain("interrupted", INTERRUPTED), "interrupted")
     except Exception as error:
-        if not isinstance(error, UserError | RunError | typer.TyperException):
+        if not isinstance(error, UserError | typer.TyperException):
             hosts.listen()
         if "--debug" in arguments and not isinstance(error, typer.TyperException):
             raise

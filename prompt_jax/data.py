@@ -11,13 +11,13 @@ prompt columns, packed into rows (or one to a row), and rows become T5X's featur
 T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from prompt_jax import shots
+from prompt_jax import shots, token_cache
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.packing import Row, RowPlan
@@ -148,14 +148,16 @@ def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
     return TokenizedTask(name, list(examples), inputs, targets, cut_inputs, cut_targets)
 
 
-def tokenize_texts(values: Iterable, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
+def tokenize_texts(values: Sequence, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
     """int32 arrays of up to `length` tokens that end in EOS, and how many were cut."""
+    texts = [value for value in values if isinstance(value, str)]
+    encoded = iter(token_cache.encoded(texts, vocabulary))
     arrays, cut = [], 0
     for value in values:
-        ids = vocabulary.encode(value) if isinstance(value, str) else [int(i) for i in value]
-        ids = ids[:-1] if ids[-1:] == [EOS] else ids
+        ids = next(encoded) if isinstance(value, str) else np.asarray(value)
+        ids = ids[:-1] if len(ids) and ids[-1] == EOS else ids
         cut += len(ids) > length - 1
-        arrays.append(np.asarray([*ids[: length - 1], EOS], np.int32))
+        arrays.append(np.append(ids[: length - 1].astype(np.int32), np.int32(EOS)))
     return arrays, cut
 
 

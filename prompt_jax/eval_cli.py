@@ -6,13 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
+from prompt_jax import hosts
 from prompt_jax.errors import UserError
 from prompt_jax.options import (
     Backbone,
+    Coordinator,
     DataDir,
     Debug,
     InputLength,
     Json,
+    Process,
+    Processes,
+    StartTimeout,
     TargetLength,
     TasksModules,
     import_tasks,
@@ -98,6 +103,10 @@ def evaluate(
     dtype: Dtype = None,
     weights_dtype: WeightsDtype = None,
     allow_other_backbone: OtherBackbone = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -108,12 +117,13 @@ def evaluate(
       prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
         --task=vader_polarity --split=validation
     """
+    place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
     import_tasks(tasks_module)
     how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
     from prompt_jax.evaluate_prompts import evaluate_prompts
 
-    report, rows = evaluate_prompts(
+    options: dict[str, Any] = dict(
         backbone=backbone,
         prompts=prompt or [],
         task=task,
@@ -128,13 +138,17 @@ def evaluate(
         how=how,
         journal=journal,
     )
-    if predictions is not None:
-        lines = [jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        Path(predictions).write_text("".join(lines), encoding="utf-8")
-    if json:
-        print_json(report)
-    else:
-        _print_report(f"{task}, {split}", report)
+    with hosts.joined(place, start_timeout, about=repr(options)):
+        report, rows = evaluate_prompts(**options)
+        if not hosts.writes():
+            return
+        if predictions is not None:
+            lines = [jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            Path(predictions).write_text("".join(lines), encoding="utf-8")
+        if json:
+            print_json(report)
+        else:
+            _print_report(f"{task}, {split}", report)
 
 
 def _print_report(title: str, report: dict[str, Any]) -> None:

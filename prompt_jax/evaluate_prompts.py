@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from prompt_jax import sharding
-from prompt_jax.answers import Answer, Answering
+from prompt_jax import hosts, sharding
+from prompt_jax.answers import Answer, Answering, Model
 from prompt_jax.artefact import Prompt, check_backbone, load_prompt
 from prompt_jax.backbone import Backbone, load_backbone
 from prompt_jax.bundle import PromptBundle, group
@@ -70,11 +71,14 @@ def evaluate_prompts(
     No prompt: the bare backbone. Lengths and dtype are by default those the prompts were trained
     with. `journal` is a file that keeps every answer: a killed evaluation goes on after them (what
     `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics of each,
-    their mean, and those of the vote.
+    their mean, and those of the vote. Several processes answer every batch together, and all of
+    them have the whole report.
 
     Raises:
       UserError: a prompt that does not fit, or prompts that were trained with other lengths.
     """
+    if journal is not None and hosts.several():
+        raise UserError(f"--journal={journal}: one process can keep it; leave it out for several")
     saved = [load_prompt(path) for path in prompts]
     text = Data(
         task=task,
@@ -102,7 +106,7 @@ def evaluate_prompts(
         def open_scorer(layout: PromptLayout) -> TaskScorer:
             return TaskScorer(text, loaded.vocabulary, layout, mesh, how, kept)
 
-        scorer, answers = answer_all(open_scorer, loaded, saved)
+        scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
     report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
     if len(answers) == 1:
         metrics, rows = scorer.score(answers[0])
@@ -140,19 +144,21 @@ def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
 
 
 def answer_all(
-    open_scorer, backbone: Backbone, prompts: Sequence[Prompt]
+    open_scorer, backbone: Backbone, prompts: Sequence[Prompt], mesh: Mesh
 ) -> tuple[TaskScorer, list[Answers]]:
     """The answers with each prompt: in the same batches if all have one shape."""
     if not prompts:
         scorer = open_scorer(PromptLayout())
-        return scorer, [scorer.answer(model_of(backbone, None))]
+        return scorer, [scorer.answer(model_of(backbone, None, mesh))]
     rows_alone = all(group(name) is not None for prompt in prompts for name in prompt.arrays)
     if rows_alone and len({_shape(prompt) for prompt in prompts}) == 1:
         scorer = open_scorer(prompts[0].layout)
-        return scorer, scorer.answer_all(model_of(backbone, PromptStack(prompts)), len(prompts))
+        model = model_of(backbone, PromptStack(prompts), mesh)
+        return scorer, scorer.answer_all(model, len(prompts))
     scorers = {prompt.layout: open_scorer(prompt.layout) for prompt in prompts}
     said = [
-        scorers[prompt.layout].answer(model_of(backbone, prompt), prompt=0) for prompt in prompts
+        scorers[prompt.layout].answer(model_of(backbone, prompt, mesh), prompt=0)
+        for prompt in prompts
     ]
     return scorers[prompts[0].layout], said
 
@@ -163,9 +169,10 @@ def _shape(prompt: Prompt) -> tuple:
     return shapes, prompt.layout, prompt.visibility, prompt.prefix_positions
 
 
-def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None):
+def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None, mesh: Mesh) -> Model:
+    """A model to answer with; the prompt is on every device of every process."""
     graphdef, params = nnx.split(PromptedT5(backbone.model, FixedPrompt(prompt)))
-    return graphdef, nnx.State({}), params
+    return graphdef, nnx.State({}), jax.device_put(params, sharding.params(mesh, params))
 
 
 def vote(answers: Sequence[Sequence[Answer]]) -> list[Answer]:

@@ -3,7 +3,8 @@
 Process 0 listens at the coordinator's address until all others have called; then JAX's own service
 takes that port. The calls stay open for as long as the run lasts. A process that dies closes its
 line, process 0 tells the others, and each ends with one line of text, where JAX alone would wait
-for minutes or abort with a stack trace. launch/README.md says how processes are started.
+for minutes or abort with a stack trace. So they do when a process is there but gives no sign of
+life any more. launch/README.md says how processes are started.
 """
 
 import contextlib
@@ -18,11 +19,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompt_jax.calls import SILENCE, hang_up, hear, keep_alive, open_listener, say
+from prompt_jax import jax_service
+from prompt_jax.calls import hang_up, hear, keep_alive, open_listener, say
 from prompt_jax.errors import Preempted, RunError, UserError
 
 START_TIMEOUT = 300  # seconds until a start without all processes is given up
-HANGING = 100  # seconds after which JAX gives up a process that lives but does not answer
+BEAT = 10  # seconds between signs of life
+HANGING = 60  # seconds without one after which a process that is still there counts as lost
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "JOB_COMPLETION_INDEX")
 
 
@@ -122,27 +125,13 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
     _line = line
     line.watch()
     _keep_stdout()
-    _initialize(place)
+    jax_service.start(place.coordinator, place.processes, place.process, place.cluster)
     try:
         yield
     except Preempted:
         line.finish()
         raise
     line.finish()
-
-
-def _initialize(place: Place) -> None:
-    import jax
-
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        place.coordinator,
-        place.processes,
-        place.process,
-        cluster_detection_method=place.cluster,
-        heartbeat_timeout_seconds=HANGING,
-        shutdown_timeout_seconds=SILENCE,
-    )
 
 
 def _keep_stdout() -> None:
@@ -183,7 +172,8 @@ def check_same(what: str, value: int) -> None:
 
 
 def listen() -> None:
-    """Called at an error that is none of ours: if another process is lost, this one ends here."""
+    """Called at an error that a lost process may be behind (a checkpoint cannot be read without
+    it, say): if there is one, this process ends here, with the line about it."""
     if _line is not None and not _line.finished.is_set():
         time.sleep(5)
 
@@ -204,6 +194,7 @@ class _Line:
         self.names = {place.process: socket.gethostname()}
         self.calls: dict[int, socket.socket] = {}
         self.files: dict[int, Any] = {}  # the same calls, to be read line by line
+        self.heard: dict[int, float] = {}  # when each was heard last
         self.finished = threading.Event()  # all processes are done
         self.done: set[int] = set()  # processes that said so
         self.ending = threading.Lock()
@@ -311,12 +302,31 @@ class _Line:
         return answer
 
     def watch(self) -> None:
+        self.heard = dict.fromkeys(self.calls, time.monotonic())
         for number, file in self.files.items():
             threading.Thread(target=self._listen, args=(number, file), daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        """Gives signs of life, and looks for those of the others."""
+        before = time.monotonic()
+        while not self.finished.wait(BEAT):
+            for call in self.calls.values():
+                with contextlib.suppress(OSError):  # `_listen` hears that it is closed
+                    say(call, {"beat": self.place.process})
+            now = time.monotonic()
+            if now - before > 2 * BEAT:  # this process slept itself
+                self.heard = dict.fromkeys(self.heard, now)
+            before = now
+            for number, heard in self.heard.items():
+                if now - heard > HANGING and number not in self.done:
+                    name = self.name(number)
+                    self.end(1, f"{name} was stopped or hangs: no sign of life for {HANGING} s")
 
     def _listen(self, number: int, file: Any) -> None:
         while not self.finished.is_set():
             heard = hear(file)
+            self.heard[number] = time.monotonic()
             if heard is None:
                 self._lost(number)
                 return

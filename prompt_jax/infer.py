@@ -93,7 +93,7 @@ def infer(
             for i, row in enumerate(left)
         ]
         progress = Progress(last - first, done, show)
-        model = model_of(loaded, saved[0] if saved else None)
+        model = model_of(loaded, saved[0] if saved else None, mesh)
         try:
             for start, said in windows(answerer.stream(model, questions, stop.check), window):
                 lines = [

@@ -22,8 +22,11 @@ import numpy as np
 from prompt_jax.artefact import load_prompt
 from prompt_jax.batch_digests import different_steps, path_of, read_digests
 from prompt_jax.errors import RunError, UserError
+from prompt_jax.prefetch import AHEAD
 
 STOPPING = 60  # seconds that the others have to notice a kill
+MADE_AHEAD = AHEAD + 1  # steps between the one that runs and the newest batch that is made
+MET = "processes answered: "  # what process 0 says when all are there
 PROMPT = "prompt/last"
 PLACE = ("PROMPT_JAX_COORDINATOR", "PROMPT_JAX_PROCESSES", "PROMPT_JAX_PROCESS")
 DEVICE_COUNT = "xla_force_host_platform_device_count"
@@ -100,20 +103,22 @@ def rehearse(plan: Rehearsal) -> dict[str, Any]:
 
 
 def _kill(plan: Rehearsal, run: "_Run", seconds: float) -> list[dict[str, Any]]:
-    """Carries out the kills one after the other; all processes start anew after each."""
+    """Carries out the kills one after the other; all processes start anew after each.
+
+    Random ones are spread over the steps, one to each of as many parts; a third of them comes
+    earlier, at any moment after the processes have met.
+    """
     rng, done = random.Random(plan.seed), []
+    last = max(plan.steps - 1 - MADE_AHEAD, 0)  # later ones cannot be told apart
     for number, kill in enumerate(plan.kills):
-        saved = run.last_checkpoint()
+        saved, early, linger = run.last_checkpoint(), None, 0.0
         if kill == "random":
-            victim, linger = rng.randrange(plan.processes), rng.uniform(0, 0.3)
-            ahead = (plan.steps - max(saved, 0)) // (len(plan.kills) - number + 1)
-            step = max(saved, 0) + rng.randint(0, max(ahead, 1))
-            early = rng.random() < 1 / 3
+            victim, linger = rng.randrange(plan.processes), rng.uniform(0, 0.1)
+            step = int((number + rng.random()) * plan.steps / len(plan.kills))
+            early = rng.uniform(0, seconds / 2) if rng.random() < 1 / 3 else None
         else:
             victim, step = map(int, kill.split("@"))
-            early, linger = False, 0.0
-        most = rng.uniform(0, seconds / 2) if early else 1e9
-        facts = run.kill(victim, min(step, plan.steps - 1), most, linger)
+        facts = run.kill(victim, min(max(step, saved), last), early, linger)
         done.append({"kill": kill, "checkpoint": saved, **facts})
         moment = f"killed at step {facts['step']}" if facts["killed"] else "had ended"
         plan.say(
@@ -170,13 +175,18 @@ class _Run:
         )
         return seconds
 
-    def kill(self, victim: int, step: int, most: float, linger: float) -> dict[str, Any]:
-        """Starts all; kills one once it has assembled the batch of `step`, or after `most` s."""
+    def kill(self, victim: int, step: int, early: float | None, linger: float) -> dict[str, Any]:
+        """Starts all; kills one that has begun `step`, or `early` seconds after they met."""
         digests = path_of(self.folder, victim, self.processes)
         old = digests.stat().st_size if digests.exists() else 0
-        reached, began, started = -1, time.monotonic(), self.start()
-        while started[victim].poll() is None and time.monotonic() - began < most:
-            reached = max([reached, *(read.step for read in read_digests(digests, old))])
+        reached, met, started = -1, None, self.start()
+        while started[victim].poll() is None:
+            read = [read.step - MADE_AHEAD for read in read_digests(digests, old)]
+            reached = max([reached, *read])
+            if met is None and MET in self.log(0).read_text(errors="replace"):
+                met = time.monotonic()
+            if early is not None and met is not None and time.monotonic() - met >= early:
+                break
             if reached >= step:
                 time.sleep(linger)
                 break

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from prompt_jax import hosts
+from prompt_jax import cli, hosts
 from prompt_jax.errors import RunError, UserError
 from prompt_jax.hosts import Place, _Line, find
 
@@ -156,3 +156,71 @@ def test_one_process_is_alone():
     assert find("h:1", 1, 0, {}) is None
     assert hosts.writes() and not hosts.several() and hosts.number() == (0, 1)
     assert hosts.leave(1, "an error") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"), [(RunError, True), (OSError, True), (UserError, False)]
+)
+def test_what_a_lost_process_may_be_behind_waits_for_word_of_it(
+    error: type[Exception], waits, monkeypatch
+):
+    """A checkpoint that "cannot be read" may only lack the process that was killed meanwhile."""
+    waited = []
+    monkeypatch.setattr(hosts, "listen", lambda: waited.append(True))
+
+    def fails(arguments):
+        raise error("cannot be read")
+
+    monkeypatch.setattr(cli, "_run", fails)
+    assert cli.main(["train"]) == (2 if error is UserError else 1)
+    assert bool(waited) == waits
+
+
+@pytest.fixture
+def met(monkeypatch):
+    """Two processes that have met, with quick signs of life, and what they end with."""
+    monkeypatch.setattr(hosts, "BEAT", 0.1)
+    monkeypatch.setattr(hosts, "HANGING", 1)
+    ended: list = []
+
+    def end(line, code, message, told=False):
+        ended.append((line.place.process, code, message))
+        line.finished.set()
+
+    monkeypatch.setattr(_Line, "end", end)
+    lines = [_Line(place, "recipe") for place in places(2, [0, 1])]
+    deadline = time.monotonic() + 20
+    calls = [threading.Thread(target=line.call, args=(deadline, 20)) for line in lines]
+    for thread in calls:
+        thread.start()
+    for thread in calls:
+        thread.join()
+    yield lines, ended
+    before = threading.enumerate()
+    for line in lines:
+        line.finished.set()
+        for call in line.calls.values():
+            call.shutdown(socket.SHUT_RDWR)
+    for thread in before:
+        if thread.name.endswith(("(_listen)", "(_beat)")):
+            thread.join()
+    for line in lines:
+        line.hang_up(*list(line.calls))
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_process_that_is_there_but_says_nothing_is_given_up(silent, met):
+    lines, ended = met
+    lines[1 - silent].watch()
+    assert lines[1 - silent].finished.wait(20)
+    name = f"process {silent} of 2 ({socket.gethostname()})"
+    message = f"{name} was stopped or hangs: no sign of life for 1 s"
+    assert ended == [(1 - silent, 1, message)]
+
+
+def test_signs_of_life_keep_a_quiet_run_going(met):
+    lines, ended = met
+    for line in lines:
+        line.watch()
+    time.sleep(2.5)
+    assert ended == []
