@@ -179,7 +179,7 @@ def untrained(run: Any, kind: str) -> dict[str, Any]:
     backbone = train.backbone.load(mesh)
     scorer = train.evaluation.open(text, backbone.vocabulary, PromptLayout(), train.seed, mesh)
     bare = kind == "bare"
-    metrics = scorer(*model_of(backbone, None))[0] if bare else scorer.majority()
+    metrics = scorer(*model_of(backbone, None, mesh))[0] if bare else scorer.majority()
     return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}
 
 

@@ -97,7 +97,7 @@ def test_prompts_in_one_batch_answer_as_alone(backbone):
     assert len({answer.text for answer in said[::5]}) > 1, "the prompts differ"
     for n, prompt in enumerate(three):
         alone = [Question(ids(backbone, text), 0, seed=s) for s, text in enumerate(TEXTS)]
-        wanted = answerer(backbone, rows=3)(model_of(backbone, prompt), alone)
+        wanted = answerer(backbone, rows=3)(model_of(backbone, prompt, ONE), alone)
         assert [a.text for a in said[5 * n : 5 * n + 5]] == [a.text for a in wanted]
         for a, b in zip(said[5 * n : 5 * n + 5], wanted, strict=True):
             assert a.score == pytest.approx(b.score, rel=1e-4)
@@ -116,7 +116,7 @@ def test_a_sampled_answer_does_not_depend_on_the_batch(backbone):
 def test_vectors_are_those_of_the_encoder(backbone):
     prompt = prompts(1)[0]
     questions = [Question(ids(backbone, text)) for text in TEXTS]
-    found = answerer(backbone, rows=3).embed(model_of(backbone, prompt), questions)
+    found = answerer(backbone, rows=3).embed(model_of(backbone, prompt, ONE), questions)
     batch = np.zeros((5, 32), np.int32)
     for n, question in enumerate(questions):
         batch[n, : len(question.inputs)] = question.inputs
