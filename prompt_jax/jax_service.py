@@ -57,10 +57,9 @@ def _service(
 def start(coordinator: str, processes: int, process: int, cluster: str) -> None:
     """Joins the service; process 0 starts it."""
     import jax
-    from jaxlib import _jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with mock.patch.object(_jax, "get_distributed_runtime_service", _service):
+    with mock.patch("jaxlib._jax.get_distributed_runtime_service", _service):
         jax.distributed.initialize(
             coordinator,
             processes,
