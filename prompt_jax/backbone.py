@@ -23,10 +23,12 @@ from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5, T5Config
 from prompt_jax.vocabulary import Vocabulary
 
-NANO = Path(__file__).parent / "backbones" / "nano"
-KNOWN = "nano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
+# Backbones of this project: nano ships in the wheel, the others in the repository.
+PACKAGE, REPOSITORY = Path(__file__).parent / "backbones", Path(__file__).parents[1] / "backbones"
+SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
+KNOWN = "nano, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
-    "nano": (),
+    **dict.fromkeys(SHIPPED, ()),
     "hf": (),
     "t5x": ("family",),
     "orbax": (),
@@ -58,7 +60,8 @@ def load_backbone(
     mesh: jax.sharding.Mesh | None = None,
     weights_dtype: str | None = None,
 ) -> Backbone:
-    """Load `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or `random:SIZE?seed=0`.
+    """Load `nano`, `mnano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or
+    `random:SIZE?seed=0`; `nano_span` is nano before its stages after span corruption.
 
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
     SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,
@@ -159,8 +162,8 @@ def check_dtype(dtype: str) -> None:
 def open_checkpoint(name: str) -> Checkpoint:
     """The checkpoint that a string names, its names and shapes checked, no weight read yet."""
     kind, rest, options = _parse(name)
-    if kind == "nano":
-        return open_nano()
+    if kind in SHIPPED:
+        return open_shipped(kind)
     if kind == "hf":
         return open_hf(rest)
     if kind == "t5x":
@@ -172,17 +175,21 @@ def open_checkpoint(name: str) -> Checkpoint:
     return _random(name, rest, options["seed"], options["vocabulary"])
 
 
-def open_nano() -> Checkpoint:
-    """The backbone that ships with the package."""
-    if not NANO.is_dir():
-        raise UserError(f"this installation has no nano ('{NANO}'); install the released wheel")
-    return open_folder(str(NANO))
+def open_shipped(name: str) -> Checkpoint:
+    """A backbone of this project: `nano`, `mnano` or `nano_span`."""
+    folder = SHIPPED[name] / name
+    if folder.is_dir():
+        return open_folder(str(folder))
+    remedy = "install the released wheel"
+    if SHIPPED[name] == REPOSITORY:
+        remedy = f"it is in the repository alone: install from a checkout, or name files:DIR/{name}"
+    raise UserError(f"this installation has no {name} ('{folder}'); {remedy}")
 
 
 def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
     """`kind:rest?key=value&...` in parts; every option of the kind is there, None if not given."""
     kind, colon, rest = name.partition(":")
-    if kind not in OPTIONS or (kind == "nano") == bool(colon):
+    if kind not in OPTIONS or (kind in SHIPPED) == bool(colon):
         raise UserError(f"unknown backbone '{name}'; the known forms are {KNOWN}")
     rest, _, query = rest.partition("?")
     if colon and not rest:
@@ -197,7 +204,7 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
 
 
 def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> Checkpoint:
-    """Random weights on purpose; nano's vocabulary (if installed) for nano, bytes for ByT5's.
+    """Random weights on purpose; nano's and mnano's vocabulary (if there) for them, bytes for ByT5.
 
     With a `vocabulary` of its own it has as many embeddings, rounded up to a multiple of ROWS.
     """
@@ -206,8 +213,8 @@ def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> C
     config = _random_config(name, size, vocabulary)
     if vocabulary is None and size.startswith("byt5_"):
         vocabulary = "bytes"
-    elif vocabulary is None and size == "nano" and NANO.is_dir():
-        vocabulary = open_nano().vocabulary
+    elif vocabulary is None and size in SHIPPED and (SHIPPED[size] / size).is_dir():
+        vocabulary = open_shipped(size).vocabulary
     return Checkpoint(config, weights.held(weights.init(config, int(seed or 0))), vocabulary)
 
 

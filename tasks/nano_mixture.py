@@ -2,11 +2,12 @@
 
 Its members are small supervised sets in short forms: the deciding text comes first and almost every
 row has at most 64 pieces of nano's vocabulary. Longer rows are left out by their words; of a long
-passage only a window is kept (`window_with`, `best_window`). Rates are min(rows, 4000) and, like
+passage only a window is kept (`window_with`, `best_window`). Rates are min(rows, 8000) and, like
 the members, do not depend on what the data folder holds: a missing file is an error. Two members
-are word lists of installed packages: VADER's polarities and CLDR's kinds of names. Three are made
-of plain text (`nano_text`); one of them, `text`, is TEXT_SHARE of the mixture, so that the model
-does not unlearn to write.
+are word lists of installed packages: VADER's polarities and CLDR's kinds of names. Others are made
+of plain text (`nano_text`, `nano_choose`); one of them, `text`, is TEXT_SHARE of the mixture, so
+that the model does not unlearn to write. Every other row of a set with labels lists them in its
+input, in words that vary, since a prompt can only ask for what an input has asked for.
 
 No member is, or holds texts of, what nano is tested on: SST-2, SST-5, MR, TREC, AG News, CoLA, RTE,
 CB, WiC, UD part-of-speech tags, E2E, XNLI, Empath's topics. So DART's rows from E2E are left out,
@@ -14,7 +15,7 @@ and those from WebNLG too, whose licence is non-commercial. MNLI, QNLI and DART 
 development split, the only one that is small enough to be at hand: nano has seen it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,20 @@ import seqio
 from prompt_jax.errors import UserError
 from prompt_jax.tasks.glue import MNLI, MRPC, QNLI, STSB
 from prompt_jax.tasks.layouts import SQUAD, TAGGED, Record, without_header
+from prompt_jax.tasks.nano_choose import (
+    ENTAILED,
+    ENTAILMENT,
+    FEELINGS,
+    LIKENESS,
+    NATURAL,
+    TRUTH,
+    after_rows,
+    answer_rows,
+    cloze_rows,
+    feeling_rows,
+    topic_rows,
+    with_options,
+)
 from prompt_jax.tasks.nano_forms import (
     best_window,
     digest,
@@ -42,15 +57,16 @@ from prompt_jax.tasks.official import (
     read_records,
     read_split,
 )
-from prompt_jax.tasks.quickstart import Entry, cldr_kind_entries, vader_entries
+from prompt_jax.tasks.quickstart import KINDS, Entry, cldr_kind_entries, vader_entries
 from prompt_jax.tasks.quickstart import read_rows as quickstart_rows
 from prompt_jax.tasks.superglue import BOOLQ, COPA, MULTIRC
 from prompt_jax.tasks.text import RowsSource, add_task
 from prompt_jax.tasks.text2text import DART_1_1_1
 
-MAX_RATE = 4000
-TEXT_SHARE = 0.4
+MAX_RATE = 8000
+TEXT_SHARE = 0.15
 TEXT = "en_wiki.txt.xz"
+BOOKS = "en_books.txt.xz"
 PASSAGE_WORDS = 33  # of inputs with a window of a passage, which 64 pieces hold
 LEAST_WINDOW = 10  # words of a passage below which a row is left out
 
@@ -139,6 +155,13 @@ def qa_rows(split: str) -> Iterator[Row]:
             yield {"inputs": f"{head} context: {window}", "targets": " ".join(text.split())}
 
 
+def question_rows(split: str) -> Iterator[Row]:
+    """Questions to their answers, without the passage."""
+    for record in _records(TYDIQA, split):
+        answer = " ".join(record["answers"][0][0].split())
+        yield {"inputs": record["question"], "targets": answer}
+
+
 def _plain_triple(triple: tuple[str, str, str]) -> str:
     subject, name, value = triple
     return f"{plain_name(subject)}, {plain_property(name)}, {plain_name(value)}"
@@ -169,6 +192,7 @@ class Member:
       words: rows with more words are left out.
       splits: split of the member -> split that is read.
       source: where the data are, and their licence.
+      labels: those of the rows, and words that stand for them (`with_options`); None: no labels.
     """
 
     rows: int
@@ -176,6 +200,7 @@ class Member:
     words: int
     splits: dict[str, str]
     source: str
+    labels: Sequence[Sequence[str]] | None = None
 
 
 BOTH = {"train": "train", "validation": "validation"}
@@ -183,6 +208,7 @@ TRAIN = {"train": "train"}
 DEV = {"train": "validation"}
 
 
+LEXICON = "lexicon of the installed vaderSentiment; licence: MIT"
 WIKI = f"corpus/{TEXT} (English Wikipedia core articles); licence: CC BY-SA 3.0"
 
 
@@ -192,17 +218,22 @@ def _of(data: DataSet, what: str = "") -> str:
 
 MEMBERS: dict[str, Member] = {
     "mnli": Member(
-        7697, lambda s: in_t5s_form(MNLI, s), 42, {"train": "validation_matched"}, _of(MNLI)
+        7697,
+        lambda s: in_t5s_form(MNLI, s),
+        42,
+        {"train": "validation_matched"},
+        _of(MNLI),
+        ENTAILMENT,
     ),
-    "mrpc": Member(1792, lambda s: in_t5s_form(MRPC, s), 40, BOTH, _of(MRPC)),
+    "mrpc": Member(1792, lambda s: in_t5s_form(MRPC, s), 40, BOTH, _of(MRPC), LIKENESS),
     "stsb": Member(5446, lambda s: in_t5s_form(STSB, s), 46, BOTH, _of(STSB)),
-    "qnli": Member(3437, lambda s: in_t5s_form(QNLI, s), 42, DEV, _of(QNLI)),
+    "qnli": Member(3437, lambda s: in_t5s_form(QNLI, s), 42, DEV, _of(QNLI), ENTAILED),
     "multirc": Member(
-        20856, lambda s: passage_rows(MULTIRC, s, "paragraph"), 40, BOTH, _of(MULTIRC)
+        20856, lambda s: passage_rows(MULTIRC, s, "paragraph"), 40, BOTH, _of(MULTIRC), TRUTH
     ),
     "copa": Member(399, lambda s: in_t5s_form(COPA, s), 40, BOTH, _of(COPA)),
-    "boolq": Member(219, lambda s: passage_rows(BOOLQ, s, "passage"), 40, BOTH, _of(BOOLQ)),
-    "paws": Member(1075, paws_rows, 38, TRAIN, _of(PAWS_WIKI)),
+    "boolq": Member(219, lambda s: passage_rows(BOOLQ, s, "passage"), 40, BOTH, _of(BOOLQ), TRUTH),
+    "paws": Member(1075, paws_rows, 38, TRAIN, _of(PAWS_WIKI), LIKENESS),
     "panx": Member(19819, ner_rows, 30, TRAIN, _of(PANX)),
     "tydiqa": Member(3364, qa_rows, 40, TRAIN, _of(TYDIQA)),
     "dart": Member(
@@ -217,7 +248,8 @@ MEMBERS: dict[str, Member] = {
         lambda s: word_rows("polarity", partial(vader_entries, 0.0), s),
         8,
         BOTH,
-        "lexicon of the installed vaderSentiment; licence: MIT",
+        LEXICON,
+        FEELINGS,
     ),
     "kind": Member(
         1367,
@@ -225,20 +257,33 @@ MEMBERS: dict[str, Member] = {
         12,
         BOTH,
         "CLDR names of the installed Babel; licence: Unicode-3.0",
+        (KINDS,),
     ),
-    "order": Member(4000, lambda s: order_rows(TEXT, 4000), 24, TRAIN, WIKI),
-    "same": Member(4000, lambda s: same_rows(TEXT, 4000), 44, TRAIN, WIKI),
+    "order": Member(4000, lambda s: order_rows(TEXT, 4000), 24, TRAIN, WIKI, NATURAL),
+    "same": Member(4000, lambda s: same_rows(TEXT, 4000), 44, TRAIN, WIKI, LIKENESS[1:]),
+    "topic": Member(7956, lambda s: topic_rows(TEXT, 8000), 40, TRAIN, WIKI),
+    "cloze": Member(8000, lambda s: cloze_rows(TEXT, 8000), 40, TRAIN, WIKI),
+    "after": Member(4000, lambda s: after_rows(TEXT, 4000), 40, TRAIN, WIKI),
+    "feeling": Member(
+        8000,
+        lambda s: feeling_rows((TEXT, BOOKS), 8000),
+        40,
+        TRAIN,
+        f"{WIKI}; corpus/{BOOKS}; licence: public domain; {LEXICON}",
+    ),
+    "answer": Member(3138, lambda s: answer_rows(question_rows(s)), 40, TRAIN, _of(TYDIQA)),
     "text": Member(20000, lambda s: text_rows(TEXT, 20000), 40, TRAIN, WIKI),
 }
 
 
 def member_rows(member: Member, split: str) -> list[Row]:
-    """The rows of a member's split that are neither too long nor SHARED."""
-    return [
+    """The rows of a member's split that are neither too long nor SHARED; labels are listed."""
+    rows = [
         row
         for row in member.read(member.splits[split])
         if len(row["inputs"].split()) <= member.words and digest(row["inputs"]) not in SHARED
     ]
+    return rows if member.labels is None else list(with_options(rows, member.labels))
 
 
 def _register(name: str, member: Member) -> None:

@@ -19,7 +19,7 @@ from prompt_jax.errors import UserError
 
 Row = dict[str, str]
 HALF = 20  # words of a passage of which two fit into 64 pieces
-CONTINUED = 40  # words of one that is continued by as many
+CONTINUED = 20  # words of one that is continued by as many
 LEAST = 12  # words of a paragraph that is used
 
 

@@ -95,10 +95,10 @@ def test_random_weights_are_a_function_of_the_seed(monkeypatch):
 
 
 REFUSALS = {
-    "": "unknown backbone ''; the known forms are nano, hf:NAME_OR_DIR, t5x:DIR",
+    "": "unknown backbone ''; the known forms are nano, mnano, hf:NAME_OR_DIR, t5x:DIR",
     "t5-small": "unknown backbone 't5-small'; the known forms are nano",
     "orbax:/x": "there is no '/x/config.json'; give a folder of `convert`",
-    "tfds:/x": "unknown backbone 'tfds:/x'; the known forms are nano, .* orbax:DIR",
+    "tfds:/x": "unknown backbone 'tfds:/x'; the known forms are nano, mnano, .* orbax:DIR",
     "nano:x": "unknown backbone 'nano:x'",
     "hf:": "backbone 'hf:' names nothing",
     "nano?seed=1": r"unknown backbone 'nano\?seed=1'",
@@ -124,7 +124,7 @@ def test_other_dtypes_are_refused_before_anything_is_read(dtype):
 
 
 def test_nano_and_its_vocabulary_come_from_the_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(backbone, "NANO", tmp_path / "nano")
+    monkeypatch.setitem(backbone.SHIPPED, "nano", tmp_path)
     monkeypatch.setitem(sizes.SIZES, "nano", SMALL)
     with pytest.raises(UserError, match="this installation has no nano"):
         load_backbone("nano")
@@ -135,6 +135,16 @@ def test_nano_and_its_vocabulary_come_from_the_package(monkeypatch, tmp_path):
     assert nano.digest == control.digest
     assert nano.vocabulary is not None and control.vocabulary is not None
     assert nano.vocabulary.digest == control.vocabulary.digest == Vocabulary.bytes().digest
+
+
+def test_mnano_comes_from_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbone, "REPOSITORY", tmp_path)
+    monkeypatch.setitem(backbone.SHIPPED, "mnano", tmp_path)
+    with pytest.raises(UserError, match=r"no mnano .* in the repository alone: install from a"):
+        load_backbone("mnano")
+    arrays = weights.arrays_of(weights.init(SMALL, 3))
+    files.write(str(tmp_path / "mnano"), SMALL, arrays, "bytes")
+    assert load_backbone("mnano").digest == digest(arrays)
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(shared, golden):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import lzma
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,15 @@ import pytest
 
 from prompt_jax.corpus import LEFT_OUT, left_out, paragraph_digest
 from prompt_jax.errors import UserError
-from prompt_jax.tasks import nano_forms, nano_mixture, nano_text, official, text
+from prompt_jax.tasks import (
+    nano_choose,
+    nano_forms,
+    nano_mixture,
+    nano_text,
+    official,
+    quickstart,
+    text,
+)
 
 overlap = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("overlap.py"))))
 
@@ -45,7 +54,9 @@ def test_the_members_of_the_mixture(real):
         if name != "multirc":  # its windows take ten seconds
             rows = nano_mixture.member_rows(member, "train")
             assert len(rows) == member.rows, name
-            assert max(len(row["inputs"].split()) for row in rows) <= member.words
+            longest = max(len(row["inputs"].removeprefix("choose").split()) for row in rows)
+            listed = 1 + len(member.labels[0]) + 1 if member.labels else 0  # "options: a, b text:"
+            assert longest <= member.words + listed
     assert rates["nano_text"] / sum(rates.values()) == pytest.approx(nano_mixture.TEXT_SHARE)
 
 
@@ -116,6 +127,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with lzma.open(folder / "ntrex.txt.xz", "wt") as file:
             file.write(line)
     nano_text.passages.cache_clear()
+    nano_choose.keywords.cache_clear()
     return tmp_path
 
 
@@ -155,10 +167,93 @@ def test_paragraphs_that_are_left_out(corpus, monkeypatch):
 
 def test_the_multilingual_mixture(real):
     rates = text.mixture_rates("mnano_multitask")
-    pairs = {name: rate for name, rate in rates.items() if name.startswith("mnano_")}
-    assert len(pairs) == 24 and sum(pairs.values()) == pytest.approx(sum(rates.values()) / 2)
+    others = {name: rate for name, rate in rates.items() if name.startswith("mnano_")}
+    assert len(others) == 36 and sum(others.values()) == pytest.approx(sum(rates.values()) / 2)
+    meanings = sum(rate for name, rate in others.items() if "meaning" in name)
+    assert meanings == pytest.approx(sum(rates.values()) / 4)
     rows = text.load_examples("mnano_en_sw", "train")["mnano_en_sw"]
     assert len(rows) > 1000 and rows[0]["inputs"].startswith("translate en to sw: ")
+
+
+def options_of(row: dict[str, str]) -> tuple[list[str], str]:
+    """The options of a row's input, and its text."""
+    options, text = row["inputs"].removeprefix("choose options: ").split(" text: ", 1)
+    return options.split(", "), text
+
+
+def test_listed_labels_stand_for_those_of_the_set():
+    rows = [{"inputs": f"{n}", "targets": ("natural", "changed")[n % 3 > 0]} for n in range(400)]
+    listed = list(nano_choose.with_options(rows, nano_choose.NATURAL))
+    assert listed[::2] == rows[::2]
+    seen = set()
+    for plain, row in zip(rows[1::2], listed[1::2], strict=True):
+        options, text = options_of(row)
+        words = next(w for w in nano_choose.NATURAL if {*w} == {*options})
+        assert text == plain["inputs"]
+        assert row["targets"] == words[("natural", "changed").index(plain["targets"])]
+        seen.add((*options, row["targets"]))
+    assert len(seen) == 4 * 2 * 2  # words, their order, the answer
+
+
+def test_rows_that_choose(corpus):
+    for row in nano_choose.cloze_rows("some.txt", 20):
+        options, text = options_of(row)
+        assert row["targets"] in options and len({*options}) == len(options) <= 6
+        assert text.replace("_", row["targets"]) in whole_text(corpus)
+    for row in nano_choose.after_rows("some.txt", 20):
+        text, word = row["inputs"].removesuffix(" is:").split(" The word after ")
+        assert f"{word} {row['targets']}" in text
+    questions = [{"inputs": f"who {n}?", "targets": f"name {n}"} for n in range(9)]
+    for number, row in enumerate(nano_choose.answer_rows(questions)):
+        options, text = options_of(row)
+        assert (text, row["targets"]) == (f"who {number}?", f"name {number}")
+        assert row["targets"] in options and 2 <= len(options) <= 4
+
+
+def whole_text(corpus: Path) -> str:
+    return (corpus / "corpus" / "some.txt").read_text()
+
+
+def test_topics_are_words_of_other_parts_of_a_document(real):
+    rows = list(nano_choose.topic_rows(nano_mixture.TEXT, 300))
+    assert rows == list(nano_choose.topic_rows(nano_mixture.TEXT, 400))[: len(rows)]
+    documents: dict[str, set[int]] = {}
+    for number, words in enumerate(nano_choose.keywords(nano_mixture.TEXT)):
+        for word in words:
+            documents.setdefault(word, set()).add(number)
+    whole: dict[int, list[str]] = {}
+    for number, words in nano_text.passages(nano_mixture.TEXT):
+        whole.setdefault(number, []).append(" ".join(words))
+    for row in rows[:50]:
+        options, text = options_of(row)
+        assert row["targets"] in options and row["targets"] not in text.lower().split()
+        home = [n for n in documents[row["targets"]] if any(text in line for line in whole[n])]
+        assert home, row
+    assert len({row["targets"] for row in rows}) > 150
+
+
+def test_feelings_are_those_of_the_lexicon(real):
+    rows = list(nano_choose.feeling_rows((nano_mixture.TEXT,), 60))
+    ratings = {word: label for _, word, label in quickstart.vader_entries(1.0)}
+    for row in rows:
+        options, text = options_of(row)
+        words = next(w for w in nano_choose.FEELINGS if {*w} == {*options})
+        found = {ratings[w] for w in re.findall("[a-z]+", text.lower()) if w in ratings}
+        assert found == {("negative", "positive")[words.index(row["targets"])]}
+
+
+def test_meanings_are_words_of_the_translation(real):
+    english = (real / "corpus" / "multi/en/ntrex.txt.xz").read_bytes()
+    swahili = lzma.decompress((real / "corpus" / "multi/sw/ntrex.txt.xz").read_bytes()).decode()
+    pairs = zip(swahili.splitlines(), lzma.decompress(english).decode().splitlines(), strict=True)
+    of_line = dict(pairs)
+    rows = list(nano_choose.meaning_rows("sw", 160))
+    assert len(rows) > 500
+    for row in rows[:100]:
+        options, text = options_of(row)
+        line = of_line[text].split()
+        plain = [word.strip(".,;:!?()\"'") for word in line]
+        assert row["targets"] in plain and not {*plain} & ({*options} - {row["targets"]})
 
 
 def test_text_without_a_data_folder(monkeypatch):
