@@ -26,7 +26,7 @@ from prompt_jax.vocabulary import Vocabulary
 # Backbones of this project: nano ships in the wheel, the others in the repository.
 PACKAGE, REPOSITORY = Path(__file__).parent / "backbones", Path(__file__).parents[1] / "backbones"
 SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
-KNOWN = "nano, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
+KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
     **dict.fromkeys(SHIPPED, ()),
     "hf": (),

@@ -95,10 +95,10 @@ def test_random_weights_are_a_function_of_the_seed(monkeypatch):
 
 
 REFUSALS = {
-    "": "unknown backbone ''; the known forms are nano, mnano, hf:NAME_OR_DIR, t5x:DIR",
+    "": "unknown backbone ''; the known forms are nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR",
     "t5-small": "unknown backbone 't5-small'; the known forms are nano",
     "orbax:/x": "there is no '/x/config.json'; give a folder of `convert`",
-    "tfds:/x": "unknown backbone 'tfds:/x'; the known forms are nano, mnano, .* orbax:DIR",
+    "tfds:/x": "unknown backbone 'tfds:/x'; the known forms are nano, .* orbax:DIR",
     "nano:x": "unknown backbone 'nano:x'",
     "hf:": "backbone 'hf:' names nothing",
     "nano?seed=1": r"unknown backbone 'nano\?seed=1'",

@@ -141,7 +141,7 @@ def test_the_recipe_and_its_macros_are_the_quickstarts() -> None:
 
 def test_backbone_strings_are_the_known_ones() -> None:
     table = README.split("## Backbones")[1].split("## ")[0]
-    told = re.findall(r"^\| `([a-z0-9]+)[:`]", table, re.MULTILINE)
+    told = re.findall(r"^\| `([a-z0-9_]+)[:`]", table, re.MULTILINE)
     assert sorted(told) == sorted(backbones.OPTIONS)
 
 
