@@ -103,14 +103,19 @@ def import_prompt(
     whole = "method" in found.manifest  # an artefact's manifest came along
     prompt = found if whole else Prompt(found.arrays, {}, source)
     loaded = _load(backbone, prompt, allow_other_backbone, given=True)
+    inside = "peft" in found.manifest  # an adapter inside the layers, with a policy of its own
+    if inside:
+        prompt = Prompt(found.arrays, {**found.manifest, "backbone": _named(loaded)}, source)
     record = {"format": format, "from": source, "prompt_jax": __version__}
     record |= verify(format, Path(source), prompt, loaded, task, split, unverified)
     words = loaded.vocabulary
+    plain = {"class": "SoftPrompt", "length": 0 if inside else len(prompt.array)}
     manifest = found.manifest if whole else {
-        "method": "SoftPrompt",
-        "settings": {"class": "SoftPrompt", "length": len(prompt.array)},
+        "method": found.manifest["peft"]["peft_type"] if inside else "SoftPrompt",
+        "settings": found.manifest["peft"] if inside else plain,
         "placement": "prefix",
         "visibility": {"input": True, "prompt": "all"},
+        "prefix_positions": prompt.prefix_positions,
         "tokenizer": words and words.digest,
         "task": task,
         "metric": None,

@@ -107,7 +107,8 @@ def test_packed_cached_and_gradient(family, model, batch):
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-5, atol=2e-5)
     for name, grad in grads.items():
-        assert np.abs(np.asarray(grad)).max() > 1e-4, name
+        replaced = name == "encoder"  # by the first of the rows of its layers
+        assert (np.abs(np.asarray(grad)).max() > 1e-4) != replaced, name
 
 
 def manifest(digest: str) -> dict:
@@ -133,4 +134,4 @@ def test_arrays_of_layers_are_saved_and_fit_one_backbone(model, tmp_path):
 @pytest.mark.parametrize("name", ["encoder_layers", "encoder_layers/middle/keys", "encoder/keys"])
 def test_an_array_that_no_part_takes(name, tmp_path):
     with pytest.raises(UserError, match=r"arrays \[.*\]; a prompt has 'encoder', .* the layers"):
-        save_prompt(tmp_path / "p", {name: np.ones((2, 2, 2), np.float32)[0]}, manifest("0"))
+        save_prompt(tmp_path / "p", {name: np.ones((2,) * rank_of(name), "f")}, manifest("0"))

@@ -1,7 +1,9 @@
-"""What every method must pass; a new one adds a line to METHODS."""
+"""What every method must pass. A registered one is here by itself, with its defaults."""
 
 import copy
+import dataclasses
 import importlib
+import math
 import runpy
 from pathlib import Path
 
@@ -16,26 +18,52 @@ from prompt_jax.backbone import load_backbone
 from prompt_jax.data import Data
 from prompt_jax.loss import Loss
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
+from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.inits import UniformInit
+from prompt_jax.methods.lora import LoRA
+from prompt_jax.methods.p_tuning import PTuning
+from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.optim import Adafactor, Schedule
 from prompt_jax.packing import Piece
 from prompt_jax.registered import REGISTERED
+from prompt_jax.sharding import MeshShape
 from prompt_jax.step import make_grad
 from prompt_jax.train import BackboneSettings, Job, Train
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NOISE = UniformInit()
-METHODS = {
+VARIANTS = {  # in place of a class's defaults
     "prefix": SoftPrompt(length=3, init=NOISE),
+    "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
+    "keys_values": PrefixTuning(length=3, hidden=None),
+    "keys_values_mlp": PrefixTuning(length=3, hidden=5),
+    "lstm": PTuning(length=3, init=NOISE, residual=True),
+    "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
+}
+MORE = {  # nightly
     "after_bos": SoftPrompt(length=3, init=NOISE, placement="after_bos"),
     "suffix": SoftPrompt(length=3, init=NOISE, placement="suffix"),
     "before_eos": SoftPrompt(length=3, init=NOISE, placement="before_eos"),
     "decoder": SoftPrompt(length=0, init=NOISE, decoder_length=2),
-    "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
-    "full": FullTuning(),
+    "mlp": PTuning(length=3, encoder="mlp", width=6),
+    "deep_add": DeepPrompt(length=3, combine="add"),
+    "self_attention": PrefixTuning(length=3, hidden=None, attentions=("encoder", "decoder")),
+    "lora_all": LoRA(rank=2, targets=("query", "key", "value", "out")),
 }
+
+
+def registered() -> set[type[PromptMethod]]:
+    objects = [place.split(":") for place in REGISTERED.values()]
+    found = {vars(importlib.import_module(module))[name] for module, name in objects}
+    return {c for c in found if isinstance(c, type) and issubclass(c, PromptMethod)}
+
+
+VARIED = {type(method) for method in VARIANTS.values()}
+DEFAULTS = {c.__name__: c() for c in sorted(registered() - VARIED, key=lambda c: c.__name__)}
+METHODS = VARIANTS | DEFAULTS | MORE
+CASES = [pytest.param(n, marks=[pytest.mark.slow] if n in MORE else []) for n in METHODS]
 STEPS = 3
 
 
@@ -57,6 +85,7 @@ class Trained:
             optimizer=Adafactor(schedule=Schedule(learning_rate=0.3)),
             steps=STEPS,
         )
+        self.run = run
         self.job = job = Job(run, epath.Path(folder), jax.devices()[:1])
         self.batch = job.batch(0)[0]
         self.state = job.first_state()
@@ -71,16 +100,14 @@ class Trained:
         return nnx.merge(self.job.graphdef, self.state.trainable, self.job.frozen)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=CASES)
 def trained(request, tiny, tmp_path_factory):
     return Trained(METHODS[request.param], tiny, tmp_path_factory.mktemp(request.param))
 
 
 def test_every_registered_method_is_here():
-    objects = [place.split(":") for place in REGISTERED.values()]
-    found = {vars(importlib.import_module(module))[name] for module, name in objects}
-    registered = {c for c in found if isinstance(c, type) and issubclass(c, PromptMethod)}
-    assert registered == {type(method) for method in METHODS.values()}
+    assert registered() == {type(method) for method in METHODS.values()}
+    assert {"IA3", "LoRA", "FullTuning"} <= set(DEFAULTS)
 
 
 def test_only_what_trains_changes(trained):
@@ -114,9 +141,8 @@ def test_no_output_of_the_step_is_a_frozen_weight(trained):
 
 
 def test_fold_equals_build(trained):
-    if not trained.method.fold(trained.model.prompt):
-        assert isinstance(trained.method, FullTuning)
-        return
+    if isinstance(trained.method, FullTuning):
+        return  # its artefact is a backbone, which the last test loads
     trained.job.save_prompt(trained.state, "fold", None)
     fixed = FixedPrompt(load_prompt(str(trained.folder / "prompt" / "fold")))
     folded = PromptedT5(trained.model.t5, fixed)
@@ -143,6 +169,19 @@ def test_packed_equals_unpacked(trained):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)
 
 
+def test_eight_devices_give_the_gradient_of_one(trained):
+    grads = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        mesh = MeshShape(data=shape[0], fsdp=shape[1], model=shape[2])
+        run = dataclasses.replace(trained.run, mesh=mesh)
+        job = Job(run, epath.Path(trained.folder), jax.devices()[: math.prod(shape)])
+        grad = jax.jit(make_grad(job.graphdef, run.loss))
+        grads.append(host(grad(job.trainable, job.frozen, job.batch(0)[0], None)[0]))
+    largest = max(np.abs(leaf).max() for leaf in grads[0])
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * largest)
+
+
 def test_saved_and_loaded_it_is_the_same(trained):
     trained.job.save_prompt(trained.state, "again", None)
     folder = trained.folder / "prompt" / "again"
@@ -152,10 +191,9 @@ def test_saved_and_loaded_it_is_the_same(trained):
         held = [np.asarray(x) for x in jax.tree.leaves(nnx.state(loaded))]
         wanted = host(nnx.state(trained.model.t5))
     else:
-        arrays = load_prompt(str(folder)).arrays
-        held = [arrays[side] for side in sorted(arrays)]
-        module = nnx.to_flat_state(nnx.state(trained.model.prompt))
-        wanted = [np.asarray(v.get_value()) for _, v in sorted(module, key=lambda item: item[0])]
+        arrays, folded = load_prompt(str(folder)).arrays, trained.method.fold(trained.model.prompt)
+        assert arrays.keys() == folded.keys() and arrays
+        held, wanted = ([found[name] for name in arrays] for found in (arrays, folded))
     for a, b in zip(held, wanted, strict=True):
         assert a.tobytes() == b.tobytes()
     trained.job.save_prompt(trained.state, "again", None)

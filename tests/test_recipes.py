@@ -72,6 +72,7 @@ def abstract_model(run) -> PromptedT5:
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
     table = jnp.zeros((nano.vocab_size, nano.emb_dim), jnp.float32)
     backbone: object = SimpleNamespace(
+        config=nano,
         model=SimpleNamespace(token_embedder=SimpleNamespace(embedding=table)),
         vocabulary=Vocabulary.bytes(),
     )

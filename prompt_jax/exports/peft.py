@@ -3,6 +3,7 @@
 PEFT puts `num_virtual_tokens` rows before the encoder's text, and attends to them always. Its
 default for encoder-decoders, `num_transformer_submodules` 2, saves twice as many rows as it uses:
 the rest never had a gradient, and is dropped here. We write 1. Keys and names: PEFT 0.21.2.
+Adapters inside the layers are read, see `peft_layers.py`, and not written.
 """
 
 import importlib
@@ -15,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from prompt_jax.errors import UserError
-from prompt_jax.exports import checked_rows
+from prompt_jax.exports import checked_rows, peft_layers
 
 if TYPE_CHECKING:
     from prompt_jax.artefact import Prompt
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 FOLDS = ("PROMPT_TUNING", "P_TUNING")  # P-tuning saves the output of its MLP: rows like any others
 WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prompt can stand for
-    "LORA": "it changes the weights of attention",
-    "IA3": "it scales keys, values and the feed-forward layer",
-    "ADALORA": "it changes the weights of attention",
-    "PREFIX_TUNING": "it adds keys and values to the decoder's layers alone",
+    "ADALORA": "it changes the weights of attention by singular values",
     "MULTITASK_PROMPT_TUNING": "its rows depend on the task's number and stand in the decoder too",
 }
 
@@ -73,8 +71,12 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
     torch: Any = importlib.import_module("torch")
 
     config: Any = peft.PeftConfig.from_pretrained(path)
-    rows = peft.utils.load_peft_weights(path, device="cpu")[KEY]
-    found = {"encoder": rows[: config.num_virtual_tokens].float().numpy()}
+    held = peft.utils.load_peft_weights(path, device="cpu")
+    if config.peft_type.value in peft_layers.KINDS:
+        arrays = {name: value.float().numpy() for name, value in held.items()}
+        found = peft_layers.convert(config.to_dict(), arrays, path)[0]
+    else:
+        found = {"encoder": held[KEY][: config.num_virtual_tokens].float().numpy()}
     if "folder" not in request:
         return found
     base = transformers.AutoModelForSeq2SeqLM.from_pretrained(
@@ -98,7 +100,15 @@ def read(path: str) -> "Prompt":
     from prompt_jax.artefact import Prompt
 
     config = _config(Path(path) / CONFIG)
-    rows = _rows(Path(path) / WEIGHTS)
+    held = _arrays(Path(path) / WEIGHTS)
+    if config["peft_type"] in peft_layers.KINDS:
+        arrays, told = peft_layers.convert(config, held, path)
+        arrays = {name: checked_rows(value, name, path) for name, value in arrays.items()}
+        seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
+        return Prompt(arrays, {**seen, **told, "peft": config}, path)
+    if set(held) != {KEY}:
+        raise UserError(f"{path}: holds {sorted(held)}; a prompt is {KEY!r} alone")
+    rows = held[KEY].astype(np.float32)
     used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"] or 2
     if len(rows) != used * modules:
         raise UserError(
@@ -113,11 +123,14 @@ def _config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {str(path)!r} ({error}): give an adapter's folder") from None
-    wanted = ("peft_type", "task_type", "num_virtual_tokens", "num_transformer_submodules")
+    wanted = (
+        "peft_type", "task_type", "num_virtual_tokens", "num_transformer_submodules", "r",
+        "feedforward_modules", "lora_alpha", "use_rslora", "num_layers", "token_dim",
+    )  # fmt: skip
     defaults: dict[str, Any] = dict.fromkeys((*wanted, "modules_to_save"))
     config = {**defaults, **config}
     kind, task = config["peft_type"], config["task_type"]
-    if kind not in FOLDS:
+    if kind not in (*FOLDS, *peft_layers.KINDS):
         why = WHY_NOT[kind] if kind in WHY_NOT else "it is none of " + ", ".join(FOLDS)
         raise UserError(f"{path}: {kind} is no prompt, {why}: use it through PEFT")
     if task != "SEQ_2_SEQ_LM":
@@ -125,21 +138,20 @@ def _config(path: Path) -> dict[str, Any]:
     if config["modules_to_save"]:
         names = ", ".join(config["modules_to_save"])
         raise UserError(f"{path}: {names} of the model were tuned too: use it through PEFT")
-    if type(config["num_virtual_tokens"]) is not int:
-        raise UserError(f"{path}: num_virtual_tokens is no whole number: copy it again")
+    numbers = {"LORA": ("r", "lora_alpha"), "IA3": ()}.get(kind, ("num_virtual_tokens",))
+    for name in numbers:
+        if type(config[name]) is not int:
+            raise UserError(f"{path}: {name} is no whole number: copy it again")
     return config
 
 
-def _rows(path: Path) -> np.ndarray:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file() and path.with_suffix(".bin").is_file():
         raise UserError(
             f"{str(path.with_suffix('.bin'))!r} is a pickle, which is never opened: save the "
             "adapter by PEFT again, which writes safetensors"
         )
     try:
-        arrays = safetensors.numpy.load_file(path)
+        return safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {str(path)!r} ({error}): copy the adapter again") from None
-    if set(arrays) != {KEY}:
-        raise UserError(f"{path}: holds {sorted(arrays)}; a prompt is {KEY!r} alone")
-    return arrays[KEY].astype(np.float32)

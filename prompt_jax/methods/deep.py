@@ -1,0 +1,93 @@
+"""Per-layer prompts: P trained rows that enter every layer, not the first alone.
+
+After the per-layer prompts of Lester et al.'s released code (google-research/prompt-tuning, 2022)
+and VPT-deep (Jia et al. 2022, https://arxiv.org/abs/2203.12119, equation 6). With prompt columns
+h_P and rows P_l, what enters layer l is [P_l; h] (`replace`) or [h_P + P_l; h] (`add`). The rows
+pass through the layer's own queries, keys and values, so this is not prefix tuning.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from prompt_jax.bundle import LayerEdit, PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.layout import PromptLayout
+from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.inits import Init, UniformInit, embedding_of
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+Side = Literal["encoder", "decoder"]
+
+
+@settings
+class DeepPrompt(PromptMethod):
+    """Settings of per-layer prompts.
+
+    Attributes:
+      length: P, the same in every layer.
+      sides: `encoder`, `decoder` or both.
+      combine: `replace` the prompt columns of the layer before, or `add` to them.
+      init: how the rows of each layer begin.
+    """
+
+    length: int = 20
+    sides: tuple[Side, ...] = ("encoder",)
+    combine: Literal["replace", "add"] = "replace"
+    init: Init = UniformInit()
+
+    def check(self):
+        if self.length < 1:
+            raise UserError(f"DeepPrompt.length = {self.length}: give at least 1")
+        if not self.sides:
+            raise UserError("DeepPrompt.sides = (): give encoder, decoder or both")
+
+    @property
+    def layout(self) -> PromptLayout:
+        rows: dict[str, Any] = {side: self.length for side in self.sides}
+        return PromptLayout(**rows)
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "DeepRows":
+        table, rows = embedding_of(backbone), {}
+        for n, side in enumerate(self.sides):
+            keys = jax.random.split(jax.random.fold_in(key, n), depths(backbone.config)[side])
+            args = (self.length, table, backbone.vocabulary, choices)
+            rows[side] = jnp.stack([jnp.asarray(self.init(k, *args)) for k in keys])
+        return DeepRows(self, rows)
+
+    def shapes(self, config: T5Config) -> "DeepRows":
+        def build():
+            size = (self.length, config.emb_dim)
+            return DeepRows(self, {s: jnp.zeros((depths(config)[s], *size)) for s in self.sides})
+
+        return nnx.eval_shape(build)
+
+    def count(self, config: T5Config) -> int:
+        """L P D, summed over the sides."""
+        return sum(depths(config)[side] for side in self.sides) * self.length * config.emb_dim
+
+
+def depths(config: T5Config) -> dict[Side, int]:
+    return {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+
+
+class DeepRows(nnx.Module):
+    """Owns float32 [L, P, D] of each side."""
+
+    def __init__(self, how: DeepPrompt, rows: dict[Side, jax.Array]):
+        self.sides, self.adds = how.sides, how.combine == "add"
+        for side in how.sides:
+            setattr(self, side, PromptParam(jnp.asarray(rows[side], jnp.float32)))
+
+    def __call__(self) -> PromptBundle:
+        fields: dict[str, Any] = {}
+        for side in self.sides:
+            rows = vars(self)[side][...]
+            edit = LayerEdit(rows=rows[:, None])
+            if self.adds:  # the first layer's rows are there already
+                edit = LayerEdit(added=rows.at[0].set(0.0)[:, None])
+            fields |= {side: rows[:1], f"{side}_layers": edit}
+        return PromptBundle(**fields)

@@ -1,0 +1,90 @@
+"""P-tuning: an input prompt whose rows depend on each other through an LSTM or an MLP.
+
+Liu et al. 2021 (https://arxiv.org/abs/2103.10385), section 3.2: h = MLP(BiLSTM(E)), E [P, D]
+trained from N(0, 1). Encoder input [h; E(x)]. BiLSTM: two layers, D -> W; MLP: W -> W -> D, ReLU.
+Without the LSTM: MLP D -> W -> W -> D, as in NeMo and PEFT. `residual` adds the initial rows of an
+input prompt, trained too: PRE (Minh et al. 2023), V + BiLSTM(V), which keeps a vocabulary init.
+It folds to a plain prompt [P, D].
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from prompt_jax.bundle import PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.layout import Placement, PromptLayout
+from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.encoders import MLP, BiLSTM, lstm_count, mlp_count
+from prompt_jax.methods.inits import Init, embedding_of
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+
+@settings
+class PTuning(PromptMethod):
+    """Settings of P-tuning.
+
+    Attributes:
+      length: P.
+      encoder: `lstm` (the paper) or `mlp`.
+      width: W; None: the model's width.
+      placement: where the rows stand.
+      init: how E begins; None: from N(0, 1), as in the paper.
+      residual: E is added to what the network makes of it.
+    """
+
+    length: int = 20
+    encoder: Literal["lstm", "mlp"] = "lstm"
+    width: int | None = None
+    placement: Placement = "prefix"
+    init: Init | None = None
+    residual: bool = False
+
+    def check(self):
+        if self.length < 1:
+            raise UserError(f"PTuning.length = {self.length}: give at least 1")
+        if self.width is not None and (self.width < 2 or self.width % 2):
+            raise UserError(f"PTuning.width = {self.width}: give an even number, 2 or more")
+
+    @property
+    def layout(self) -> PromptLayout:
+        return PromptLayout(encoder=self.length, placement=self.placement)
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "EncodedPrompt":
+        rows = None
+        if self.init is not None:
+            table = embedding_of(backbone)
+            rows = self.init(key, self.length, table, backbone.vocabulary, choices)
+        return EncodedPrompt(self, backbone.config, key, rows)
+
+    def shapes(self, config: T5Config) -> "EncodedPrompt":
+        return nnx.eval_shape(lambda: EncodedPrompt(self, config, jax.random.key(0), None))
+
+    def count(self, config: T5Config) -> int:
+        """P D, and LSTM 4 W (D + W/2 + 1) + 4 W (3/2 W + 1), and the MLP's I O + O per layer."""
+        D, W = config.emb_dim, self.width or config.emb_dim
+        if self.encoder == "lstm":
+            return self.length * D + lstm_count(D, W) + mlp_count((W, W, D))
+        return self.length * D + mlp_count((D, W, W, D))
+
+
+class EncodedPrompt(nnx.Module):
+    """Owns E [P, D] and the network."""
+
+    def __init__(self, how: PTuning, config: T5Config, key: jax.Array, rows):
+        D, W = config.emb_dim, how.width or config.emb_dim
+        keys = jax.random.split(key, 3)
+        if rows is None:
+            rows = jax.random.normal(keys[0], (how.length, D), jnp.float32)
+        self.rows = PromptParam(jnp.asarray(rows, jnp.float32))
+        self.lstm = BiLSTM(keys[1], D, W) if how.encoder == "lstm" else None
+        self.mlp = MLP(keys[2], (W, W, D) if how.encoder == "lstm" else (D, W, W, D), "relu")
+        self.residual = how.residual
+
+    def __call__(self) -> PromptBundle:
+        rows = self.rows[...]
+        encoded = self.mlp(rows if self.lstm is None else self.lstm(rows))
+        return PromptBundle(encoder=(rows + encoded if self.residual else encoded)[None])
