@@ -71,7 +71,7 @@ def with_options(rows: Iterable[Row], words: Sequence[Sequence[str]]) -> Iterato
         if number % 2 == 0:
             yield row
         else:
-            options = [chosen[i] for i in rng.permutation(len(chosen))]
+            options = [chosen[int(i)] for i in rng.permutation(len(chosen))]
             yield choose(options, row["inputs"], chosen[words[0].index(row["targets"])])
 
 
