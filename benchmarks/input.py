@@ -22,6 +22,7 @@ from unittest import mock
 import numpy as np
 
 from prompt_jax import config, token_cache
+from prompt_jax.errors import UserError
 from prompt_jax.metrics import Meter, read_metrics
 from prompt_jax.options import use_data_dir
 from prompt_jax.train import Train, train
@@ -111,4 +112,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"input: error: {error}")

@@ -12,6 +12,7 @@ vocabulary is learned first, unless one is given. A minute on two CPU cores that
 import argparse
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from prompt_jax import config
+from prompt_jax.errors import UserError
 from prompt_jax.fit import flops
 from prompt_jax.train import Job
 
@@ -78,7 +80,10 @@ def main() -> None:
     parser.add_argument("--vocabulary", help="a SentencePiece model; default: learned anew")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = measure(options.gin_file, options.corpus, options.vocabulary)
+    try:
+        found = measure(options.gin_file, options.corpus, options.vocabulary)
+    except UserError as error:
+        sys.exit(f"pretraining: error: {error}")
     if options.json:
         print(json.dumps(found))
         return

@@ -23,7 +23,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.t5 import T5, T5Config
 from prompt_jax.vocabulary import Vocabulary
 
-# Backbones of this project: nano ships in the wheel, the others in the repository.
+# Backbones of this project: nano ships in the wheel, the others lie in a checkout, once made.
 PACKAGE, REPOSITORY = Path(__file__).parent / "backbones", Path(__file__).parents[1] / "backbones"
 SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
 KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
@@ -182,7 +182,7 @@ def open_shipped(name: str) -> Checkpoint:
         return open_folder(str(folder))
     remedy = "install the released wheel"
     if SHIPPED[name] == REPOSITORY:
-        remedy = f"it is in the repository alone: install from a checkout, or name files:DIR/{name}"
+        remedy = "use a checkout that has it, or make it by `pretrain` and name files:DIR/backbone"
     raise UserError(f"this installation has no {name} ('{folder}'); {remedy}")
 
 

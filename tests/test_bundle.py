@@ -1,5 +1,7 @@
 """What works inside the layers: named arrays, their shapes, and what they do to a T5."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from prompt_jax.backbone import Backbone
 from prompt_jax.bundle import axes_of, bundle_of, known_name, named, rank_of
 from prompt_jax.errors import UserError
 from prompt_jax.layout import NO_ROWS, PromptLayout, lay_out
+from prompt_jax.methods.prefix import PrefixTuning
 
 CONFIG = t5.T5Config(40, 12, 2, 4, 16, 2, 3, dropout_rate=0.0, dtype="float32")
 P = 3
@@ -53,6 +56,16 @@ def batch() -> dict[str, np.ndarray]:
     features = {"encoder_input_tokens": tokens, "decoder_input_tokens": inputs}
     features |= {"decoder_target_tokens": targets}
     return {name: value.astype(np.int32) for name, value in features.items()}
+
+
+def test_a_prefix_reaches_the_encoder(model, batch):
+    """PEFT's prefixes of a T5 leave the encoder's output as it is; ours must not."""
+    for hidden in (None, 5):
+        method = PrefixTuning(length=P, hidden=hidden)
+        module = method.create(jax.random.key(0), SimpleNamespace(config=CONFIG))
+        plain, prefixed = model.encode(batch), model.encode(batch, module())
+        assert plain.shape == prefixed.shape
+        assert float(jnp.abs(prefixed - plain).max()) > 0.1
 
 
 def packed(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from flax import nnx
 from prompt_jax.bundle import LayerEdit, PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.base import PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.inits import Init, UniformInit, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -53,7 +53,7 @@ class DeepPrompt(PromptMethod):
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "DeepRows":
         table, rows = embedding_of(backbone), {}
         for n, side in enumerate(self.sides):
-            keys = jax.random.split(jax.random.fold_in(key, n), depths(backbone.config)[side])
+            keys = jax.random.split(jax.random.fold_in(key, n), depth_of(side, backbone.config))
             args = (self.length, table, backbone.vocabulary, choices)
             rows[side] = jnp.stack([jnp.asarray(self.init(k, *args)) for k in keys])
         return DeepRows(self, rows)
@@ -61,17 +61,13 @@ class DeepPrompt(PromptMethod):
     def shapes(self, config: T5Config) -> "DeepRows":
         def build():
             size = (self.length, config.emb_dim)
-            return DeepRows(self, {s: jnp.zeros((depths(config)[s], *size)) for s in self.sides})
+            return DeepRows(self, {s: jnp.zeros((depth_of(s, config), *size)) for s in self.sides})
 
         return nnx.eval_shape(build)
 
     def count(self, config: T5Config) -> int:
         """L P D, summed over the sides."""
-        return sum(depths(config)[side] for side in self.sides) * self.length * config.emb_dim
-
-
-def depths(config: T5Config) -> dict[Side, int]:
-    return {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+        return sum(depth_of(side, config) for side in self.sides) * self.length * config.emb_dim
 
 
 class DeepRows(nnx.Module):

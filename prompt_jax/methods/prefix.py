@@ -48,7 +48,7 @@ class PrefixTuning(PromptMethod):
                 f"PrefixTuning.length = {self.length}, hidden {self.hidden}: give at least 1"
             )
         if not self.attentions:
-            raise UserError("PrefixTuning.attentions = (): give at least one of encoder, decoder")
+            raise UserError("PrefixTuning.attentions = (): give encoder, decoder or cross")
 
     @property
     def layout(self) -> PromptLayout:
