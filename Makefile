@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup test lint types parity check nightly quickstart scoreboard scoreboard-quick clean
+.PHONY: setup test lint types parity fit fit-xxl check nightly quickstart scoreboard scoreboard-quick clean
 
 # Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
 setup: .venv/.stamp
@@ -41,13 +41,14 @@ parity: .venv/.stamp-parity
 fit: .venv/.stamp-fit
 	$(BIN)/pytest -q -m fit tests/test_fit_tpu.py
 
-# The first rows of docs/scale.md; each takes minutes.
+# The first three rows of docs/scale.md; each takes minutes.
 XXL := $(BIN)/prompt-jax fit --gin.BACKBONE=random:t5_1_1_xxl
 fit-xxl: .venv/.stamp-fit
 	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:4x4
 	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:2x2 --gin.BATCH_SIZE=16 \
 	  --gin.MeshShape.fsdp=2 --gin.MeshShape.model=2
-	$(XXL) --gin_file=runs/xxl_one_chip.gin --topology=v5e:1x1
+	$(XXL) --gin_file=runs/xxl_one_chip.gin --topology=v5e:1x1 \
+	  --gin.BATCH_SIZE=8 --gin.Train.accumulate=1
 
 # What CI runs.
 check:

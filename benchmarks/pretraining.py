@@ -42,7 +42,8 @@ def measure(recipe: str, corpus: str, vocabulary: str | None) -> dict[str, float
     root = config.load("Pretrain", [recipe], [f"CORPUS={corpus}"]).root
     with tempfile.TemporaryDirectory() as folder:
         spiece = Path(vocabulary or f"{folder}/spiece.model")
-        root.vocabulary.make(spiece)
+        if vocabulary is None:
+            root.vocabulary.make(spiece)
         first = root.stages[0]
         backbone = dataclasses.replace(first.backbone, vocabulary=str(spiece))
         run = dataclasses.replace(first, backbone=backbone, evaluation=None, best_metric=None)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax import doctor_cli, eval_cli, export_cli, fit_cli, hosts, rehearse_cli
+from prompt_jax import chipless, doctor_cli, eval_cli, export_cli, fit_cli, hosts, rehearse_cli
 from prompt_jax.convert_cli import convert
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.jsonl import ENDINGS
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is one line on standard error; with --debug it is raised instead, but for errors of usage.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    chipless.be_quiet()
     try:
         return _run(arguments)
     except (KeyboardInterrupt, typer.Abort):
@@ -241,6 +242,10 @@ def pretrain(
     model_dir: ModelDir,
     gin_search_paths: GinSearchPaths = "",
     data_dir: DataDir = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -252,13 +257,15 @@ def pretrain(
     """
     from prompt_jax import config
 
+    place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
     cfg = config.load("Pretrain", gin_file, ctx.obj, _folders(gin_search_paths))
     from prompt_jax.pretrain import pretrain
 
-    last = pretrain(cfg.root, model_dir, operative=cfg.operative, show=True)
-    if json:
-        print_json(last)
+    with hosts.joined(place, start_timeout, about=cfg.operative):
+        last = pretrain(cfg.root, model_dir, operative=cfg.operative, show=True)
+        if json and hosts.writes():
+            print_json(last)
 
 
 @tasks_app.command("list")

@@ -141,7 +141,10 @@ def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
     is taken as tokens of the backbone's vocabulary.
     """
     if vocabulary is None:
-        raise UserError(f"task {name!r} is text; the backbone has no vocabulary: bind VOCABULARY")
+        raise UserError(
+            f"task {name!r} is text; the backbone has no vocabulary: bind VOCABULARY in a recipe, "
+            "give --vocabulary=FILE.model to eval"
+        )
     columns = {side: [example[side] for example in examples] for side in ("inputs", "targets")}
     inputs, cut_inputs = tokenize_texts(columns["inputs"], vocabulary, data.input_length)
     targets, cut_targets = tokenize_texts(columns["targets"], vocabulary, data.target_length)

@@ -54,6 +54,14 @@ WeightsDtype = Annotated[
         "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn, or none: as --dtype."
     ),
 ]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary",
+        metavar="FILE.model",
+        help="SentencePiece file, or bytes; without it the prompt's, or the backbone's own.",
+    ),
+]
 OtherBackbone = Annotated[
     bool,
     typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
@@ -102,6 +110,7 @@ def evaluate(
     target_length: TargetLength = None,
     dtype: Dtype = None,
     weights_dtype: WeightsDtype = None,
+    vocabulary: Vocabulary = None,
     allow_other_backbone: OtherBackbone = False,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -134,6 +143,7 @@ def evaluate(
         target_length=target_length,
         dtype=dtype,
         weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
         how=how,
         journal=journal,
@@ -201,6 +211,7 @@ def infer(
     target_length: TargetLength = None,
     dtype: Dtype = None,
     weights_dtype: WeightsDtype = None,
+    vocabulary: Vocabulary = None,
     allow_other_backbone: OtherBackbone = False,
     json: Json = False,
     debug: Debug = False,
@@ -230,6 +241,7 @@ def infer(
         target_length=target_length,
         dtype=dtype,
         weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
         show=True,
     )

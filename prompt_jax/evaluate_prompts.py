@@ -62,6 +62,7 @@ def evaluate_prompts(
     target_length: int | None = None,
     dtype: str | None = None,
     weights_dtype: str | None = None,
+    vocabulary: str | None = None,
     allow_other_backbone: bool = False,
     how: Answering = Answering(),  # noqa: B008 (frozen)
     journal: str | None = None,
@@ -91,7 +92,7 @@ def evaluate_prompts(
     held = dtype or trained(saved, "dtype", "bfloat16")
     small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
-    words = trained(saved, "vocabulary", None)
+    words = vocabulary or trained(saved, "vocabulary", None)
     loaded = load_backbone(backbone, held, words, mesh, small)
     for prompt in saved:
         check_backbone(prompt, loaded, allow_other=allow_other_backbone)

@@ -42,6 +42,7 @@ def infer(
     target_length: int | None = None,
     dtype: str | None = None,
     weights_dtype: str | None = None,
+    vocabulary: str | None = None,
     allow_other_backbone: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def infer(
     held = dtype or trained(saved, "dtype", "bfloat16")
     small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
-    words = trained(saved, "vocabulary", None)
+    words = vocabulary or trained(saved, "vocabulary", None)
     loaded = load_backbone(backbone, held, words, mesh, small)
     for one in saved:
         check_backbone(one, loaded, allow_other=allow_other_backbone)
@@ -72,7 +73,10 @@ def infer(
     )
     layout = saved[0].layout if saved else PromptLayout()
     if loaded.vocabulary is None:
-        raise UserError(f"infer reads text; backbone {backbone!r} has no vocabulary: take another")
+        raise UserError(
+            f"infer reads text; backbone {backbone!r} has no vocabulary: "
+            "give --vocabulary=FILE.model"
+        )
     answerer = Answerer(loaded.vocabulary, layout, mesh, limits, batch_size, how)
     settings = {
         "shard": shard,

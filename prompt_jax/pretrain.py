@@ -6,11 +6,13 @@ from typing import Any
 
 import ml_dtypes
 
+from prompt_jax import hosts
 from prompt_jax.backbone import digest, read_arrays
 from prompt_jax.checkpoint import files
 from prompt_jax.corpus import Corpus
 from prompt_jax.embeddings import CountedEmbeddings
 from prompt_jax.errors import UserError
+from prompt_jax.folder import once, wait_for
 from prompt_jax.metrics import read_metrics
 from prompt_jax.settings import settings
 from prompt_jax.train import Train, train
@@ -32,9 +34,7 @@ class NewVocabulary:
     sentences: int = 200_000
 
     def make(self, path: Path) -> None:
-        """Writes the model file; nothing is done where it exists."""
-        if path.exists():
-            return
+        """Writes the model file."""
         import sentencepiece
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,11 +81,12 @@ def pretrain(
 ) -> dict[str, Any]:
     """Runs what is left of the stages, then writes `model_dir/backbone`: bfloat16, with its card.
 
-    Call it again to go on after a stop. Returns the last metrics of the last stage.
+    Call it again to go on after a stop. Of several processes one makes the vocabulary, the start
+    and the backbone. Returns the last metrics of the last stage.
     """
     folder = Path(model_dir)
     spiece = folder / "spiece.model"
-    run.vocabulary.make(spiece)
+    once(spiece, lambda: run.vocabulary.make(spiece))
     metrics: dict[str, Any] = {}
     name = start(run, folder)
     for number, stage in enumerate(run.stages, start=1):
@@ -93,8 +94,10 @@ def pretrain(
         stage_dir = folder / f"stage_{number}"
         stage = dataclasses.replace(stage, backbone=backbone)
         metrics = train(stage, str(stage_dir), operative=operative, show=show)
+        wait_for(stage_dir / "prompt" / "last" / "manifest.json")
         name = f"files:{stage_dir / 'prompt' / 'last'}"
-    write_backbone(run, folder, name)
+    if hosts.writes():
+        write_backbone(run, folder, name)
     return metrics
 
 
@@ -104,10 +107,14 @@ def start(run: Pretrain, folder: Path) -> str:
     if run.embeddings is None:
         return name
     target, spiece = folder / "start", folder / "spiece.model"
-    if not target.exists():
+    counted = run.embeddings
+
+    def make() -> None:
         config, arrays = read_arrays(name)
-        arrays = run.embeddings.start(arrays, Vocabulary.from_file(str(spiece)))
+        arrays = counted.start(arrays, Vocabulary.from_file(str(spiece)))
         files.write(str(target), config, arrays, str(spiece))
+
+    once(target / "config.json", make)  # which is written last
     return f"files:{target}"
 
 

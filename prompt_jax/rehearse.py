@@ -79,6 +79,7 @@ def rehearse(plan: Rehearsal) -> dict[str, Any]:
     batches = different_steps(together.folder, alone.folder, plan.steps)
     difference = prompt_difference(together.folder, alone.folder)
     report: dict[str, Any] = {
+        "model_dir": str(plan.model_dir),
         "processes": plan.processes,
         "devices": plan.devices,
         "steps": plan.steps,

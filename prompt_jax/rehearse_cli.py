@@ -1,6 +1,7 @@
 """The verb `rehearse`."""
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from prompt_jax.options import (
     GinFiles,
     GinSearchPaths,
     Json,
-    ModelDir,
     TasksModules,
     import_tasks,
     use_data_dir,
@@ -23,7 +23,12 @@ from prompt_jax.show import print_facts, print_json
 def rehearse(
     ctx: typer.Context,
     gin_file: GinFiles,
-    model_dir: ModelDir,
+    model_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--model_dir", metavar="DIR", help="Where the runs go; without it a temporary folder."
+        ),
+    ] = None,
     processes: Annotated[
         int, typer.Option("--processes", metavar="N", min=2, help="Local processes.")
     ] = 4,
@@ -55,7 +60,7 @@ def rehearse(
     \b
     Example:
       prompt-jax rehearse --processes=4 --devices=2 --gin_file=runs/quickstart.gin \\
-        --gin.TRAIN_STEPS=20 --kill=2@10 --model_dir=/tmp/rehearsal
+        --gin.TRAIN_STEPS=20 --kill=2@10
     """
     from prompt_jax import config
     from prompt_jax.rehearse import Rehearsal
@@ -71,9 +76,10 @@ def rehearse(
     arguments += [f"--gin_search_paths={gin_search_paths}"] if gin_search_paths else []
     arguments += [f"--tasks_module={module}" for module in tasks_module or []]
     arguments += [f"--data_dir={data_dir}"] if data_dir else []
+    folder = Path(model_dir or tempfile.mkdtemp(prefix="rehearsal_")).resolve()
     report = run(
         Rehearsal(
-            arguments, Path(model_dir).resolve(), processes, devices, cfg.root.steps,
+            arguments, folder, processes, devices, cfg.root.steps,
             tuple(kill or ()), seed, bound, lambda text: print(text, file=sys.stderr, flush=True),
         )
     )  # fmt: skip

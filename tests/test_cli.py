@@ -121,6 +121,7 @@ EVAL_DEFAULTS = {
     "target_length": None,
     "dtype": None,
     "weights_dtype": None,
+    "vocabulary": None,
     "allow_other_backbone": False,
     "how": Answering(),
     "journal": None,
@@ -143,7 +144,7 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
     calls = callee("evaluate_prompts", "evaluate_prompts", ({"accuracy": 91.25}, [{"x": 1}]))
     numbers = ["--batch_size=4", "--max_examples=8", "--input_length=16", "--target_length=2"]
     others = ["--prompt=P", "--prompt=Q", "--dtype=float32", "--allow_other_backbone", "--json"]
-    others += ["--weights_dtype=int8", "--journal=J"]
+    others += ["--weights_dtype=int8", "--journal=J", "--vocabulary=V"]
     how = ["--mode=rank", "--length_normalised", "--temperature=0.5", "--top_k=3", "--seed=2"]
     predictions = tmp_path / "predictions.jsonl"
     told = [f"--predictions={predictions}"]
@@ -164,6 +165,7 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
         "target_length": 2,
         "dtype": "float32",
         "weights_dtype": "int8",
+        "vocabulary": "V",
         "journal": "J",
         "allow_other_backbone": True,
     }

@@ -7,12 +7,14 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from prompt_jax import hosts
 from prompt_jax.batch_digests import BatchDigests, different_steps, global_batches
 from prompt_jax.cli import main
 from prompt_jax.errors import UserError
@@ -45,6 +47,15 @@ def test_four_processes_train_as_one_and_a_kill_changes_no_byte(tiny, tmp_path, 
         assert kill["exit_codes"] == [-9 if n == kill["process"] else 1 for n in range(4)]
         lost = rf"process {kill['process']} of 4 \(\S+\) was killed"
         assert all(re.search(lost, line) for line in kill["said"])
+
+
+def test_without_a_folder_the_runs_go_to_a_temporary_one(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = lambda plan: {"ok": True, "model_dir": str(plan.model_dir)}  # noqa: E731
+    monkeypatch.setattr("prompt_jax.rehearse.rehearse", done)
+    assert main(["rehearse", f"--gin_file={tiny}/run.gin", "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["model_dir"])
+    assert folder.is_dir() and folder.parent == tmp_path
 
 
 @pytest.mark.slow
@@ -111,6 +122,26 @@ def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(tiny, tmp_
     step = preempt(started, 0, trained)
     assert step > 0
     assert os.listdir(model_dir / "checkpoints") == [str(step)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(tiny, tmp_path, victim):
+    """A real SIGSTOP in the midst of training: the other says so and leaves within 80 s."""
+    model_dir, other = tmp_path / "run", 1 - victim
+    long = [f"--gin.{name}=1000000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]
+    started = start(tiny, model_dir, 2, *long)
+    while not any(r["kind"] == "train" for r in read_metrics(model_dir)):
+        assert started[0].poll() is None
+        time.sleep(0.1)
+    started[victim].send_signal(signal.SIGSTOP)
+    said = started[other].communicate(timeout=hosts.HANGING + 2 * hosts.BEAT)[1]
+    assert started[other].returncode == 1
+    name = rf"process {victim} of 2 \(\S+\) was stopped or hangs: no sign of life for 60 s"
+    assert re.search(rf"{name}; process {other} stops as well: run the same command again", said)
+    started[victim].send_signal(signal.SIGCONT)
+    assert started[victim].communicate(timeout=30)
+    assert started[victim].returncode not in (0, None)
 
 
 def test_digests_tell_rows_that_differ(tmp_path):

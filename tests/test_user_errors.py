@@ -59,7 +59,16 @@ def test_a_wrong_recipe(fails, tmp_path, binding, parts):
     assert code == 2
     for part in parts:
         assert part in line
-    assert nothing_is_saved(tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_refused_run_leaves_what_was_there(fails, tmp_path):
+    kept = tmp_path / "a" / "kept"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    for place in (tmp_path / "a", tmp_path / "a" / "b" / "c"):
+        assert fails("--gin.BACKBONE='nanoo'", model_dir=place)[0] == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "a", "kept"]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,8 @@ def show(facts: dict[str, Any]) -> None:
     lines["peak per chip"] = f"{gib(memory['peak'])} of {gib(memory['limit'])}"
     if "flops" in facts:
         lines |= _costs(facts)
+    if facts["compiled"]:
+        lines["compiled"] = f"in {facts['seconds_to_compile']:.0f} s"
     lines["not known"] = "; ".join(facts["unknown"])
     print_facts(f"fit {facts['topology']}", lines)
     print(sentence(facts))
