@@ -32,9 +32,10 @@ from prompt_jax.options import (
     use_data_dir,
 )
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
+from prompt_jax.spot_cli import app as spot_app
 
 # They take --gin_file and --gin.NAME=VALUE.
-RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit")
+RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ tasks_app = typer.Typer(
     rich_markup_mode=None, help="The registry of tasks, and checks of them and of files."
 )
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(spot_app, name="spot")
 app.command("doctor")(doctor_cli.doctor)
 app.command("fit")(fit_cli.fit)
 app.command("eval")(eval_cli.evaluate)

@@ -28,6 +28,7 @@ from etils import epath
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, read_jsonl, split_files, stem_of
 from prompt_jax.metrics_text import Metric, accuracy
+from prompt_jax.tasks import mixtures
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
 
@@ -279,9 +280,14 @@ def import_bundled() -> None:
 def get_task(name: str) -> seqio.Task | seqio.Mixture:
     """The SeqIO task or mixture of that name, or of a file if it ends with .jsonl or .parquet.
 
-    UserError with the nearest names if there is none.
+    Names with + between them are a mixture (`tasks.mixtures`). UserError with the nearest names if
+    there is none.
     """
     import_bundled()
+    known = name in seqio.MixtureRegistry.names()
+    if "+" in name and not known and not epath.Path(name).is_file():
+        members = [task for part in mixtures.parse(name)[0] for task in sub_tasks(part)]
+        return mixtures.register(name, members)
     if name.endswith(ENDINGS):
         return task_from_jsonl(name.removeprefix("jsonl:"))
     if name in seqio.TaskRegistry.names():

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -101,6 +102,20 @@ class RunCheckpoints:
             raise self._damaged(step, "its arrays are not those that were saved")
         return restored
 
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are kept, in order."""
+        return sorted(self.manager.all_steps())
+
+    def read_leaves(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays of a kept step by their names, on this host; RunError if it is damaged."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+            for name, x in self._metadata(step).items()
+        }
+        saved = self._read(step, "state", ocp.args.StandardRestore(like))
+        return {name: np.asarray(saved[name]) for name in like}
+
     def _check_fact(self, name: str, saved: Any, wanted: Any) -> None:
         if saved != wanted:
             old, new = difference(saved, wanted)
@@ -116,8 +131,12 @@ class RunCheckpoints:
             raise self._damaged(step, f"{type(error).__name__}: {error}") from error
 
     def _saved_shapes(self, step: int) -> dict[str, str]:
+        return shapes(self._metadata(step))
+
+    def _metadata(self, step: int) -> Mapping[str, Any]:
+        """Name to shape and dtype of what a checkpoint holds."""
         try:
-            return shapes(self.manager.item_metadata(step)["state"])
+            return dict(self.manager.item_metadata(step)["state"])
         except Exception as error:
             raise self._damaged(step, f"{type(error).__name__}: {error}") from error
 

@@ -16,7 +16,7 @@ from prompt_jax.bundle import LayerEdit, PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam, depth_of
-from prompt_jax.methods.inits import Init, UniformInit, embedding_of
+from prompt_jax.methods.inits import FileInit, Init, UniformInit, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
 
@@ -51,6 +51,8 @@ class DeepPrompt(PromptMethod):
         return PromptLayout(**rows)
 
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "DeepRows":
+        if isinstance(self.init, FileInit):
+            self.init.load(backbone)  # refuses the prompt of another backbone
         table, rows = embedding_of(backbone), {}
         for n, side in enumerate(self.sides):
             keys = jax.random.split(jax.random.fold_in(key, n), depth_of(side, backbone.config))

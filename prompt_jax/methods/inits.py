@@ -1,9 +1,10 @@
 """How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code).
 
 Every init is called as `init(key, length, embedding, vocabulary, choices)` with `embedding` [V, D]
-and gives float32 [length, D].
+and gives float32 [length, D]. `begin` calls it for every side of a prompt.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -98,19 +99,73 @@ class TextInit:
 
 @settings
 class FileInit:
-    """A saved prompt: an artefact's directory, or a `.npy` of exactly [length, D]."""
+    """A saved prompt: an artefact, a prompt library's entry, or a `.npy` of exactly [length, D].
+
+    So SPoT begins a target's prompt with a source's (Vu et al. 2022, section 3.1). The rows of each
+    side begin with the file's rows of that side.
+
+    Attributes:
+      path: of the directory or the `.npy`.
+      allow_other_backbone: take a prompt that was tuned for other weights of the same width.
+    """
 
     path: str
+    allow_other_backbone: bool = False
 
     def __call__(self, key, length, embedding, vocabulary, choices):
-        from prompt_jax.artefact import load_prompt
+        from prompt_jax.library import load_value
 
-        rows = load_prompt(self.path).array
-        want = (length, embedding.shape[1])
-        if rows.shape != want:
+        return self._fitting(load_value(self.path).array, "encoder", length, embedding.shape[1])
+
+    def read(self, lengths: Mapping[str, int], backbone: Any) -> dict[str, np.ndarray]:
+        """The rows of each side that has some, float32 [length, D].
+
+        Raises:
+          UserError: the prompt is of another backbone, or has other rows than the run.
+        """
+        prompt = self.load(backbone)
+        if more := [side for side in prompt.arrays if not lengths.get(side)]:
+            raise UserError(
+                f"FileInit.path = {self.path!r} holds {more[0]} "
+                f"{list(prompt.arrays[more[0]].shape)}, for which the run has no rows: give it as "
+                "many, or take another prompt"
+            )
+        width = backbone.config.emb_dim
+        rows = {}
+        for side, length in lengths.items():
+            if length and side not in prompt.arrays:
+                raise UserError(
+                    f"FileInit.path = {self.path!r} holds no {side} rows, the run needs {length}: "
+                    "give it none, or take another prompt"
+                )
+            if length:
+                rows[side] = self._fitting(prompt.arrays[side], side, length, width)
+        return rows
+
+    def load(self, backbone: Any) -> Any:
+        """The prompt; UserError if it was tuned for other weights or pieces than the backbone's."""
+        from prompt_jax.evaluate import check_tokenizer
+        from prompt_jax.library import load_value
+
+        prompt = load_value(self.path)
+        if not prompt.manifest or self.allow_other_backbone:
+            return prompt
+        tuned = prompt.manifest["backbone"]
+        if tuned["digest"] != backbone.digest:
+            raise UserError(
+                f"FileInit.path = {self.path!r} was tuned for {tuned['name']!r} "
+                f"({tuned['digest'][:12]}), not for {backbone.name!r} ({backbone.digest[:12]}): "
+                "train the source on this backbone, or bind FileInit.allow_other_backbone=True"
+            )
+        check_tokenizer(prompt, backbone)
+        return prompt
+
+    def _fitting(self, rows: np.ndarray, side: str, length: int, width: int) -> np.ndarray:
+        if rows.shape != (length, width):
+            name = "PROMPT_LENGTH" if side == "encoder" else "SoftPrompt.decoder_length"
             raise UserError(
                 f"FileInit.path = {self.path!r} holds {list(rows.shape)}, the run needs "
-                f"{list(want)}: set PROMPT_LENGTH to {rows.shape[0]} or take another backbone"
+                f"{[length, width]}: set {name} to {rows.shape[0]} or take another backbone"
             )
         return rows
 
@@ -121,6 +176,20 @@ def embedding_of(backbone: Any) -> np.ndarray:
 
 
 Init = UniformInit | SampledVocabInit | ClassLabelInit | TextInit | FileInit
+
+
+def begin(
+    init: Init, key: jax.Array, lengths: Mapping[str, int], backbone: Any, choices: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """How the rows of each side begin that has some: {side: float32 [length, D]}."""
+    if isinstance(init, FileInit):
+        return init.read(lengths, backbone)
+    table, keys = embedding_of(backbone), jax.random.split(key)
+    return {
+        side: init(k, length, table, backbone.vocabulary, choices)
+        for k, (side, length) in zip(keys, lengths.items(), strict=False)
+        if length
+    }
 
 
 def _ids(vocabulary, text: str) -> list[int]:

@@ -18,7 +18,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam
 from prompt_jax.methods.encoders import MLP, BiLSTM, lstm_count, mlp_count
-from prompt_jax.methods.inits import Init, embedding_of
+from prompt_jax.methods.inits import FileInit, Init, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
 
@@ -56,6 +56,8 @@ class PTuning(PromptMethod):
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "EncodedPrompt":
         rows = None
         if self.init is not None:
+            if isinstance(self.init, FileInit):
+                self.init.load(backbone)  # refuses the prompt of another backbone
             table = embedding_of(backbone)
             rows = self.init(key, self.length, table, backbone.vocabulary, choices)
         return EncodedPrompt(self, backbone.config, key, rows)

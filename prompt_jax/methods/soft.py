@@ -14,7 +14,7 @@ from prompt_jax.bundle import PromptBundle, Visibility
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam
-from prompt_jax.methods.inits import Init, SampledVocabInit, embedding_of
+from prompt_jax.methods.inits import Init, SampledVocabInit, begin
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
 
@@ -25,7 +25,7 @@ class SoftPrompt(PromptMethod):
 
     Attributes:
       length: rows in the encoder (the paper: 100).
-      init: how the encoder's rows begin; the decoder's begin the same way.
+      init: how the rows of each side begin.
       placement: where the encoder's rows stand; the paper: `prefix`.
       decoder_length: rows before the decoder's start token (the paper: 0).
       visibility: what prompt rows attend to; the paper: everything.
@@ -51,12 +51,9 @@ class SoftPrompt(PromptMethod):
         )
 
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SoftPromptModule":
-        embedding = embedding_of(backbone)
-        init = lambda k, n: self.init(k, n, embedding, backbone.vocabulary, choices)  # noqa: E731
-        keys = jax.random.split(key)
-        encoder = init(keys[0], self.length) if self.length else None
-        decoder = init(keys[1], self.decoder_length) if self.decoder_length else None
-        return SoftPromptModule(encoder, decoder, self.visibility)
+        lengths = {"encoder": self.length, "decoder": self.decoder_length}
+        rows = begin(self.init, key, lengths, backbone, choices)
+        return SoftPromptModule(rows.get("encoder"), rows.get("decoder"), self.visibility)
 
     def shapes(self, config: T5Config) -> "SoftPromptModule":
         def build():

@@ -1,0 +1,273 @@
+"""SPoT on the small backbone: sources by small targets, transfer beside the vocabulary's init.
+
+    python benchmarks/spot.py [--data_dir=DIR] [--targets=sst2,trec] [--seeds=0,1,2] [--draw]
+        [--library=runs/spot_library] [--gin=NAME=VALUE] [--output=docs/spot]
+
+First every source is trained and put into the library, then every target of EXAMPLES rows from its
+own init (`vocabulary`) and from each source. A finished cell is one line of OUTPUT.jsonl; OUTPUT.md
+and two pictures are drawn from it after each. Run again, it goes on with what is missing or stale.
+Sources have seed 0; what a target is scored on never chooses a checkpoint.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scoreboard
+import spot_table
+
+from prompt_jax.errors import RunError, UserError
+
+RECIPE = "runs/spot_nano.gin"
+EXAMPLES = 500  # of a target
+EARLY = 50  # step of the embeddings
+VOCABULARY = "vocabulary"
+CHEAP = ("BATCH_SIZE=8", "Checkpoints.keep_period=50")
+SOURCE = (*CHEAP, "TRAIN_STEPS=300", "EVAL_PERIOD=100", "Evaluation.max_examples=200")
+TARGET = (*CHEAP, "TRAIN_STEPS=200", "EVAL_PERIOD=200", "BEST_METRIC=None",
+          f"Data.sampled_examples={EXAMPLES}")  # fmt: skip
+MATTHEWS = "BEST_METRIC=('matthews_corrcoef','max')"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as a source, as a target, or as both.
+
+    Attributes:
+      scored: the split that a target is scored on; None: it is a source alone.
+      related: the sources that should help, written down before anything was run.
+      unrelated: those that should not.
+    """
+
+    name: str
+    task: str
+    bindings: tuple[str, ...] = ()
+    scored: str | None = None
+    related: tuple[str, ...] = ()
+    unrelated: tuple[str, ...] = ()
+
+
+FAR = ("cldr_language",)  # the language of a name says nothing of English sentences
+TASKS = (
+    Task("sst5", "sst5"),
+    Task("sst2", "glue_sst2", ("Data.sampled_examples=8000",), "validation", ("sst5",), FAR),
+    Task("trec", "spot_trec", (), "test", (), FAR),
+    Task("ag_news", "ag_news", (), "test", ("empath_topic",), FAR),
+    Task("empath_topic", "empath_topic"),
+    Task("cola", "glue_cola", (MATTHEWS,)),
+    Task("cldr_language", "cldr_language"),
+)
+TARGETS = tuple(task for task in TASKS if task.scored)
+
+
+def register_trec() -> None:
+    """TREC with a tenth of its training questions as validation, since it has none of its own."""
+    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.tasks import text
+    from prompt_jax.tasks.classification import TREC_CHOICES
+
+    text.import_bundled()
+    if "spot_trec" in text.CHOICES:
+        return
+
+    def read(split: str) -> list[dict]:
+        rows = text.load_examples("trec", "test" if split == "test" else "train")["trec"]
+        rows = [{key: row[key] for key in ("inputs", "targets")} for row in rows]
+        if split == "test":
+            return rows
+        train, validation = text.hold_out(rows, "trec")
+        return train if split == "train" else validation
+
+    whole = text.get_task("trec").source
+    source = text.RowsSource(
+        read, ("train", "validation", "test"), "TREC, a tenth of train held out",
+        where=lambda split: whole.where("test" if split == "test" else "train"),
+    )  # fmt: skip
+    text.add_task("spot_trec", source, [], [accuracy], TREC_CHOICES)
+
+
+class Bench:
+    """The kept cells, the library, and what runs a cell."""
+
+    def __init__(self, output: str, library: str, more: Sequence[str]):
+        from prompt_jax.backbone import load_backbone
+
+        self.board = scoreboard.Board(output, {})
+        self.library, self.more = Path(library), list(more)
+        self.digest = load_backbone(self.load([]).root.backbone.name, "float32").digest
+
+    def load(self, bindings: Sequence[str]) -> Any:
+        from prompt_jax import config
+
+        return config.load("Train", [RECIPE], [*bindings, *self.more])
+
+    def fresh(self, key: tuple[str, str, int], recipe: str) -> dict[str, Any] | None:
+        """The kept line of a cell, if it is about this backbone and these settings."""
+        line = self.board.kept.get(key)
+        same = line and (line["digest"], line["recipe"]) == (self.digest, recipe)
+        return line if same else None
+
+    def source(self, task: Task) -> None:
+        """Trains a source into the library, unless it is there."""
+        from prompt_jax.library import Library
+        from prompt_jax.spot_embed import take
+        from prompt_jax.train import train
+
+        run = self.load([f"TASK={task.task}", "SEED=0", *SOURCE, *task.bindings])
+        key, recipe = ("source", task.name, 0), fingerprint(run)
+        if self.fresh(key, recipe) and (self.library / task.name / "entry.json").exists():
+            return
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            train(run.root, folder, operative=run.operative)
+            entry = take(Library(str(self.library)), folder, task.name, EARLY)
+        done = {"score": entry.facts["score"], "best_step": entry.facts["best_step"]}
+        (value,) = entry.facts["score"].values()
+        told = {**done, "sha256": entry.facts["sha256"]}
+        self.keep(key, value, recipe, began, told)
+
+    def target(self, task: Task, init: str, seed: int) -> None:
+        """Trains a target from one init; seed 0 of the vocabulary's leaves its embedding."""
+        from prompt_jax.spot_embed import early_arrays
+        from prompt_jax.train import train
+
+        bindings = [f"TASK={task.task}", f"SEED={seed}", *TARGET]
+        bindings.append(f"Evaluation.split={task.scored}")
+        used = ""
+        if init != VOCABULARY:
+            path = self.library / init
+            bindings += ["SoftPrompt.init=@FileInit()", f"FileInit.path={str(path)!r}"]
+            used = json.loads((path / "entry.json").read_text())["sha256"]["prompt"]
+        run = self.load(bindings)
+        key, recipe = (init, task.name, seed), fingerprint(run, used)
+        place = self.library / f"target_{task.name}.npy"
+        embeds = init == VOCABULARY and seed == 0
+        if self.fresh(key, recipe) and (place.exists() or not embeds):
+            return
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            train(run.root, folder, operative=run.operative)
+            scores = scores_of(folder)
+            if embeds:
+                np.save(place, early_arrays(run.root, folder, EARLY)[0]["encoder"])
+        words = [f"--gin.{binding}" for binding in [*bindings, *self.more]]
+        command = shlex.join(["prompt-jax", "train", f"--gin_file={RECIPE}", *words])
+        more = {"before": scores[0], "command": command} | self.similarity(task, init)
+        self.keep(key, scores[-1], recipe, began, more)
+
+    def similarity(self, task: Task, init: str) -> dict[str, Any]:
+        """Both similarities of a source and the target's embedding."""
+        if init == VOCABULARY:
+            return {}
+        from prompt_jax.library import Library
+        from prompt_jax.spot import similarity_of
+
+        target = np.load(self.library / f"target_{task.name}.npy")
+        source = Library(str(self.library)).read(init).embedding().array
+        return {"similarity": similarity_of(target, source)}
+
+    def keep(
+        self, key: tuple[str, str, int], value: float, recipe: str, began: float, more: dict
+    ) -> None:
+        from prompt_jax import __version__
+
+        row, column, seed = key
+        line = {"row": row, "column": column, "seed": seed, "value": round(value, 2), **more}
+        line |= {
+            "seconds": round(time.perf_counter() - began, 1),
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "prompt_jax": __version__,
+            "digest": self.digest,
+            "recipe": recipe,
+        }
+        self.board.keep(line)
+        print(f"{column} from {row}, seed {seed}: {value:.2f} ({line['seconds']} s)", flush=True)
+
+    def draw(self, command: str) -> None:
+        """The page and its pictures, of the cells that are about this backbone."""
+        lines = [line for line in self.board.kept.values() if line["digest"] == self.digest]
+        spot_table.draw(TASKS, TARGETS, lines, command, self.board.table_file)
+
+
+def scores_of(folder: str) -> list[float]:
+    """Accuracy of every evaluation of a run."""
+    from prompt_jax.metrics import read_metrics
+
+    return [record["accuracy"] for record in read_metrics(folder) if record["kind"] == "eval"]
+
+
+def fingerprint(run: Any, used: str = "") -> str:
+    """Of every value in force and the source's prompt."""
+    return sha256(f"{run.operative}\n{used}".encode()).hexdigest()[:12]
+
+
+def fill(arguments: argparse.Namespace, command: str) -> None:
+    """Runs what is missing: sources, then targets seed by seed."""
+    from prompt_jax.options import use_data_dir
+    from prompt_jax.seeds import parse_seeds
+
+    use_data_dir(arguments.data_dir)
+    targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")
+    seeds = parse_seeds(arguments.seeds)
+    bench = Bench(arguments.output, arguments.library, arguments.gin)
+    register_trec()
+    if not arguments.draw:
+        check_data(TASKS)
+        for task in TASKS:
+            bench.source(task)
+        for seed in seeds:
+            for task in targets:
+                others = [source.name for source in TASKS if source.name != task.name]
+                for init in (VOCABULARY, *others):
+                    bench.target(task, init, seed)
+                    bench.draw(command)
+    bench.draw(command)
+    print(bench.board.table_file)
+
+
+def check_data(tasks: Sequence[Task]) -> None:
+    """Refuses a task whose data are not at hand, before anything is trained."""
+    scoreboard.check_data(
+        [
+            scoreboard.Column(t.name, t.task, "accuracy", ("train", t.scored or "validation"))
+            for t in tasks
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0; 2 for a wrong argument or a missing set, 1 where a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
+    parser.add_argument("--targets", help="some of them, with commas")
+    parser.add_argument("--seeds", default="0,1,2", help="of the targets")
+    parser.add_argument("--library", default="runs/spot_library", help="of the sources")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--output", default="docs/spot", help="without .jsonl and .md")
+    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
+                        help="one more binding of every cell")  # fmt: skip
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(words)
+    cache = Path(tempfile.gettempdir()) / f"prompt_jax_scoreboard_{os.getuid()}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    try:
+        fill(parsed, shlex.join(["python", "benchmarks/spot.py", *words]))
+    except (UserError, RunError) as error:
+        print("spot: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
