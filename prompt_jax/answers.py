@@ -63,6 +63,7 @@ class Question(NamedTuple):
 
     `group`: rows of different groups are never in one batch.
     `seed`: its number for sampling.
+    `task`: whose rows of the prompt it gets, where they differ by task.
     """
 
     inputs: np.ndarray
@@ -70,6 +71,7 @@ class Question(NamedTuple):
     choices: tuple[str, ...] = ()
     group: int = 0
     seed: int = 0
+    task: str | None = None
 
 
 class Answer(NamedTuple):
@@ -147,7 +149,7 @@ class Answerer:
         batch = {name: np.zeros(shape, np.int32) for name in ENCODER}
         prompts, seeds = np.zeros((2, self.batch_size), np.int32)
         for row, question in enumerate(questions):
-            slots = encoder_slots(question.inputs, self.layout)
+            slots = encoder_slots(question.inputs, self.layout, question.task)
             values = (place(question.inputs, slots), np.ones_like(slots), slots)
             for name, value in zip(ENCODER, values, strict=True):
                 batch[name][row, : len(slots)] = value

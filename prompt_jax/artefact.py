@@ -6,6 +6,7 @@ An artefact is a directory, local or in a bucket:
                       what works inside the layers, under the names of `bundle.py`
   manifest.json       what the arrays are: FIELDS, and `shapes`, `sha256`, `versions`
 
+Rows of several tasks or languages (`factors.py`) are a prompt each: `DIR?task=NAME&language=NAME`.
 Prompts released as a bare `.npy` (google-research/prompt-tuning's are float32 [100, 768]) load too.
 Nothing is ever unpickled.
 """
@@ -29,7 +30,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from prompt_jax import __version__
+from prompt_jax import __version__, factors
 from prompt_jax.backbone import Backbone
 from prompt_jax.bundle import (
     PrefixPositions,
@@ -51,7 +52,7 @@ SIDES = ("encoder", "decoder")
 # What whoever saves a prompt says of it. `settings`: the method's, as plain JSON. `placement`: as
 # in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility. `backbone`: {"name",
 # "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value}, or null. More may be there:
-# `prefix_positions`, as in LayerEdit, where it is not "none".
+# `prefix_positions`, as in LayerEdit, where it is not "none"; `factors`, where rows have owners.
 FIELDS = (
     "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
     "step", "seed",
@@ -75,6 +76,7 @@ class Prompt:
     @property
     def array(self) -> np.ndarray:
         """The encoder's rows, float32 [P, D]; UserError if there are only decoder rows."""
+        _ = self.layout.rows(None)
         if "encoder" not in self.arrays:
             rest = "decoder rows" if "decoder" in self.arrays else "arrays inside the layers"
             name = next(iter(self.arrays))
@@ -86,7 +88,9 @@ class Prompt:
         """How many rows each example gets, and where."""
         rows = {side: len(self.arrays[side]) if side in self.arrays else 0 for side in SIDES}
         placement = self.manifest["placement"] if self.manifest else "prefix"
-        return PromptLayout(encoder=rows["encoder"], placement=placement, decoder=rows["decoder"])
+        of = factors.of_manifest(self.manifest.get("factors", ()))
+        count = factors.length(of) if of else rows["encoder"]
+        return PromptLayout(encoder=count, placement=placement, decoder=rows["decoder"], factors=of)
 
     @property
     def visibility(self) -> Visibility:
@@ -150,11 +154,14 @@ def save_prompt(
 def load_prompt(path: epath.PathLike) -> Prompt:
     """Reads an artefact's directory, or a `.npy` with the rows of a prefix, float [P, D].
 
+    `DIR?task=NAME&language=NAME` gives the plain prompt of one pair, `mean` the mean of all names.
+
     Raises:
       UserError: one line that names the file, for whatever is missing, damaged or no prompt.
     """
-    where = str(path).rstrip("/")
-    if where.endswith(".npy"):
+    where, names = factors.chosen(str(path))
+    where = where.rstrip("/")
+    if where.endswith(".npy") and not names:
         return Prompt({"encoder": _read_npy(where)}, {}, where)
     text, tensors = _read_pair(where)
     manifest = _parse_manifest(text, where)
@@ -172,7 +179,14 @@ def load_prompt(path: epath.PathLike) -> Prompt:
             f"{where}: the tensors are {shapes}, the manifest says {told}: copy it again"
         )
     _check_policy(prompt)
-    return prompt
+    return _folded(prompt, names, str(path)) if names else prompt
+
+
+def _folded(prompt: Prompt, names: Mapping[str, str], path: str) -> Prompt:
+    arrays = factors.folded(prompt.layout.factors, prompt.arrays, names, path)
+    digest = hashlib.sha256(safetensors.numpy.save(arrays)).hexdigest()
+    manifest = {**prompt.manifest, "factors": (), "of": dict(names), "sha256": digest}
+    return Prompt(arrays, manifest, path)
 
 
 def check_backbone(prompt: Prompt, backbone: Backbone, allow_other: bool = False) -> None:
@@ -236,7 +250,9 @@ def _check_finite(rows: np.ndarray, where: str) -> np.ndarray:
 def _check_policy(prompt: Prompt) -> None:
     """The placement and visibility that the manifest names are known ones."""
     try:
-        _ = prompt.layout, prompt.visibility
+        of, _ = prompt.layout.factors, prompt.visibility
+        if of and factors.size(of) != len(prompt.arrays.get("encoder", ())):
+            raise UserError(f"factors have {factors.size(of)} rows, its encoder has others")
     except UserError as error:
         raise UserError(f"{prompt.path}/{MANIFEST}: {error}") from None
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from prompt_jax.mixture import Mixture
 from prompt_jax.settings import settings
 
 PrefixPositions = Literal["none", "before"]
@@ -110,6 +111,7 @@ class PromptBundle:
       encoder: float32 [G, P, D], rows for the encoder's prompt columns.
       decoder: float32 [G, P', D], rows for the decoder's prompt columns.
       encoder_layers, decoder_layers: what changes inside the layers.
+      mixture: prompts that each example mixes into the encoder's; then G is 1.
       visibility: the attention policy of the encoder's prompt columns.
     """
 
@@ -117,6 +119,7 @@ class PromptBundle:
     decoder: jax.Array | None = None
     encoder_layers: LayerEdit = LayerEdit()
     decoder_layers: LayerEdit = LayerEdit()
+    mixture: Mixture = Mixture()
     visibility: Visibility = struct.field(pytree_node=False, default=Visibility())
 
 
@@ -168,7 +171,9 @@ def known_name(name: str) -> bool:
     return node is None
 
 
-EDITS = (PromptBundle, LayerEdit, AttentionEdit, DenseEdit)
+EDITS = (PromptBundle, LayerEdit, AttentionEdit, DenseEdit, Mixture)
+RANKS = {"rows": 3, "added": 3, "keys": 3, "values": 3, "a": 3, "b": 3}  # others': 2
+RANKS |= {"sources": 3, "scale": 1, "bias": 1}
 
 
 def group(name: str) -> int | None:
@@ -178,7 +183,7 @@ def group(name: str) -> int | None:
 
 def rank_of(name: str) -> int:
     """How many dimensions a named array has."""
-    return 3 if name.rsplit("/", 1)[-1] in ("rows", "added", "keys", "values", "a", "b") else 2
+    return RANKS.get(name.rsplit("/", 1)[-1], 2)
 
 
 def axes_of(name: str, config: Any) -> tuple[int | None, ...]:
@@ -192,6 +197,9 @@ def axes_of(name: str, config: Any) -> tuple[int | None, ...]:
     if "/" not in name:
         return (None, D)
     stack, *inner = name.split("/")
+    if stack == "mixture":
+        known = {"sources": (None, None, D), "down": (D, None), "up": (None, D)}
+        return known.get(inner[0], (D,))
     L = config.num_encoder_layers if stack == "encoder_layers" else config.num_decoder_layers
     if inner[-1] in ("rows", "added"):
         return (L, None, D)

@@ -169,6 +169,8 @@ class TaskBatches:
 
     def __init__(self, tasks: list[TokenizedTask], rates, data: Data, layout: PromptLayout, seed):
         self.tasks, self.data, self.layout = tasks, data, layout
+        for task in tasks:
+            _ = layout.rows(task.name)  # a task without rows of its own is named at once
         self.capacity = (data.input_length + layout.encoder, data.target_length + layout.decoder)
         columns = [
             np.array(
@@ -207,7 +209,7 @@ class TaskBatches:
         return batch
 
     def _encoder(self, tokens, segment: int, task: int) -> dict[str, np.ndarray]:
-        slots = encoder_slots(tokens, self.layout)
+        slots = encoder_slots(tokens, self.layout, self.tasks[task].name)
         columns = (place(tokens, slots), np.full_like(slots, segment), slots)
         return dict(zip(ENCODER_FEATURES, (*columns, np.full_like(slots, task)), strict=True))
 

@@ -117,6 +117,8 @@ class TaskScorer:
         self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
         self.vocabulary, self.how, self.journal = vocabulary, how, journal
         self.tasks = text.tokenized(vocabulary)
+        for task in self.tasks:
+            _ = layout.rows(task.name)
         self.seqio = {task.name: get_task(task.name) for task in self.tasks}
         self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
         self.piece_metrics = [
@@ -161,7 +163,7 @@ class TaskScorer:
         """
         apart = self.how.mode == "rank"
         return [
-            Question(ids, prompts[t], self._choices_of(t, example), t * apart, seed)
+            Question(ids, prompts[t], self._choices_of(t, example), t * apart, seed, task.name)
             for t, task in enumerate(self.tasks)
             for seed, (ids, example) in enumerate(zip(task.inputs, task.examples, strict=True))
         ]
@@ -191,7 +193,7 @@ class TaskScorer:
         for side, numbers in rows.items():
             some = [texts[side][i] for i in numbers]
             ids, _ = tokenize_texts(some, self.vocabulary, self.answerer.limits[0])
-            questions = [Question(row, prompt) for row in ids]
+            questions = [Question(row, prompt, task=task.name) for row in ids]
             vectors[side] = self.answerer.embed(model, questions, between)
         pairs = _found(self.how.mode, vectors, texts, rows)
         said = {}

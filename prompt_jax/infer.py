@@ -72,6 +72,7 @@ def infer(
         target_length or trained(saved, "target_length", 64),
     )
     layout = saved[0].layout if saved else PromptLayout()
+    _ = layout.rows(None)  # a prompt of several tasks is refused before anything is written
     if loaded.vocabulary is None:
         raise UserError(
             f"infer reads text; backbone {backbone!r} has no vocabulary: "

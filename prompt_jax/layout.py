@@ -2,7 +2,8 @@
 
 A method says how many rows it has and where they go (`PromptLayout`); whoever builds a batch calls
 `place` on each example. The slots it returns (0 = text, k = row k-1 of the prompt) travel with the
-batch, so that packing, padding, decoding and the T5 need not know of placements.
+batch, so that packing, padding, decoding and the T5 need not know of placements, nor of whose rows
+they are (`factors.py`).
 """
 
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from prompt_jax.errors import UserError
+from prompt_jax.factors import Factors, length, rows_of, told
 from prompt_jax.settings import settings
 
 Placement = Literal["prefix", "after_bos", "suffix", "before_eos"]
@@ -25,6 +27,7 @@ class PromptLayout:
       placement: `prefix`: before the text; `after_bos`: after its first token; `suffix`: after its
         last (EOS included); `before_eos`: after the text and before its EOS.
       decoder: rows before the decoder's start token.
+      factors: whose the encoder's rows are, where not every example has the same ones.
 
     Source: Lester et al. 2021 (prefix) and the placements of their released code.
     """
@@ -32,23 +35,41 @@ class PromptLayout:
     encoder: int = 0
     placement: Placement = "prefix"
     decoder: int = 0
+    factors: Factors = ()
 
     def check(self):
         if self.encoder < 0 or self.decoder < 0:
             raise UserError(f"PromptLayout {self.encoder}, {self.decoder}: lengths are >= 0")
+        if self.factors and self.encoder != length(self.factors):
+            raise UserError(f"PromptLayout {self.encoder}: the factors have {length(self.factors)}")
+
+    def rows(self, task: str | None) -> np.ndarray:
+        """int32 [P]: the slots of the encoder's rows, from 1, for an example of a task.
+
+        Raises:
+          UserError: the prompt has rows by task or language, and none for this one.
+        """
+        if not self.factors:
+            return np.arange(1, self.encoder + 1, dtype=np.int32)
+        if task is None:
+            raise UserError(
+                f"the prompt has {told(self.factors)}, and no task says which: give it as "
+                "'DIR?task=NAME', '&language=NAME' behind it where it has languages"
+            )
+        return np.asarray(rows_of(self.factors, task), np.int32) + 1
 
 
 NO_ROWS = PromptLayout()
 
 
-def encoder_slots(tokens: np.ndarray, layout: PromptLayout) -> np.ndarray:
-    """int32 [n + P]: the slots of one example whose text is `tokens` [n]."""
+def encoder_slots(tokens: np.ndarray, layout: PromptLayout, task: str | None = None) -> np.ndarray:
+    """int32 [n + P]: the slots of one example of `task` whose text is `tokens` [n]."""
     n = len(tokens)
     ends_in_eos = n > 0 and tokens[-1] == EOS
     before = {"prefix": 0, "after_bos": min(1, n), "suffix": n, "before_eos": n - ends_in_eos}
     at = before[layout.placement]
     slots = np.zeros(n + layout.encoder, np.int32)
-    slots[at : at + layout.encoder] = np.arange(1, layout.encoder + 1)
+    slots[at : at + layout.encoder] = layout.rows(task)
     return slots
 
 

@@ -30,6 +30,7 @@ from prompt_jax.layers import (
     kernel,
     split_keys,
 )
+from prompt_jax.mixture import insert_mixed
 from prompt_jax.quantised import matmul
 
 
@@ -189,7 +190,10 @@ class T5(nnx.Module):
         segments = encoder_segments(batch)
         tasks = batch.get("encoder_task_ids")
         x = self.embed(batch["encoder_input_tokens"])
-        x = insert_rows(x, bundle.encoder, slots, tasks)
+        if bundle.mixture.sources is not None and bundle.encoder is not None:
+            x = insert_mixed(x, bundle.mixture, bundle.encoder[0], segments, slots)
+        else:
+            x = insert_rows(x, bundle.encoder, slots, tasks)
         mask = segments[:, :, None] == segments[:, None, :]
         policy = visible(bundle.visibility, slots)
         mask = mask if policy is None else mask & policy

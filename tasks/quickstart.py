@@ -12,6 +12,8 @@
 - `cldr_kind`: what does an English name name: a city, a currency, a language, a script or a
   territory? CLDR, again; names of two kinds are left out.
 
+`quickstart_tasks` mixes the four at one rate.
+
 Words of one family (abandon, abandoned) and names of one thing (Germany, Deutschland) are in the
 same split: a tenth of the families each is validation and test, chosen by hash.
 """
@@ -24,6 +26,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+
+import seqio
 
 from prompt_jax.errors import UserError
 from prompt_jax.metrics_text import accuracy
@@ -200,3 +204,8 @@ _register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
 _register("empath_topic", empath_entries, TOPICS, _EMPATH)
 _register("cldr_language", cldr_language_entries, LANGUAGES.values(), _CLDR)
 _register("cldr_kind", cldr_kind_entries, KINDS, _CLDR)
+seqio.MixtureRegistry.add(
+    "quickstart_tasks",
+    ["vader_polarity", "empath_topic", "cldr_language", "cldr_kind"],
+    default_rate=1.0,
+)

@@ -45,6 +45,7 @@ BUNDLED_MODULES = (
     "xtreme",
     "nano_mixture",
     "mnano_mixture",
+    "cross_lingual",
     "quickstart",
 )
 READ_BATCH = 4096  # rows that leave TensorFlow at a time

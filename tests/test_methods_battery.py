@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import math
 import runpy
+import tempfile
 from pathlib import Path
 
 import jax
@@ -17,14 +18,17 @@ from prompt_jax.artefact import load_prompt
 from prompt_jax.backbone import load_backbone
 from prompt_jax.data import Data
 from prompt_jax.loss import Loss
+from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.inits import UniformInit
 from prompt_jax.methods.lora import LoRA
+from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.p_tuning import PTuning
 from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt
+from prompt_jax.methods.x_gen import XGen
 from prompt_jax.optim import Adafactor, Schedule
 from prompt_jax.packing import Piece
 from prompt_jax.registered import REGISTERED
@@ -34,6 +38,16 @@ from prompt_jax.train import BackboneSettings, Job, Train
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NOISE = UniformInit()
+SEVERAL = {"tasks": ("other", "toy"), "length": 3, "init": NOISE}
+
+
+def source(seed: int) -> str:
+    """A saved prompt, for methods that begin with some."""
+    path = Path(tempfile.mkdtemp()) / "source.npy"
+    np.save(path, np.random.default_rng(seed).normal(size=(3, 16)).astype(np.float32))
+    return str(path)
+
+
 VARIANTS = {  # in place of a class's defaults
     "prefix": SoftPrompt(length=3, init=NOISE),
     "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
@@ -41,15 +55,31 @@ VARIANTS = {  # in place of a class's defaults
     "keys_values_mlp": PrefixTuning(length=3, hidden=5),
     "lstm": PTuning(length=3, init=NOISE, residual=True),
     "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
+    "attempt": Attempt(
+        sources=(source(0), source(1)), length=3, hidden=5, temperature=1.0, init=NOISE
+    ),
+    "tasks": MultitaskPrompt(**SEVERAL, combine="length", shared_length=1, placement="before_eos"),
+    "x_gen": XGen(
+        languages=("de", "en"),
+        tasks=("other", "toy"),
+        language_length=2,
+        task_length=1,
+        default_language="en",
+    ),
 }
 MORE = {  # nightly
     "after_bos": SoftPrompt(length=3, init=NOISE, placement="after_bos"),
     "suffix": SoftPrompt(length=3, init=NOISE, placement="suffix"),
     "before_eos": SoftPrompt(length=3, init=NOISE, placement="before_eos"),
     "decoder": SoftPrompt(length=0, init=NOISE, decoder_length=2),
+    "mlp_norm": PTuning(length=3, encoder="mlp_norm", width=6, placement="before_eos"),
     "mlp": PTuning(length=3, encoder="mlp", width=6),
     "deep_add": DeepPrompt(length=3, combine="add"),
     "self_attention": PrefixTuning(length=3, hidden=None, attentions=("encoder", "decoder")),
+    "tasks_add": MultitaskPrompt(**SEVERAL, combine="add"),
+    "tasks_feature": MultitaskPrompt(**SEVERAL, combine="feature", shared_width=5),
+    "tasks_projection": MultitaskPrompt(**SEVERAL, combine="projection", shared_width=5),
+    "tasks_separate": MultitaskPrompt(**SEVERAL, combine="separate"),
     "lora_all": LoRA(rank=2, targets=("query", "key", "value", "out")),
 }
 

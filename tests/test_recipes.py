@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,11 @@ from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.recipes import recipe_folder
 from prompt_jax.step import TrainState, make_train_step, split
-from prompt_jax.vocabulary import Vocabulary
 
 RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
 COMMAND = re.compile(r"#\s+prompt-jax (train|pretrain) --gin_file=runs/(\S+)")
-VALUES = {"CORPUS": "no/such/folder"}  # of macros that a recipe leaves to the command line
+# Of macros that a recipe leaves to the command line.
+VALUES = {"CORPUS": "no/such/folder", "SOURCES": ("no/such/prompt",)}
 
 
 def header(name: str) -> re.Match:
@@ -32,7 +31,7 @@ def load(name: str):
     root = {"train": "Train", "pretrain": "Pretrain"}[header(name)[1]]
     text = (recipe_folder() / "runs" / name).read_text()
     missing = re.findall(r"^(\w+) = %(?:gin\.)?REQUIRED", text, re.MULTILINE)
-    bindings = [f"{macro}='{VALUES[macro]}'" for macro in missing]
+    bindings = [f"{macro}={VALUES[macro]!r}" for macro in missing]
     return config.load(root, [f"runs/{name}"], bindings)
 
 
@@ -60,7 +59,7 @@ def test_what_a_recipe_says_loads_again(name, tmp_path):
 
 
 def abstract_model(run) -> PromptedT5:
-    """The run's model with nano's shapes; of the backbone, nothing is allocated but a table."""
+    """The run's model with nano's shapes; nothing is allocated or read."""
     settings = run.backbone
     nano = dataclasses.replace(
         sizes.SIZES["nano"],
@@ -70,14 +69,7 @@ def abstract_model(run) -> PromptedT5:
     )
     graphdef, state = weights.abstract(nano)
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
-    table = jnp.zeros((nano.vocab_size, nano.emb_dim), jnp.float32)
-    backbone: object = SimpleNamespace(
-        config=nano,
-        model=SimpleNamespace(token_embedder=SimpleNamespace(embedding=table)),
-        vocabulary=Vocabulary.bytes(),
-    )
-    module = run.method.create(jax.random.key(0), backbone, ("yes", "no"))
-    return PromptedT5(nnx.merge(graphdef, jax.tree.map(cast, state)), module)
+    return PromptedT5(nnx.merge(graphdef, jax.tree.map(cast, state)), run.method.shapes(nano))
 
 
 def abstract_batch(run) -> dict[str, jax.ShapeDtypeStruct]:

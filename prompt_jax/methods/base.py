@@ -38,6 +38,10 @@ class PromptParam(nnx.Variable):
     """A prompt's parameter. Not a subclass of nnx.Param: the two filters must never overlap."""
 
 
+class FixedParam(nnx.Variable):
+    """What a method reads beside the T5 and does not train."""
+
+
 class PromptMethod(abc.ABC):
     """One way to adapt a frozen T5; concrete methods are settings classes, never subclassed.
 
@@ -75,6 +79,8 @@ class PromptMethod(abc.ABC):
         from prompt_jax.artefact import save_prompt
 
         seen = {"placement": self.layout.placement, "visibility": plain(model.bundle().visibility)}
+        if self.layout.factors:
+            seen["factors"] = plain(self.layout.factors)
         save_prompt(directory, self.fold(model.prompt), {**self.manifest(), **seen, **facts})
 
     def manifest(self) -> dict[str, Any]:

@@ -52,6 +52,19 @@ class MLP(nnx.Module):
         return x
 
 
+class LayerNorm(nnx.Module):
+    """x [P, D] to mean 0 and variance 1 of every row, then scaled and shifted (Ba et al. 2016)."""
+
+    def __init__(self, width: int):
+        self.scale = PromptParam(jnp.ones((width,), jnp.float32))
+        self.bias = PromptParam(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5)
+        return x * self.scale[...][None] + self.bias[...][None]
+
+
 def mlp_count(widths: tuple[int, ...]) -> int:
     """Sum of I * O + O."""
     return sum(i * o + o for i, o in itertools.pairwise(widths))

@@ -2,9 +2,10 @@
 
 Liu et al. 2021 (https://arxiv.org/abs/2103.10385), section 3.2: h = MLP(BiLSTM(E)), E [P, D]
 trained from N(0, 1). Encoder input [h; E(x)]. BiLSTM: two layers, D -> W; MLP: W -> W -> D, ReLU.
-Without the LSTM: MLP D -> W -> W -> D, as in NeMo and PEFT. `residual` adds the initial rows of an
-input prompt, trained too: PRE (Minh et al. 2023), V + BiLSTM(V), which keeps a vocabulary init.
-It folds to a plain prompt [P, D].
+Without the LSTM: MLP D -> W -> W -> D, as in NeMo and PEFT, or D -> W -> D and a layer norm, as in
+the cross-lingual prompts of Philippy et al. 2024 (https://arxiv.org/abs/2402.03782). `residual`
+adds the initial rows of an input prompt, trained too: PRE (Minh et al. 2023), V + BiLSTM(V), which
+keeps a vocabulary init. It folds to a plain prompt [P, D].
 """
 
 from typing import Literal
@@ -17,7 +18,7 @@ from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import PromptMethod, PromptParam
-from prompt_jax.methods.encoders import MLP, BiLSTM, lstm_count, mlp_count
+from prompt_jax.methods.encoders import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
 from prompt_jax.methods.inits import FileInit, Init, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -29,7 +30,7 @@ class PTuning(PromptMethod):
 
     Attributes:
       length: P.
-      encoder: `lstm` (the paper) or `mlp`.
+      encoder: `lstm` (the paper), `mlp` or `mlp_norm` (Philippy et al.).
       width: W; None: the model's width.
       placement: where the rows stand.
       init: how E begins; None: from N(0, 1), as in the paper.
@@ -37,7 +38,7 @@ class PTuning(PromptMethod):
     """
 
     length: int = 20
-    encoder: Literal["lstm", "mlp"] = "lstm"
+    encoder: Literal["lstm", "mlp", "mlp_norm"] = "lstm"
     width: int | None = None
     placement: Placement = "prefix"
     init: Init | None = None
@@ -66,11 +67,16 @@ class PTuning(PromptMethod):
         return nnx.eval_shape(lambda: EncodedPrompt(self, config, jax.random.key(0), None))
 
     def count(self, config: T5Config) -> int:
-        """P D, and LSTM 4 W (D + W/2 + 1) + 4 W (3/2 W + 1), and the MLP's I O + O per layer."""
+        """P D, and LSTM 4 W (D + W/2 + 1) + 4 W (3/2 W + 1), and the MLP's I O + O per layer, and
+        the layer norm's 2 D."""
         D, W = config.emb_dim, self.width or config.emb_dim
-        if self.encoder == "lstm":
-            return self.length * D + lstm_count(D, W) + mlp_count((W, W, D))
-        return self.length * D + mlp_count((D, W, W, D))
+        network = {"lstm": lstm_count(D, W), "mlp": 0, "mlp_norm": 2 * D}[self.encoder]
+        return self.length * D + network + mlp_count(self.widths(config))
+
+    def widths(self, config: T5Config) -> tuple[int, ...]:
+        """Of the MLP."""
+        D, W = config.emb_dim, self.width or config.emb_dim
+        return {"lstm": (W, W, D), "mlp": (D, W, W, D), "mlp_norm": (D, W, D)}[self.encoder]
 
 
 class EncodedPrompt(nnx.Module):
@@ -83,10 +89,12 @@ class EncodedPrompt(nnx.Module):
             rows = jax.random.normal(keys[0], (how.length, D), jnp.float32)
         self.rows = PromptParam(jnp.asarray(rows, jnp.float32))
         self.lstm = BiLSTM(keys[1], D, W) if how.encoder == "lstm" else None
-        self.mlp = MLP(keys[2], (W, W, D) if how.encoder == "lstm" else (D, W, W, D), "relu")
+        self.mlp = MLP(keys[2], how.widths(config), "relu")
+        self.norm = LayerNorm(D) if how.encoder == "mlp_norm" else None
         self.residual = how.residual
 
     def __call__(self) -> PromptBundle:
         rows = self.rows[...]
         encoded = self.mlp(rows if self.lstm is None else self.lstm(rows))
+        encoded = encoded if self.norm is None else self.norm(encoded)
         return PromptBundle(encoder=(rows + encoded if self.residual else encoded)[None])

@@ -1,0 +1,160 @@
+"""Multitask prompts: a shared part and a part of each task, trained together on a mixture.
+
+After the multitask prompts of Lester et al.'s released code (google-research/prompt-tuning, 2022),
+with shared rows S and the rows T_k of task k:
+
+    separate    P_k = T_k                          nothing is shared
+    add         P_k = S + T_k                      S [P, D], T_k [P, D]
+    length      P_k = [S; T_k]                     S [P', D], T_k [P - P', D]
+    feature     P_k = [S, T_k], feature by feature S [P, w], T_k [P, D - w]
+    projection  P_k = S W_k + b_k                  S [P, w], W_k [w, D], b_k [D]
+
+Every P_k is a plain prompt [P, D]; the saved ones are `DIR?task=NAME`. Which rows an example
+carries is said by its task's name (`factors.py`), so rows of several tasks are packed together.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from prompt_jax.bundle import PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.factors import Factor
+from prompt_jax.layout import Placement, PromptLayout
+from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.encoders import uniform
+from prompt_jax.methods.inits import Init, SampledVocabInit, begin
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+Combine = Literal["separate", "add", "length", "feature", "projection"]
+
+
+@settings
+class MultitaskPrompt(PromptMethod):
+    """Settings of multitask prompts.
+
+    Attributes:
+      tasks: names of tasks; each also stands for the tasks that begin with it and `_`.
+      length: P, rows of every task's prompt.
+      combine: how the shared part and the task's make one.
+      shared_length: P' of `length`.
+      shared_width: w of `feature` and `projection`; None: half of the model's width.
+      placement: where the rows stand.
+      init: how rows begin; with `add` the tasks' begin at 0, with `projection` at its scale.
+    """
+
+    tasks: tuple[str, ...] = ()
+    length: int = 100
+    combine: Combine = "add"
+    shared_length: int = 50
+    shared_width: int | None = None
+    placement: Placement = "prefix"
+    init: Init = SampledVocabInit()
+
+    def check(self):
+        if not self.tasks:
+            raise UserError("MultitaskPrompt.tasks = (): name the tasks of the mixture")
+        if self.combine == "length" and not 0 < self.shared_length < self.length:
+            raise UserError(
+                f"MultitaskPrompt.shared_length = {self.shared_length}: give 1 to "
+                f"{self.length - 1}, or another length than {self.length}"
+            )
+        if self.shared_width is not None and self.shared_width < 1:
+            raise UserError(f"MultitaskPrompt.shared_width = {self.shared_width}: give 1 or more")
+        _ = self.layout
+
+    @property
+    def layout(self) -> PromptLayout:
+        shared = self.shared_length if self.combine == "length" else 0
+        factors = [Factor(by="all", rows=shared)] if shared else []
+        factors.append(Factor(by="task", rows=self.length - shared, names=self.tasks))
+        return PromptLayout(encoder=self.length, placement=self.placement, factors=tuple(factors))
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SharedAndOwn":
+        lengths, keys = {"encoder": self.length}, jax.random.split(key, len(self.tasks) + 1)
+        rows = [begin(self.init, k, lengths, backbone, choices)["encoder"] for k in keys]
+        width = self.width(backbone.config)
+        return SharedAndOwn(self, key, jnp.stack([jnp.asarray(r) for r in rows]), width)
+
+    def shapes(self, config: T5Config) -> "SharedAndOwn":
+        def build():
+            rows = jnp.zeros((len(self.tasks) + 1, self.length, config.emb_dim))
+            return SharedAndOwn(self, jax.random.key(0), rows, self.width(config))
+
+        return nnx.eval_shape(build)
+
+    def width(self, config: T5Config) -> int:
+        """w, within the model's width."""
+        width = config.emb_dim // 2 if self.shared_width is None else self.shared_width
+        if self.combine == "feature" and width >= config.emb_dim:
+            raise UserError(
+                f"MultitaskPrompt.shared_width = {width}: the model is {config.emb_dim} wide; "
+                "leave the tasks a part of it"
+            )
+        return width
+
+    def count(self, config: T5Config) -> int:
+        """Of N tasks, in the order of the table above: N P D; (N + 1) P D; (P' + N (P - P')) D;
+        P w + N P (D - w); P w + N (w + 1) D."""
+        N, P, D, w = len(self.tasks), self.length, config.emb_dim, self.width(config)
+        return {
+            "separate": N * P * D,
+            "add": (N + 1) * P * D,
+            "length": (self.shared_length + N * (P - self.shared_length)) * D,
+            "feature": P * w + N * P * (D - w),
+            "projection": P * w + N * (w + 1) * D,
+        }[self.combine]
+
+
+class SharedAndOwn(nnx.Module):
+    """Owns the shared part and, with a leading axis N, the tasks'.
+
+    `rows` [N + 1, P, D]: those of the init, the shared part's first.
+    """
+
+    def __init__(self, how: MultitaskPrompt, key: jax.Array, rows: jax.Array, width: int):
+        self.combine = how.combine
+        shared, own = rows[0], rows[1:]
+        if how.combine == "add":
+            own = jnp.zeros_like(own)
+        elif how.combine == "length":
+            shared, own = shared[: how.shared_length], own[:, how.shared_length :]
+        elif how.combine == "feature":
+            shared, own = shared[:, :width], own[:, :, width:]
+        elif how.combine == "projection":
+            keys, D = jax.random.split(key), rows.shape[2]
+            bound = jnp.std(rows) * (3 / width) ** 0.5  # so that S W_k is as large as `rows`
+            shared = jax.random.uniform(
+                keys[0], (how.length, width), jnp.float32, -(3**0.5), 3**0.5
+            )
+            own = bound * uniform(keys[1], (len(own), width, D), 1.0)[...]
+            self.bias = PromptParam(jnp.zeros((len(own), D), jnp.float32))
+        if how.combine != "separate":
+            self.shared = PromptParam(shared.astype(jnp.float32))
+        self.own = PromptParam(own.astype(jnp.float32))
+
+    def __call__(self) -> PromptBundle:
+        return PromptBundle(encoder=self.table()[None])
+
+    def table(self) -> jax.Array:
+        """[R, D]: the rows as the factors of the layout have them."""
+        own = self.own[...]
+        if self.combine == "separate":
+            return _flat(own)
+        shared = self.shared[...]
+        if self.combine == "length":
+            return jnp.concatenate([shared, _flat(own)])
+        if self.combine == "feature":
+            shared = jnp.broadcast_to(shared, (len(own), *shared.shape))
+            return _flat(jnp.concatenate([shared, own], axis=-1))
+        if self.combine == "projection":
+            projected = jnp.einsum("pw,nwd->npd", shared, own)
+            return _flat(projected + self.bias[...][:, None])
+        return _flat(shared + own)
+
+
+def _flat(rows_NPD: jax.Array) -> jax.Array:
+    return rows_NPD.reshape(-1, rows_NPD.shape[-1])

@@ -1,0 +1,147 @@
+"""Factorised prompts for generation across languages: rows of the language, then rows of the task.
+
+Vu et al. 2022 (https://arxiv.org/abs/2205.12647), section 5: with tables Lang [N_l, P_l, D] and
+Task [N_t, P_t, D] the prompt of an example is [Lang_l; Task_t], so that a pair that was never
+trained together has a prompt as well. The paper trains both tables on seven unsupervised tasks in
+18 languages, then the target task's rows beside the fixed rows of English (`trains = 'task'`,
+`start`), and takes the rows of another language to answer in it.
+
+The language of a task is the last part of its name (`wiki_lingua_sw`); the saved prompt of a pair
+is `DIR?language=sw&task=wiki_lingua`, the average that the pair has to beat
+`DIR?language=mean&task=mean`.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from prompt_jax.bundle import PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.factors import Factor
+from prompt_jax.layout import Placement, PromptLayout
+from prompt_jax.methods.base import FixedParam, PromptMethod, PromptParam
+from prompt_jax.methods.inits import FileInit, Init, UniformInit, embedding_of
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+Table = Literal["language", "task"]
+TABLES: tuple[Table, ...] = ("language", "task")
+
+
+@settings
+class XGen(PromptMethod):
+    """Settings of factorised prompts.
+
+    Attributes:
+      languages: codes, the ends of tasks' names.
+      tasks: names of tasks without their language.
+      language_length, task_length: P_l and P_t (the paper: 100 together).
+      default_language: of tasks whose name ends in none of `languages`; None: they are refused.
+      trains: `both` tables, or one beside the other, which `start` gives.
+      start: a saved factorised prompt; the rows of its names begin here, all others by `init`.
+      init: how rows begin (the paper: uniform).
+      placement: where the rows stand.
+    """
+
+    languages: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    language_length: int = 50
+    task_length: int = 50
+    default_language: str | None = None
+    trains: Literal["both", "language", "task"] = "both"
+    start: str | None = None
+    init: Init = UniformInit()
+    placement: Placement = "prefix"
+
+    def check(self):
+        for field in ("languages", "tasks"):
+            if not vars(self)[field]:
+                raise UserError(f"XGen.{field} = (): give at least one name")
+        if self.trains != "both" and self.start is None:
+            raise UserError(
+                f"XGen.trains = {self.trains!r}: the other rows are fixed; give XGen.start, the "
+                "saved prompt that they come from"
+            )
+        _ = self.layout
+
+    @property
+    def layout(self) -> PromptLayout:
+        language = Factor(
+            by="language",
+            rows=self.language_length,
+            names=self.languages,
+            default=self.default_language,
+        )
+        task = Factor(by="task", rows=self.task_length, names=self.tasks)
+        length = self.language_length + self.task_length
+        return PromptLayout(encoder=length, placement=self.placement, factors=(language, task))
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "FactorTables":
+        embedding, tables = embedding_of(backbone), {}
+        for n, (name, factor) in enumerate(zip(TABLES, self.layout.factors, strict=True)):
+            keys = jax.random.split(jax.random.fold_in(key, n), len(factor.names))
+            args = (factor.rows, embedding, backbone.vocabulary, choices)
+            tables[name] = np.stack([self.init(k, *args) for k in keys])
+        if self.start is not None:
+            self._begin(tables, FileInit(path=self.start).load(backbone))
+        return FactorTables(self, tables)
+
+    def _begin(self, tables: dict[Table, np.ndarray], saved: Any) -> None:
+        """Puts the saved rows of the same names into `tables`."""
+        start, at = self.start, 0
+        there = {name: factor for factor in saved.layout.factors if (name := factor.by) in TABLES}
+        for name, mine in zip(TABLES, self.layout.factors, strict=True):
+            missing = [n for n in mine.names if name not in there or n not in there[name].names]
+            if missing and self.trains not in ("both", name):
+                raise UserError(f"XGen.start = {start!r} has no rows of {name} {missing[0]!r}")
+        for factor in saved.layout.factors:
+            rows = saved.arrays["encoder"][at : at + factor.size]
+            at += factor.size
+            if factor.by in TABLES:
+                self._take(tables, factor, rows.reshape(-1, factor.rows, rows.shape[1]))
+
+    def _take(self, tables, factor: Factor, rows: np.ndarray) -> None:
+        mine = self.languages if factor.by == "language" else self.tasks
+        table = tables[factor.by]
+        if rows.shape[1:] != table.shape[1:]:
+            raise UserError(
+                f"XGen.start = {self.start!r} has {factor.by} rows {list(rows.shape[1:])}, the run "
+                f"needs {list(table.shape[1:])}: set XGen.{factor.by}_length to {factor.rows}, or "
+                "take the backbone that it was tuned for"
+            )
+        for n, name in enumerate(factor.names):
+            if name in mine:
+                table[mine.index(name)] = rows[n]
+
+    def shapes(self, config: T5Config) -> "FactorTables":
+        def build():
+            sizes = zip(TABLES, self.layout.factors, strict=True)
+            D = config.emb_dim
+            return FactorTables(self, {t: jnp.zeros((len(f.names), f.rows, D)) for t, f in sizes})
+
+        return nnx.eval_shape(build)
+
+    def count(self, config: T5Config) -> int:
+        """N_l P_l D + N_t P_t D, of the tables that train."""
+        sizes = zip(TABLES, self.layout.factors, strict=True)
+        return config.emb_dim * sum(f.size for name, f in sizes if self.trains in ("both", name))
+
+
+class FactorTables(nnx.Module):
+    """Owns float32 [N_l, P_l, D] and [N_t, P_t, D]."""
+
+    language: nnx.Variable
+    task: nnx.Variable
+
+    def __init__(self, how: XGen, tables):
+        for name in TABLES:
+            kind = PromptParam if how.trains in ("both", name) else FixedParam
+            setattr(self, name, kind(jnp.asarray(tables[name], jnp.float32)))
+
+    def __call__(self) -> PromptBundle:
+        tables = (vars(self)[name][...] for name in TABLES)
+        rows = [table.reshape(-1, table.shape[-1]) for table in tables]
+        return PromptBundle(encoder=jnp.concatenate(rows)[None])

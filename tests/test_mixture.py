@@ -1,0 +1,84 @@
+"""Prompts that each example mixes for itself: against NumPy, padded, packed and as an artefact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_jax.bundle import axes_of, known_name, rank_of
+from prompt_jax.errors import UserError
+from prompt_jax.methods.attempt import Attempt
+from prompt_jax.mixture import Mixture, insert_mixed
+from prompt_jax.sizes import SIZES
+
+K, P, D, R = 2, 3, 8, 4
+RNG = np.random.default_rng(0)
+MIXTURE = Mixture(
+    sources=RNG.normal(size=(K, P, D)),
+    down=RNG.normal(size=(D, R)),
+    up=RNG.normal(size=(R, D)),
+    scale=RNG.normal(size=D),
+    bias=RNG.normal(size=D),
+)
+OWN = RNG.normal(size=(P, D))
+TEXTS = [RNG.normal(size=(n, D)) for n in (4, 2)]
+
+
+def by_hand(text: np.ndarray) -> np.ndarray:
+    """ATTEMPT's equations for one example, float64."""
+    prompts = np.concatenate([MIXTURE.sources, OWN[None]])
+    hidden = text.max(axis=0) @ MIXTURE.down
+    hidden = hidden / (1 + np.exp(-hidden)) @ MIXTURE.up
+    hidden = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-5)
+    scores = prompts.max(axis=1) @ (hidden * MIXTURE.scale + MIXTURE.bias)
+    weights = np.exp(scores) / np.exp(scores).sum()
+    return OWN + np.einsum("k,kpd->pd", weights, prompts)
+
+
+def row(texts: list[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [T, D], segments and slots [T] of a row: prompt before each text, then large padding."""
+    x = np.full((columns, D), 9.0, np.float32)
+    segments, slots = np.zeros((2, columns), np.int32)
+    at = 0
+    for number, text in enumerate(texts, start=1):
+        slots[at : at + P] = range(1, P + 1)
+        x[at + P : at + P + len(text)] = text
+        segments[at : (at := at + P + len(text))] = number
+    return x, segments, slots
+
+
+def mixed(rows) -> np.ndarray:
+    x, segments, slots = (jnp.asarray(np.stack(parts)) for parts in zip(*rows, strict=True))
+    mixture = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), MIXTURE)
+    return np.asarray(insert_mixed(x, mixture, jnp.asarray(OWN, jnp.float32), segments, slots))
+
+
+def test_an_example_mixes_its_prompt_as_the_paper_says():
+    """Whatever is beside it, padding or another example, and however far its row goes on."""
+    apart = mixed([row([text], 16) for text in TEXTS])
+    packed = mixed([row(TEXTS, 16)])[0]
+    wide = mixed([row([text], 29) for text in TEXTS])
+    for n, (text, start) in enumerate(zip(TEXTS, (0, 7), strict=True)):
+        wanted = by_hand(text)
+        for found in (apart[n, :P], wide[n, :P], packed[start : start + P]):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(apart[n, P : P + len(text)], text.astype(np.float32))
+    assert np.abs(apart[0, :P] - apart[1, :P]).max() > 0.01, "the examples differ"
+
+
+def test_a_row_without_an_example_stays_finite():
+    empty = (np.ones((5, D), np.float32), *np.zeros((2, 5), np.int32))
+    np.testing.assert_array_equal(mixed([empty])[0], empty[0])
+
+
+def test_the_arrays_of_a_mixture_have_names():
+    names = {"sources": (None, None, 128), "down": (128, None), "up": (None, 128), "bias": (128,)}
+    for name, shape in names.items():
+        assert known_name(f"mixture/{name}")
+        assert axes_of(f"mixture/{name}", SIZES["nano"]) == shape
+        assert rank_of(f"mixture/{name}") == len(shape)
+
+
+def test_sources_are_needed():
+    with pytest.raises(UserError, match=r"Attempt\.sources = \(\): name saved prompts"):
+        Attempt()
