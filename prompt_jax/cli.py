@@ -31,6 +31,7 @@ from prompt_jax.options import (
     import_tasks,
     use_data_dir,
 )
+from prompt_jax.recycle_cli import recycle
 from prompt_jax.show import print_facts, print_json, print_rows, print_table
 from prompt_jax.spot_cli import app as spot_app
 
@@ -376,6 +377,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 app.command()(convert)
+app.command()(recycle)
 
 
 def _loaded(backbone: str | None) -> Any:
