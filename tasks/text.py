@@ -285,16 +285,15 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     there is none.
     """
     import_bundled()
-    known = name in seqio.MixtureRegistry.names()
-    if "+" in name and not known and not epath.Path(name).is_file():
+    if name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(name)
+    if "+" in name and not epath.Path(name).is_file():
         members = [task for part in mixtures.parse(name)[0] for task in sub_tasks(part)]
         return mixtures.register(name, members)
     if name.endswith(ENDINGS):
         return task_from_jsonl(name.removeprefix("jsonl:"))
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
-    if name in seqio.MixtureRegistry.names():
-        return seqio.MixtureRegistry.get(name)
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"

@@ -16,6 +16,16 @@ def test_rates_are_the_examples_of_each_task_up_to_the_cap() -> None:
     assert get_task("cldr_kind+empath_topic") is get_task("cldr_kind+empath_topic")
 
 
+def test_files_are_members_too(tmp_path) -> None:
+    for name, count in (("a", 2), ("b", 3)):
+        lines = [f'{{"inputs": "{name} {n}", "targets": "x"}}\n' for n in range(count)]
+        for split in ("train", "validation"):
+            (tmp_path / f"{name}.{split}.jsonl").write_text("".join(lines))
+    mixture = f"{tmp_path}/a.train.jsonl+{tmp_path}/b.train.jsonl"
+    assert get_task(mixture) is get_task(mixture)
+    assert sorted(mixture_rates(mixture).values()) == [2.0, 3.0]
+
+
 def test_names() -> None:
     assert mixture_name(["a", "b+a?cap=9"], cap=7) == "a+b?cap=7"
 
