@@ -3,15 +3,16 @@
     python benchmarks/spot.py [--data_dir=DIR] [--targets=sst2,trec] [--seeds=0,1,2] [--draw]
         [--library=runs/spot_library] [--gin=NAME=VALUE] [--output=docs/spot]
 
-First every source is trained and put into the library, then every target of EXAMPLES rows from its
-own init (`vocabulary`) and from each source. A finished cell is one line of OUTPUT.jsonl; OUTPUT.md
-and two pictures are drawn from it after each. Run again, it goes on with what is missing or stale.
-Sources have seed 0; what a target is scored on never chooses a checkpoint.
+Every target of EXAMPLES rows is trained from the recipe's own init (`vocabulary`) and from each
+source, which is trained once and kept in the library. A finished cell is one line of OUTPUT.jsonl;
+OUTPUT.md and two pictures are drawn from it after each. Run again, it goes on with what is missing
+or stale. Sources have seed 0; what a target is scored on never chooses a checkpoint.
 """
 
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -60,8 +61,8 @@ class Task:
 
 FAR = ("cldr_language",)  # the language of a name says nothing of English sentences
 TASKS = (
-    Task("sst5", "sst5"),
-    Task("sst2", "glue_sst2", ("Data.sampled_examples=8000",), "validation", ("sst5",), FAR),
+    Task("mr", "spot_mr"),
+    Task("sst2", "glue_sst2", ("Data.sampled_examples=8000",), "validation", ("mr",), FAR),
     Task("trec", "spot_trec", (), "test", (), FAR),
     Task("ag_news", "ag_news", (), "test", ("empath_topic",), FAR),
     Task("empath_topic", "empath_topic"),
@@ -71,30 +72,59 @@ TASKS = (
 TARGETS = tuple(task for task in TASKS if task.scored)
 
 
-def register_trec() -> None:
-    """TREC with a tenth of its training questions as validation, since it has none of its own."""
-    from prompt_jax.metrics_text import accuracy
+def register_tasks() -> None:
+    """TREC and MR with splits that a source may be trained and chosen on."""
     from prompt_jax.tasks import text
-    from prompt_jax.tasks.classification import TREC_CHOICES
+    from prompt_jax.tasks.classification import MR, TREC_CHOICES
 
     text.import_bundled()
-    if "spot_trec" in text.CHOICES:
-        return
+    if "spot_mr" not in text.CHOICES:
+        _register("spot_trec", "trec", trec_rows, ("train", "validation", "test"), TREC_CHOICES)
+        _register("spot_mr", "mr", mr_rows, ("train", "validation"), MR.choices)
 
-    def read(split: str) -> list[dict]:
-        rows = text.load_examples("trec", "test" if split == "test" else "train")["trec"]
-        rows = [{key: row[key] for key in ("inputs", "targets")} for row in rows]
-        if split == "test":
-            return rows
-        train, validation = text.hold_out(rows, "trec")
-        return train if split == "train" else validation
 
-    whole = text.get_task("trec").source
+def _register(name: str, task: str, read, splits: tuple[str, ...], choices) -> None:
+    """A task over the rows of another's files."""
+    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.tasks import text
+
+    whole = text.get_task(task).source
+    at = {split: "test" if split == "test" else "train" for split in splits}
     source = text.RowsSource(
-        read, ("train", "validation", "test"), "TREC, a tenth of train held out",
-        where=lambda split: whole.where("test" if split == "test" else "train"),
-    )  # fmt: skip
-    text.add_task("spot_trec", source, [], [accuracy], TREC_CHOICES)
+        read, splits, f"{task}, other splits", where=lambda split: whole.where(at[split])
+    )
+    text.add_task(name, source, [], [accuracy], choices)
+
+
+def _rows_of(task: str, split: str) -> list[dict]:
+    from prompt_jax.tasks import text
+
+    rows = text.load_examples(task, split)[task]
+    return [{key: row[key] for key in ("inputs", "targets")} for row in rows]
+
+
+def trec_rows(split: str) -> list[dict]:
+    """A tenth of the training questions is validation, since TREC has none."""
+    from prompt_jax.tasks import text
+
+    if split == "test":
+        return _rows_of("trec", "test")
+    train, validation = text.hold_out(_rows_of("trec", "train"), "trec")
+    return train if split == "train" else validation
+
+
+def mr_rows(split: str) -> list[dict]:
+    """MR without what SST-2 is scored on: both are of the same reviews, some cut or respelt.
+
+    A sentence is left out if its first or its last 20 letters are those of a scored one.
+    """
+
+    def ends(row: dict) -> set[str]:
+        letters = re.sub(r"\W", "", row["inputs"].partition("sentence:")[2].lower())
+        return {letters[:20], letters[-20:]}
+
+    scored = set().union(*(ends(row) for row in _rows_of("glue_sst2", "validation")))
+    return [row for row in _rows_of("mr", split) if not ends(row) & scored]
 
 
 class Bench:
@@ -151,6 +181,7 @@ class Bench:
             used = json.loads((path / "entry.json").read_text())["sha256"]["prompt"]
         run = self.load(bindings)
         key, recipe = (init, task.name, seed), fingerprint(run, used)
+        self.library.mkdir(parents=True, exist_ok=True)
         place = self.library / f"target_{task.name}.npy"
         embeds = init == VOCABULARY and seed == 0
         if self.fresh(key, recipe) and (place.exists() or not embeds):
@@ -213,7 +244,7 @@ def fingerprint(run: Any, used: str = "") -> str:
 
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
-    """Runs what is missing: sources, then targets seed by seed."""
+    """Runs what is missing, seed by seed and target by target; a source before its first use."""
     from prompt_jax.options import use_data_dir
     from prompt_jax.seeds import parse_seeds
 
@@ -221,19 +252,25 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")
     seeds = parse_seeds(arguments.seeds)
     bench = Bench(arguments.output, arguments.library, arguments.gin)
-    register_trec()
+    register_tasks()
     if not arguments.draw:
         check_data(TASKS)
-        for task in TASKS:
-            bench.source(task)
         for seed in seeds:
             for task in targets:
-                others = [source.name for source in TASKS if source.name != task.name]
-                for init in (VOCABULARY, *others):
-                    bench.target(task, init, seed)
+                bench.target(task, VOCABULARY, seed)
+                for source in in_order(task):
+                    bench.source(source)
+                    bench.target(task, source.name, seed)
                     bench.draw(command)
     bench.draw(command)
     print(bench.board.table_file)
+
+
+def in_order(target: Task) -> list[Task]:
+    """The sources of a target: first those of which something is expected."""
+    told = [*target.related, *target.unrelated]
+    sources = [task for task in TASKS if task.name != target.name]
+    return sorted(sources, key=lambda s: told.index(s.name) if s.name in told else len(told))
 
 
 def check_data(tasks: Sequence[Task]) -> None:

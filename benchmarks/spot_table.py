@@ -74,7 +74,8 @@ validation (best scores: {sources}).
 A target has 500 examples and 200 steps, from the vocabulary or from a source, and is scored after
 the last step, so that nothing is chosen on what is scored: {names}.
 Embeddings are the prompts of step 50. Sources have seed 0; ± is the standard deviation over the
-targets' seeds. Accuracy in percent. No task here is in nano's own pretraining mixture.
+targets' seeds. Accuracy in percent. No task here is in nano's own pretraining mixture. MR and SST-2
+are of the same reviews: MR's sentences that begin or end as a scored one are left out.
 """
 
 

@@ -104,7 +104,7 @@ def test_a_wrong_argument_is_one_line(capsys, tmp_path, arguments, part) -> None
 def test_every_task_is_registered() -> None:
     from prompt_jax.tasks.text import get_task
 
-    spot.register_trec()
+    spot.register_tasks()
     for task in spot.TASKS:
         needed = {"train", "validation"} | ({task.scored} if task.scored else set())
         assert needed <= set(get_task(task.task).splits), task.name
