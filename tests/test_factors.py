@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from prompt_jax.answers import Answerer, Question
 from prompt_jax.artefact import load_prompt, save_prompt
@@ -14,12 +15,13 @@ from prompt_jax.data import Data, TaskBatches, TokenizedTask
 from prompt_jax.errors import UserError
 from prompt_jax.factors import Factor, folded, rows_of
 from prompt_jax.layout import PromptLayout, encoder_slots, lay_out
-from prompt_jax.methods.base import plain
+from prompt_jax.methods.base import PromptParam, plain
 from prompt_jax.methods.inits import UniformInit
 from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.x_gen import XGen
 from prompt_jax.packing import Piece
 from prompt_jax.sharding import MeshShape
+from prompt_jax.t5 import T5Config
 
 SHARED = (Factor(by="all", rows=1), Factor(by="task", rows=2, names=("xnli", "xnli_sw", "rte")))
 PAIRS = (
@@ -27,7 +29,7 @@ PAIRS = (
     Factor(by="task", rows=1, names=("xnli", "rte")),
 )
 LAYOUT = PromptLayout(encoder=3, factors=PAIRS)
-KEY = jax.random.key(0)
+KEY, RNG = jax.random.key(0), np.random.default_rng(0)
 TEXT = np.array([7, 8, 1], np.int32)
 
 
@@ -103,7 +105,7 @@ def manifest(factors=PAIRS) -> dict:
     }
 
 
-TABLE = np.arange(6, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+TABLE = np.arange(6, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
 
 
 def test_a_saved_table_gives_every_pair_a_plain_prompt(tmp_path):
@@ -173,10 +175,47 @@ class Backbone:
     """As much of a backbone as `create` reads."""
 
     name, digest, vocabulary = "b", "d", None
+    config = T5Config(9, 4, 1, 4, 4, 1, 1)
 
     class model:
         class token_embedder:
-            embedding = jnp.zeros((9, 2))
+            embedding = jnp.zeros((9, 4))
+
+
+def combined(how: str, module) -> np.ndarray:
+    """The prompts [N, P, D] of two tasks, as the formulas of `multitask.py` say."""
+    own = np.asarray(module.own[...])
+    if how == "separate":
+        return own
+    shared = np.asarray(module.shared[...])
+    one = {
+        "add": lambda k: shared + own[k],
+        "length": lambda k: np.concatenate([shared, own[k]]),
+        "feature": lambda k: np.concatenate([shared, own[k]], axis=1),
+        "projection": lambda k: shared @ own[k] + np.asarray(module.bias[...])[k],
+    }[how]
+    return np.stack([one(k) for k in range(2)])
+
+
+@pytest.mark.parametrize("how", ["separate", "add", "length", "feature", "projection"])
+def test_a_shared_part_and_a_task_make_one_prompt(how: Any):
+    names: dict[str, Any] = {
+        "tasks": ("a", "b"),
+        "length": 3,
+        "shared_length": 1,
+        "shared_width": 3,
+    }
+    method = MultitaskPrompt(**names, combine=how, init=UniformInit())
+    module: Any = method.create(KEY, Backbone)
+    state = nnx.state(module, PromptParam)
+    noise = [0.1 * RNG.normal(size=x.shape).astype(np.float32) for x in jax.tree.leaves(state)]
+    leaves, structure = jax.tree.flatten(state)
+    nnx.update(module, structure.unflatten([x + y for x, y in zip(leaves, noise, strict=True)]))
+    assert sum(x.size for x in leaves) == method.count(Backbone.config)
+    arrays = method.fold(module)
+    for task, wanted in zip("ab", combined(how, module), strict=True):
+        found = folded(method.layout.factors, arrays, {"task": task}, "p")["encoder"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_x_gen_begins_with_saved_rows_and_fixes_one_table(tmp_path):

@@ -7,6 +7,7 @@ import math
 import runpy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ from prompt_jax.train import BackboneSettings, Job, Train
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NOISE = UniformInit()
-SEVERAL = {"tasks": ("other", "toy"), "length": 3, "init": NOISE}
+SEVERAL: dict[str, Any] = {"tasks": ("other", "toy"), "length": 3, "init": NOISE}
 
 
 def source(seed: int) -> str:

@@ -153,7 +153,7 @@ class SharedAndOwn(nnx.Module):
         if self.combine == "projection":
             projected = jnp.einsum("pw,nwd->npd", shared, own)
             return _flat(projected + self.bias[...][:, None])
-        return _flat(shared + own)
+        return _flat(shared[None] + own)
 
 
 def _flat(rows_NPD: jax.Array) -> jax.Array:
