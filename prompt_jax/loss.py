@@ -26,21 +26,30 @@ class Loss:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"Loss.label_smoothing = {self.label_smoothing}: give 0 <= value < 1")
 
-    def __call__(self, model, batch, dropout_key=None) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one batch and its sums: `model(batch, key)` gives logits [B, S, V].
+    @property
+    def scale(self) -> float:
+        """What the sums are divided by."""
+        return 1.0 if self.loss_normalizing_factor is None else self.loss_normalizing_factor
+
+    def __call__(
+        self, model, batch, dropout_key=None, step=0
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`of` the logits [B, S, V] that `model(batch, key)` gives; the same at every step."""
+        return self.of(model(batch, dropout_key), batch)
+
+    def of(self, logits: jax.Array, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one batch's logits [B, S, V], and its sums.
 
         The second value holds float32 scalars that add up over batches: `loss`, `z_loss`,
         `accuracy` (right tokens), `tokens` (the sum of the weights).
         """
-        logits = model(batch, dropout_key)
         targets, weights = batch["decoder_target_tokens"], loss_weights(batch)
         loss, z_loss = token_losses(logits, targets, self.z_loss, self.label_smoothing)
         right = (jnp.argmax(logits, axis=-1) == targets) * weights
-        scale = 1.0 if self.loss_normalizing_factor is None else self.loss_normalizing_factor
-        total = jnp.sum(loss * weights) / scale
+        total = jnp.sum(loss * weights) / self.scale
         sums = {
             "loss": total,
-            "z_loss": jnp.sum(z_loss * weights) / scale,
+            "z_loss": jnp.sum(z_loss * weights) / self.scale,
             "accuracy": jnp.sum(right),
             "tokens": jnp.sum(weights),
         }

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from prompt_jax import hosts
 from prompt_jax.errors import RunError, UserError
 
-PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens
+PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens; terms are, too
 NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
 
 
@@ -149,7 +149,7 @@ class Meter:
         n, seconds = len(pending), time.perf_counter() - self._since
         record: dict[str, Any] = {"step": step, "kind": "train"}
         record |= {k: float(sum(float(m[k]) for m in pending)) / n for k in pending[0]}
-        for name in PER_TOKEN:
+        for name in (n for n in pending[0] if n in PER_TOKEN or n.startswith("term/")):
             record[name] /= max(record["tokens"], 1e-9)
         record["loss_per_token"] = record["loss"] / max(record["tokens"], 1e-9)
         record["examples"] = self._examples / n

@@ -2,9 +2,13 @@
 
 REGISTERED: dict[str, str] = {
     "Train": "prompt_jax.train:Train",
-    "Backbone": "prompt_jax.train:BackboneSettings",
+    "Backbone": "prompt_jax.backbone_settings:BackboneSettings",
     "Data": "prompt_jax.data:Data",
     "Loss": "prompt_jax.loss:Loss",
+    "Wayward": "prompt_jax.terms:Wayward",
+    "FrozenKL": "prompt_jax.terms:FrozenKL",
+    "ProGrad": "prompt_jax.rules:ProGrad",
+    "NormBall": "prompt_jax.rules:NormBall",
     "Schedule": "prompt_jax.optim:Schedule",
     "Adafactor": "prompt_jax.optim:Adafactor",
     "AdamW": "prompt_jax.optim:AdamW",
@@ -19,6 +23,7 @@ REGISTERED: dict[str, str] = {
     "MultitaskPrompt": "prompt_jax.methods.multitask:MultitaskPrompt",
     "XGen": "prompt_jax.methods.x_gen:XGen",
     "Attempt": "prompt_jax.methods.attempt:Attempt",
+    "ContextPrompt": "prompt_jax.methods.context:ContextPrompt",
     "IA3": "prompt_jax.methods.ia3:IA3",
     "LoRA": "prompt_jax.methods.lora:LoRA",
     "FullTuning": "prompt_jax.methods.full:FullTuning",

@@ -28,12 +28,29 @@ def split(model: nnx.Module, trainable: type[nnx.Variable]):
 
 
 def make_grad(graphdef, loss: Callable) -> Callable:
-    """`(trainable, frozen, batch, key) -> (gradient, sums)` of a loss over one batch."""
+    """`(trainable, frozen, batch, key, step) -> (gradient, sums)` of a loss over one batch."""
 
-    def objective(trainable, frozen, batch, key):
-        return loss(nnx.merge(graphdef, trainable, frozen), batch, key)
+    def objective(trainable, frozen, batch, key, step=0):
+        return loss(nnx.merge(graphdef, trainable, frozen), batch, key, step)
 
     return jax.grad(objective, has_aux=True)
+
+
+def make_grads(graphdef, parts: Callable) -> Callable:
+    """As `make_grad`, of a loss in parts: `({part: gradient}, sums)`.
+
+    There is one forward pass, and a backward pass for each part.
+    """
+
+    def gradients(trainable, frozen, batch, key, step=0):
+        def objective(trainable):
+            return parts(nnx.merge(graphdef, trainable, frozen), batch, key, step)
+
+        values, backward, sums = jax.vjp(objective, trainable, has_aux=True)
+        one = {name: {n: jnp.float32(n == name) for n in values} for name in values}
+        return {name: backward(one[name])[0] for name in values}, sums
+
+    return gradients
 
 
 def accumulated(grad: Callable, pieces: int) -> Callable:
@@ -41,36 +58,44 @@ def accumulated(grad: Callable, pieces: int) -> Callable:
     if pieces == 1:
         return grad
 
-    def summed(trainable, frozen, batch, key):
+    def summed(trainable, frozen, batch, key, step=0):
         # Row r goes to part r % pieces, so that every device keeps rows in every part.
         parts = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, inputs):
             part, index = inputs
             part_key = None if key is None else jax.random.fold_in(key, index)
-            return jax.tree.map(jnp.add, total, grad(trainable, frozen, part, part_key)), None
+            return jax.tree.map(jnp.add, total, grad(trainable, frozen, part, part_key, step)), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(grad, trainable, frozen, first, key)
+        shapes = jax.eval_shape(grad, trainable, frozen, first, key, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, (parts, jnp.arange(pieces)))[0]
 
     return summed
 
 
-def make_train_step(graphdef, loss, tx, seed_key, state_sharding, accumulate=1) -> Callable:
+def make_train_step(
+    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None
+) -> Callable:
     """The jitted step `(state, frozen, batch) -> (state, metrics)`; `state` is donated.
 
-    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. Metrics
-    are float32 scalars: the sums of `Loss` and the norms of gradient, update and trainables.
+    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. With
+    `rule` (`rules.GradRule`) `loss` gives its parts, and the rule makes one gradient of theirs;
+    `after` (`PostUpdate`) changes what the optimizer gives. Metrics are float32 scalars: the sums
+    of the loss and the norms of gradient, update and trainables.
     """
-    grad = accumulated(make_grad(graphdef, loss), accumulate)
+    make = make_grad if rule is None else make_grads
+    grad = accumulated(make(graphdef, loss), accumulate)
+    combine = rule or (lambda grads, trainable: grads)
+    project = after or (lambda trainable: trainable)
     fold = (lambda step: None) if seed_key is None else (lambda s: jax.random.fold_in(seed_key, s))
 
     def train_step(state: TrainState, frozen, batch):
-        grads, sums = grad(state.trainable, frozen, batch, fold(state.step))
+        grads, sums = grad(state.trainable, frozen, batch, fold(state.step), state.step)
+        grads = combine(grads, state.trainable)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable = project(optax.apply_updates(state.trainable, updates))
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),

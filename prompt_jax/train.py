@@ -5,7 +5,6 @@ read; `step.py` is where the gradient is taken.
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +14,8 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax import activations, hosts, quantised, sharding, t5, weights
-from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax import activations, hosts, quantised, sharding
+from prompt_jax.backbone_settings import BackboneSettings
 from prompt_jax.batch_digests import BatchDigests
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.data import Data
@@ -28,47 +27,10 @@ from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.metrics import Meter, MetricsLog, Screen, check_best_metric
 from prompt_jax.optim import Adafactor, AdamW
 from prompt_jax.prefetch import Prefetch
+from prompt_jax.rules import GradRule, PostUpdate
 from prompt_jax.settings import settings
 from prompt_jax.step import TrainState, make_train_step, split
-
-
-@settings
-class BackboneSettings:
-    """Which frozen model, and how it is held.
-
-    Attributes:
-      name: `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR`, or `random:SIZE?seed=0` for controls.
-      dtype: of weights and activations.
-      weights_dtype: `int8`, `int4` or `float8_e4m3fn`: of the large matrices; `none`: as `dtype`;
-        None: as stored, which is as `dtype` but for a quantised copy.
-      vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
-      dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
-      remat: what the backward pass finds saved: `none`, `full`, `dots` (`activations.REMAT`).
-    """
-
-    name: str
-    dtype: str = "bfloat16"
-    weights_dtype: str | None = None
-    vocabulary: str | None = None
-    dropout_rate: float = 0.1
-    remat: str = "none"
-
-    def check(self):
-        if self.remat not in activations.REMAT:
-            known = list(activations.REMAT)
-            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {known}")
-        quantised.check(self.weights_dtype)
-
-    def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
-        backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh, self.weights_dtype)
-        config = self.configure(backbone.config)
-        model = weights.reconfigured(backbone.model, config)
-        return dataclasses.replace(backbone, config=config, model=model)
-
-    def configure(self, config: t5.T5Config) -> t5.T5Config:
-        """A backbone's config with what the recipe decides of it."""
-        changes = {"dtype": self.dtype, "dropout_rate": self.dropout_rate, "remat": self.remat}
-        return dataclasses.replace(config, **changes)
+from prompt_jax.terms import LossTerm, check_terms, minimised
 
 
 @settings
@@ -77,6 +39,8 @@ class Train:
 
     Attributes:
       data: `Data` (a task) or `Corpus` (text, for pretraining).
+      terms: what is minimised beside `loss` (`terms.py`).
+      grad_rule, post_update: what happens before and after the optimizer (`rules.py`).
       evaluation: `Evaluation`, `HeldOutLoss` or None.
       best_metric: (name, "max" or "min"): decides `prompt/best`; None keeps the last only.
       patience: training ends after so many evaluations in a row without a better `best_metric`.
@@ -91,6 +55,9 @@ class Train:
     steps: int
     seed: int = 0
     loss: Loss = Loss()
+    terms: tuple[LossTerm, ...] = ()
+    grad_rule: GradRule | None = None
+    post_update: PostUpdate | None = None
     evaluation: Any = None
     best_metric: tuple[str, str] | None = None
     patience: int | None = None
@@ -113,6 +80,8 @@ class Train:
             raise UserError(
                 f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
             )
+        trains_model = self.method.trainable is nnx.Param
+        check_terms(self.terms, self.grad_rule, self.method.layout, trains_model)
         split = (self.selection or {}).get("split", "")
         if split.startswith("test"):
             raise UserError(
@@ -211,13 +180,15 @@ def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> No
         screen.step(record)
 
 
-def build_step(run: Train, graphdef: Any, state: TrainState) -> Any:
+def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = None) -> Any:
     """The compiled step of a run; `state`, arrays or shapes, says where it stays."""
     key = jax.random.fold_in(jax.random.key(run.seed), 1) if run.backbone.dropout_rate else None
     places = jax.tree.map(lambda x: x.sharding, state)
     tx = run.optimizer.build()
-    loss = activations.within(places.step.mesh, run.loss)
-    return make_train_step(graphdef, loss, tx, key, places, run.accumulate)
+    rule, after = run.grad_rule, run.post_update
+    loss = minimised(run.loss, run.terms, rule is not None, vocabulary, run.method.layout)
+    loss = activations.within(places.step.mesh, loss)
+    return make_train_step(graphdef, loss, tx, key, places, run.accumulate, rule, after)
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
@@ -255,7 +226,7 @@ class Job:
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
         self.tx = run.optimizer.build()
-        self.train_step = build_step(run, self.graphdef, self.first_state())
+        self.train_step = build_step(run, self.graphdef, self.first_state(), vocabulary)
         self.facts = {
             "seed": run.seed,
             "batch_size": run.data.batch_size,

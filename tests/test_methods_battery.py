@@ -21,6 +21,7 @@ from prompt_jax.data import Data
 from prompt_jax.loss import Loss
 from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
+from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.inits import UniformInit
@@ -54,6 +55,7 @@ VARIANTS = {  # in place of a class's defaults
     "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
     "keys_values": PrefixTuning(length=3, hidden=None),
     "keys_values_mlp": PrefixTuning(length=3, hidden=5),
+    "context": ContextPrompt(text="abc", length=3),
     "lstm": PTuning(length=3, init=NOISE, residual=True),
     "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
     "attempt": Attempt(

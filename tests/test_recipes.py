@@ -9,13 +9,17 @@ import pytest
 from flax import nnx
 
 from prompt_jax import config, sizes, weights
+from prompt_jax.backbone import SHIPPED
 from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.recipes import recipe_folder
 from prompt_jax.step import TrainState, make_train_step, split
+from prompt_jax.terms import minimised
+from prompt_jax.vocabulary import Vocabulary
 
 RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
 COMMAND = re.compile(r"#\s+prompt-jax (train|pretrain) --gin_file=runs/(\S+)")
+NANO = Vocabulary.from_file(str(SHIPPED["nano"] / "nano" / "spiece.model"))
 # Of macros that a recipe leaves to the command line.
 VALUES = {"CORPUS": "no/such/folder", "SOURCES": ("no/such/prompt",)}
 
@@ -87,6 +91,15 @@ def abstract_batch(run) -> dict[str, jax.ShapeDtypeStruct]:
     return batch
 
 
+def step_of(run, graphdef):
+    """The run's step, wherever its arrays are."""
+    rule, after = run.grad_rule, run.post_update
+    loss = minimised(run.loss, run.terms, rule is not None, NANO, run.method.layout)
+    key = jax.random.key(0) if run.backbone.dropout_rate else None
+    tx = run.optimizer.build()
+    return make_train_step(graphdef, loss, tx, key, None, run.accumulate, rule, after)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_shapes_of_a_step_fit(name):
     for run in runs_of(load(name).root):
@@ -94,8 +107,7 @@ def test_the_shapes_of_a_step_fit(name):
         tx = run.optimizer.build()
         opt_state = jax.eval_shape(tx.init, trainable)
         state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state)
-        key = jax.random.key(0) if run.backbone.dropout_rate else None
-        step = make_train_step(graphdef, run.loss, tx, key, None, run.accumulate)
+        step = step_of(run, graphdef)
         after, metrics = jax.eval_shape(step, state, frozen, abstract_batch(run))
         told = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (state, after)]
         assert told[0] == told[1]

@@ -76,7 +76,7 @@ class ClassLabelInit:
                 f"PROMPT_LENGTH to {len(labels)} or more, or bind fewer labels"
             )
         table = np.asarray(embedding, np.float32)
-        known = [table[_ids(vocabulary, label)].mean(axis=0) for label in labels]
+        known = [table[pieces_of(vocabulary, label)].mean(axis=0) for label in labels]
         fill = SampledVocabInit(population=self.population)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
         return np.concatenate([np.stack(known), rest])
@@ -90,7 +90,7 @@ class TextInit:
     population: int = 5000
 
     def __call__(self, key, length, embedding, vocabulary, choices):
-        ids = _ids(vocabulary, self.text)[:length]
+        ids = pieces_of(vocabulary, self.text)[:length]
         known = np.asarray(embedding, np.float32)[ids]
         fill = SampledVocabInit(population=self.population)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
@@ -192,7 +192,8 @@ def begin(
     }
 
 
-def _ids(vocabulary, text: str) -> list[int]:
+def pieces_of(vocabulary, text: str) -> list[int]:
+    """The token ids of a text, without EOS; UserError where there are none."""
     if vocabulary is None:
         raise UserError(f"cannot embed {text!r}: the backbone has no vocabulary; bind VOCABULARY")
     ids = vocabulary.encode(text)

@@ -1,0 +1,61 @@
+"""A context whose embeddings may move a little: rows E(w_i) + delta_i, of which delta trains.
+
+Context-aware prompt tuning, Blau et al. 2024 (https://arxiv.org/abs/2410.17222): the context is a
+few demonstrations, and |delta_i| is kept small after each step (`rules.NormBall`). There the rows
+of labels stay, and the labels of the context are predicted as well; here all rows move, and only
+the example's own target is predicted. P = length, D = model width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from prompt_jax.bundle import PromptBundle
+from prompt_jax.errors import UserError
+from prompt_jax.layout import PromptLayout
+from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.inits import embedding_of, pieces_of
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+
+
+@settings
+class ContextPrompt(PromptMethod):
+    """Settings: the `text` of the context and its `length` in pieces, which must agree."""
+
+    text: str
+    length: int
+
+    @property
+    def layout(self) -> PromptLayout:
+        return PromptLayout(encoder=self.length)
+
+    def create(self, key: jax.Array, backbone: Any, choices: tuple[str, ...] = ()) -> "Moved":
+        ids = pieces_of(backbone.vocabulary, self.text)
+        if len(ids) != self.length:
+            raise UserError(
+                f"ContextPrompt.text has {len(ids)} pieces, ContextPrompt.length = {self.length}: "
+                f"set PROMPT_LENGTH to {len(ids)}"
+            )
+        return Moved(embedding_of(backbone)[np.asarray(ids)])
+
+    def shapes(self, config: T5Config) -> "Moved":
+        return nnx.eval_shape(lambda: Moved(jnp.zeros((self.length, config.emb_dim))))
+
+    def count(self, config: T5Config) -> int:
+        """P D."""
+        return self.length * config.emb_dim
+
+
+class Moved(nnx.Module):
+    """Owns delta float32 [P, D], zeros at first; the text's rows [P, D] stay."""
+
+    def __init__(self, text_PD: Any):
+        self.text = nnx.Variable(jnp.asarray(text_PD, jnp.float32))
+        self.delta = PromptParam(jnp.zeros(self.text[...].shape, jnp.float32))
+
+    def __call__(self) -> PromptBundle:
+        return PromptBundle(encoder=(self.text[...] + self.delta[...])[None])

@@ -1,0 +1,195 @@
+"""What a run minimises beside its cross-entropy: terms over passes that they share.
+
+A term says which passes it needs. A step makes each pass once, whoever asks for it, and minimises
+
+    loss + sum over terms of weight(step) * term * target tokens
+
+where `loss` is that of `Loss` (a sum over target tokens) and a term is a mean, so that neither
+packing nor the size of a batch changes what a weight means. A run without terms minimises `Loss`
+itself. New passes are entries of PASSES, new terms subclasses of `LossTerm`.
+"""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.layout import PromptLayout
+from prompt_jax.loss import Loss, loss_weights
+from prompt_jax.methods.inits import pieces_of
+from prompt_jax.optim import Schedule
+from prompt_jax.settings import settings
+
+PassName = Literal["logits", "frozen_logits", "bundle", "embeddings"]
+Passes = Mapping[PassName, Any]
+Measure = Callable[[Passes, Mapping[str, jax.Array]], jax.Array]  # of passes and batch, a mean
+
+
+def frozen_logits(model, batch) -> jax.Array:
+    """Logits float32 [B, S, V] of the model without its prompt; no dropout, no gradient.
+
+    Prompt columns become padding, so that the text must stand together (`check_terms`).
+    """
+    bare = dict(batch)
+    for side in ("encoder", "decoder"):
+        slots = batch[f"{side}_prompt_slots"]
+        bare[f"{side}_segment_ids"] = jnp.where(slots > 0, 0, batch[f"{side}_segment_ids"])
+        bare[f"{side}_prompt_slots"] = jnp.zeros_like(slots)
+    return jax.lax.stop_gradient(model.t5(bare))
+
+
+# (model, batch, dropout key, passes made before) -> the pass; every step makes the first two.
+PASSES: dict[PassName, Callable[..., Any]] = {
+    "bundle": lambda model, batch, key, made: model.bundle(),
+    "logits": lambda model, batch, key, made: model.t5(batch, made["bundle"], key),
+    "frozen_logits": lambda model, batch, key, made: frozen_logits(model, batch),
+    "embeddings": lambda model, batch, key, made: model.t5.token_embedder.embedding[...],
+}
+
+
+class LossTerm(abc.ABC):
+    """A mean that is added to the loss; concrete terms are settings classes.
+
+    Attributes:
+      needs: the passes that it looks at.
+      weight: a number, or a schedule of the step.
+    """
+
+    needs: tuple[PassName, ...]
+    weight: float | Schedule
+
+    @abc.abstractmethod
+    def open(self, vocabulary, layout: PromptLayout) -> Measure:
+        """What measures the term; texts of the settings become tokens here.
+
+        `vocabulary` is None where a step is only compiled.
+        """
+
+    def weight_at(self, step) -> Any:
+        return self.weight.build()(step) if isinstance(self.weight, Schedule) else self.weight
+
+
+@settings
+class Wayward(LossTerm):
+    """Holds a prompt to a text: (1/P) sum over rows of |p_i - E(w_i)|^2, w the pieces of `text`.
+
+    Khashabi et al. 2022 (https://arxiv.org/abs/2112.08348), with the weight of their experiments.
+    """
+
+    needs = ("bundle", "embeddings")
+    text: str
+    weight: float | Schedule = 0.01
+
+    def open(self, vocabulary, layout: PromptLayout) -> Measure:
+        ids = np.zeros(layout.encoder, np.int32)
+        if vocabulary is not None:
+            ids = np.asarray(pieces_of(vocabulary, self.text), np.int32)
+        if len(ids) != layout.encoder:
+            raise UserError(
+                f"Wayward.text has {len(ids)} pieces, the prompt {layout.encoder} encoder rows: "
+                f"set PROMPT_LENGTH to {len(ids)}"
+            )
+
+        def measure(passes: Passes, batch) -> jax.Array:
+            away = passes["bundle"].encoder - passes["embeddings"][ids].astype(jnp.float32)[None]
+            return jnp.mean(jnp.sum(away**2, axis=-1))
+
+        return measure
+
+
+@settings
+class FrozenKL(LossTerm):
+    """Holds predictions to those of the frozen model without the prompt.
+
+    Per target token, the cross-entropy of the model's distribution over the vocabulary against the
+    frozen model's: KL(frozen || prompted), but for a constant. The "general knowledge" of Zhu et
+    al. 2023 (https://arxiv.org/abs/2205.14865), who take a classifier's classes.
+
+    Attributes:
+      temperature: both logits are divided by it.
+    """
+
+    needs = ("logits", "frozen_logits")
+    weight: float | Schedule = 1.0
+    temperature: float = 1.0
+
+    def check(self):
+        if self.temperature <= 0:
+            raise UserError(f"FrozenKL.temperature = {self.temperature}: give more than 0")
+
+    def open(self, vocabulary, layout: PromptLayout) -> Measure:
+        def measure(passes: Passes, batch) -> jax.Array:
+            wanted = jax.nn.softmax(passes["frozen_logits"] / self.temperature)
+            said = jax.nn.log_softmax(passes["logits"] / self.temperature)
+            weights = loss_weights(batch)
+            return -jnp.sum(jnp.sum(wanted * said, axis=-1) * weights) / jnp.sum(weights)
+
+        return measure
+
+
+class Objective:
+    """A loss and its terms, called as `Loss` is."""
+
+    def __init__(self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure]):
+        self.loss, self.terms, self.measures = loss, tuple(terms), tuple(measures)
+        needed = {name for term in terms for name in term.needs}
+        self.plan: tuple[PassName, ...] = tuple(
+            name for name in PASSES if name in {"bundle", "logits", *needed}
+        )
+
+    def parts(self, model, batch, key=None, step=0) -> tuple[dict[str, jax.Array], dict]:
+        """What is minimised, by the name of each part, and the sums of `Loss`; `term/NAME` among
+        them are terms times target tokens, unweighted."""
+        passes: dict[PassName, Any] = {}
+        for name in self.plan:
+            passes[name] = PASSES[name](model, batch, key, passes)
+        total, sums = self.loss.of(passes["logits"], batch)
+        parts = {"Loss": total}
+        for term, measure in zip(self.terms, self.measures, strict=True):
+            name = type(term).__name__
+            value = measure(passes, batch) * sums["tokens"]
+            sums[f"term/{name}"] = value
+            parts[name] = term.weight_at(step) * value / self.loss.scale
+        return parts, sums
+
+    def __call__(self, model, batch, key=None, step=0) -> tuple[jax.Array, dict]:
+        parts, sums = self.parts(model, batch, key, step)
+        return sum(parts.values(), start=jnp.float32(0)), sums
+
+
+def minimised(
+    loss: Loss, terms: Sequence[LossTerm], apart: bool, vocabulary, layout: PromptLayout
+) -> Callable:
+    """What a step differentiates: the loss itself where there is nothing else, or an `Objective`;
+    with `apart` its parts."""
+    if not terms and not apart:
+        return loss
+    whole = Objective(loss, terms, [term.open(vocabulary, layout) for term in terms])
+    return whole.parts if apart else whole
+
+
+def check_terms(
+    terms: Sequence[LossTerm], rule: Any, layout: PromptLayout, trains_model: bool
+) -> None:
+    """UserError for a term that is there twice, that `rule` (a GradRule or None) lacks, or whose
+    passes the run cannot make."""
+    names = [type(term).__name__ for term in terms]
+    for name in () if rule is None else rule.needs:
+        if name not in names:
+            title = type(rule).__name__
+            raise UserError(f"Train.grad_rule = {title}: add @{name}() to Train.terms")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Train.terms: {name} is there twice; leave one out")
+    for name in (n for n, term in zip(names, terms, strict=True) if "frozen_logits" in term.needs):
+        if trains_model:
+            raise UserError(f"Train.terms: {name} needs a frozen model, this method trains it")
+        if layout.encoder and layout.placement not in ("prefix", "suffix"):
+            raise UserError(
+                f"Train.terms: {name} takes the prompt away; the placement {layout.placement!r} "
+                "would leave a gap in the text: take prefix or suffix"
+            )

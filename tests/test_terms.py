@@ -1,0 +1,233 @@
+"""Terms share their passes, rules see each part's gradient, projections follow the optimizer."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from prompt_jax import terms
+from prompt_jax.backbone import load_backbone
+from prompt_jax.data import Data
+from prompt_jax.errors import UserError
+from prompt_jax.layout import PromptLayout
+from prompt_jax.loss import Loss
+from prompt_jax.methods.base import PromptedT5, PromptParam
+from prompt_jax.methods.context import ContextPrompt
+from prompt_jax.methods.full import FullTuning
+from prompt_jax.methods.inits import UniformInit
+from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
+from prompt_jax.optim import Adafactor, Schedule
+from prompt_jax.rules import NormBall, ProGrad
+from prompt_jax.step import accumulated, make_grad, make_grads, split
+from prompt_jax.terms import FrozenKL, Wayward, minimised
+from prompt_jax.train import BackboneSettings, Job, Train
+
+tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
+LAYOUT = PromptLayout(encoder=4)
+TEXT = "text"
+
+
+class Small:
+    """A tiny model with a prompt of four rows, and a packed batch."""
+
+    def __init__(self, folder: Path):
+        self.backbone = load_backbone(f"files:{folder}/backbone", "float32")
+        rows = np.asarray(jax.random.normal(jax.random.key(1), (4, 16)))
+        model = PromptedT5(self.backbone.model, SoftPromptModule(rows))
+        self.graphdef, self.trainable, self.frozen = split(model, PromptParam)
+        self.model, self.rows = model, rows
+        data = Data(
+            task=str(folder / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=4
+        )
+        text = data.read()
+        self.batch = text.open(self.backbone.vocabulary, LAYOUT, seed=0).batch(0)
+        self.bare = text.open(self.backbone.vocabulary, PromptLayout(), seed=0)
+
+    def objective(self, *wanted, apart=False):
+        return minimised(Loss(), wanted, apart, self.backbone.vocabulary, LAYOUT)
+
+    def gradient(self, objective, step=0):
+        grad = jax.jit(make_grad(self.graphdef, objective))
+        grads, sums = grad(self.trainable, self.frozen, self.batch, None, step)
+        return np.asarray(grads.prompt.encoder[...]), sums
+
+
+@pytest.fixture(scope="module")
+def small(tiny) -> Small:
+    return Small(tiny)
+
+
+def test_a_run_without_terms_minimises_the_loss_itself():
+    loss = Loss()
+    assert minimised(loss, (), False, None, LAYOUT) is loss
+
+
+def test_wayward_is_the_mean_squared_distance_times_the_tokens(small):
+    wanted = small.backbone.model.embed(np.asarray(small.backbone.vocabulary.encode(TEXT)))
+    away = small.rows - np.asarray(wanted)
+    plain, _ = small.gradient(Loss())
+    held, sums = small.gradient(small.objective(Wayward(text=TEXT, weight=0.5)))
+    tokens = float(sums["tokens"])
+    np.testing.assert_allclose(
+        float(sums["term/Wayward"]) / tokens, (away**2).sum(axis=1).mean(), rtol=1e-5
+    )
+    np.testing.assert_allclose(held - plain, 0.5 * tokens * 2 * away / 4, rtol=1e-3, atol=1e-2)
+
+
+def test_a_weight_may_be_a_schedule_of_the_step(small):
+    falling = Schedule(learning_rate=0.5, decay="linear", total_steps=10)
+    objective = small.objective(Wayward(text=TEXT, weight=falling))
+    plain, _ = small.gradient(Loss())
+    first, half, last = (small.gradient(objective, step)[0] - plain for step in (0, 5, 10))
+    np.testing.assert_allclose(half, first / 2, rtol=1e-3, atol=1e-2)
+    assert np.abs(last).max() <= 1e-4 * np.abs(first).max()
+
+
+@dataclasses.dataclass
+class Count(terms.LossTerm):
+    """A term that only needs what others need."""
+
+    needs = ("frozen_logits", "bundle")
+    weight: float = 1.0
+
+    def open(self, vocabulary, layout):
+        return lambda passes, batch: jnp.mean(passes["frozen_logits"]) * 0.0
+
+
+def test_every_needed_pass_is_made_once_and_no_other(small, monkeypatch):
+    made = []
+    for name, make in terms.PASSES.items():
+        monkeypatch.setitem(
+            terms.PASSES, name, lambda *args, n=name, m=make: made.append(n) or m(*args)
+        )
+    calls = []
+    encode = type(small.model.t5).encode
+    monkeypatch.setattr(
+        type(small.model.t5), "encode", lambda *args: calls.append(1) or encode(*args)
+    )
+    small.gradient(small.objective(FrozenKL(), Count()))
+    assert made == ["bundle", "logits", "frozen_logits"]
+    assert len(calls) == 2
+    made.clear()
+    small.gradient(small.objective(Wayward(text=TEXT)))
+    assert made == ["bundle", "logits", "embeddings"]
+
+
+def test_the_frozen_pass_is_the_model_without_its_prompt(small):
+    told = np.asarray(jax.jit(terms.frozen_logits)(small.model, small.batch))
+    forward = jax.jit(lambda t5, batch: t5(batch))
+    rows = small.bare.tasks[0]
+    for b in range(2):
+        segments = small.batch["decoder_segment_ids"][b]
+        ids = small.batch["encoder_input_tokens"][b][small.batch["encoder_segment_ids"][b] == 1][4:]
+        (number,) = [i for i, x in enumerate(rows.inputs) if list(x) == list(ids)]
+        alone = {
+            "encoder_input_tokens": rows.inputs[number][None],
+            "decoder_target_tokens": rows.targets[number][None],
+            "decoder_input_tokens": np.r_[0, rows.targets[number][:-1]][None],
+        }
+        logits = np.asarray(forward(small.model.t5, alone))[0]
+        np.testing.assert_allclose(told[b][segments == 1], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_have_gradients_that_add_up(small):
+    wanted = (Wayward(text=TEXT), FrozenKL(weight=0.3))
+    whole, sums = small.gradient(small.objective(*wanted))
+    grads = make_grads(small.graphdef, small.objective(*wanted, apart=True))
+    args = (small.trainable, small.frozen, small.batch, None)
+    parts, apart = jax.jit(grads)(*args)
+    assert set(parts) == {"Loss", "Wayward", "FrozenKL"}
+    added = sum(np.asarray(g.prompt.encoder[...]) for g in parts.values())
+    np.testing.assert_allclose(added, whole, rtol=1e-4, atol=1e-4)
+    assert {k: float(v) for k, v in apart.items()} == pytest.approx(
+        {k: float(v) for k, v in sums.items()}, rel=1e-5
+    )
+    halves, _ = jax.jit(accumulated(grads, 2))(*args)
+    for name, g in halves.items():
+        a, b = (np.asarray(x.prompt.encoder[...]) for x in (g, parts[name]))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), err_msg=name)
+
+
+def test_prograd_takes_out_what_opposes():
+    rule = ProGrad()
+    against = {"Loss": [jnp.array([1.0, -2.0])], "FrozenKL": [jnp.array([0.0, 5.0])]}
+    assert rule(against, None)[0].tolist() == [1.0, 0.0]
+    along = {"Loss": [jnp.array([1.0, 2.0])], "FrozenKL": [jnp.array([0.0, 5.0])]}
+    assert rule(along, None)[0].tolist() == [1.0, 2.0]
+    nothing = {"Loss": [jnp.array([1.0, 2.0])], "FrozenKL": [jnp.zeros(2)]}
+    assert rule(nothing, None)[0].tolist() == [1.0, 2.0]
+    more = {**against, "Wayward": [jnp.array([10.0, 10.0])]}
+    assert ProGrad(strength=0.5)(more, None)[0].tolist() == [11.0, 9.0]
+
+
+def run_of(tiny: Path, **changes) -> Train:
+    data = Data(task=str(tiny / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=4)
+    run = Train(
+        backbone=BackboneSettings(name=f"files:{tiny}/backbone", dtype="float32"),
+        method=SoftPrompt(length=4, init=UniformInit()),
+        data=data,
+        optimizer=Adafactor(schedule=Schedule(learning_rate=0.3)),
+        steps=3,
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def test_a_run_projects_after_the_optimizer_and_compiles_once(tiny, tmp_path):
+    run = run_of(
+        tiny,
+        method=ContextPrompt(text=TEXT, length=4),
+        terms=(FrozenKL(),),
+        grad_rule=ProGrad(),
+        post_update=NormBall(radius=0.2),
+    )
+    job = Job(run, epath.Path(tmp_path), jax.devices()[:1])
+    state = job.first_state()
+    for step in range(3):
+        state, metrics = job.train_step(state, job.frozen, job.batch(step)[0])
+    norms = np.linalg.norm(np.asarray(state.trainable.prompt.delta[...]), axis=1)
+    np.testing.assert_allclose(norms, 0.2, rtol=1e-5)
+    assert np.isfinite(float(metrics["term/FrozenKL"]))
+    assert job.train_step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grad_rule": ProGrad()}, "Train.grad_rule = ProGrad: add @FrozenKL"),
+        ({"terms": (FrozenKL(), FrozenKL())}, "FrozenKL is there twice"),
+        ({"terms": (FrozenKL(),), "method": FullTuning()}, "needs a frozen model"),
+        (
+            {"terms": (FrozenKL(),), "method": SoftPrompt(length=4, placement="before_eos")},
+            "the placement 'before_eos' would leave a gap",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_weight_is_read(tiny, changes, message):
+    with pytest.raises(UserError, match=message):
+        run_of(tiny, **changes)
+
+
+def test_texts_and_prompts_must_have_one_length(small):
+    with pytest.raises(UserError, match=r"Wayward\.text has 3 pieces, the prompt 4 encoder rows"):
+        small.objective(Wayward(text="abc"))
+    with pytest.raises(
+        UserError, match=r"ContextPrompt\.text has 3 pieces.*set PROMPT_LENGTH to 3"
+    ):
+        ContextPrompt(text="abc", length=4).create(jax.random.key(0), small.backbone)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FrozenKL(temperature=0), "FrozenKL.temperature = 0.0"),
+        (lambda: NormBall(radius=-1), "NormBall.radius = -1.0"),
+    ],
+)
+def test_values_out_of_range(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
