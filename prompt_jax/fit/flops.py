@@ -21,8 +21,7 @@ from prompt_jax.train import Train
 def least(run: Train, config: T5Config) -> tuple[float, float]:
     """(forward and gradients, what `config.remat` computes again) of one step of `run`, all rows.
 
-    `full` computes all of a layer again but its last product; `dots` and `attention` the logits of
-    attention.
+    `full` computes all of a layer again but its last product; `dots` the logits of attention.
     """
     layout, data, c = run.method.layout, run.data, config
     B, T, S = data.batch_size, data.input_length + layout.encoder, data.target_length
