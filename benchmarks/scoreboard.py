@@ -1,11 +1,13 @@
 """The scoreboard: methods (rows) by tasks (columns) on the small backbones, a cell at a time.
 
     python benchmarks/scoreboard.py [--quick] [--data_dir=DIR] [--columns=trec,cola] [--rows=prompt]
-        [--backbone=nano=files:DIR] [--gin=NAME=VALUE] [--output=docs/scoreboard] [--draw]
+        [--seeds=1] [--backbone=nano=files:DIR] [--gin=NAME=VALUE] [--output=docs/scoreboard]
+        [--draw]
 
 A finished cell is one line of OUTPUT.jsonl; OUTPUT.md is drawn from it after each. Run again, it
 goes on with the cells that are missing, or whose backbone or recipe is another by now. `--quick`:
-one seed and four tasks. `--draw` only draws. A new method is a recipe and a line of ROWS.
+one seed and four tasks. `--draw` only draws. A new method is a recipe and a line of
+`scoreboard_cells.ROWS`.
 """
 
 import argparse
@@ -21,93 +23,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import scoreboard_table
+from scoreboard_cells import COLUMNS, OTHER_LANGUAGES, ROWS, SEEDS, Column, Row
 
 from prompt_jax.errors import RunError, UserError
-
-SEEDS = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A way to answer a task. `recipe` also says how it is scored; `trained` rows have seeds."""
-
-    name: str
-    title: str
-    recipe: str
-    kind: Literal["majority", "bare", "trained"] = "trained"
-    random: bool = False  # on random weights of the column's backbone
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return SEEDS if self.kind == "trained" else SEEDS[:1]
-
-
-PROMPT = "runs/scoreboard_lester.gin"
-ROWS = (
-    Row("majority", "always the commonest answer", PROMPT, "majority"),
-    Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
-    Row("prompt", "prompt (Lester et al. 2021)", PROMPT),
-    Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
-    Row("prompt_random", "the same prompt on random weights", PROMPT, random=True),
-)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A task and how it is scored.
-
-    `splits`: trained on, scored on.
-    """
-
-    name: str
-    task: str
-    metric: str
-    splits: tuple[str, str] = ("train", "validation")
-    bindings: tuple[str, ...] = ()
-    backbone: str = "nano"
-    scored: str | None = None  # another task than the one trained on
-    classification: bool = True  # in the means below the table
-    quick: bool = False
-
-
-DRAWN = "Data.sampled_examples=20000"
-LONG = ("INPUT_LENGTH=128", "BATCH_SIZE=8")
-COLUMNS = (
-    Column("sst2", "glue_sst2", "accuracy", bindings=(DRAWN,), quick=True),
-    Column("trec", "trec", "accuracy", ("train", "test"), quick=True),
-    Column("ag_news", "ag_news", "accuracy", bindings=LONG, quick=True),
-    Column("cola", "glue_cola", "matthews_corrcoef"),
-    Column("rte", "glue_rte", "accuracy", bindings=("INPUT_LENGTH=192", "BATCH_SIZE=6")),
-    Column("wic", "super_glue_wic", "accuracy"),
-    Column(
-        "pos",
-        "xtreme_udpos_token_en",
-        "tag_accuracy",
-        bindings=("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN),
-        quick=True,
-    ),
-    Column(
-        "e2e",
-        "e2e_nlg",
-        "rougeL",
-        ("validation", "test"),
-        ("INPUT_LENGTH=96", "TARGET_LENGTH=64", "BATCH_SIZE=12", "Evaluation.mode=generate"),
-        classification=False,
-    ),
-    Column(
-        "pos_other_languages",
-        "xtreme_udpos_token_en",
-        "tag_accuracy",
-        bindings=("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN, "Evaluation.max_examples=200"),
-        backbone="mnano",
-        scored="scoreboard_pos",
-        classification=False,
-    ),
-)
-OTHER_LANGUAGES = ("ar", "de", "el", "es", "hi", "ja", "ko", "ru", "tr", "vi", "zh")  # mnano's
 
 
 @dataclass(frozen=True)
@@ -315,9 +236,9 @@ def register_mixtures() -> None:
     import_bundled()
     import seqio
 
-    parts = [f"xtreme_udpos_token_{language}" for language in OTHER_LANGUAGES]
-    if "scoreboard_pos" not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add("scoreboard_pos", parts, default_rate=1.0)
+    parts = [f"emoji_topic_{language}" for language in OTHER_LANGUAGES]
+    if "scoreboard_emoji" not in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add("scoreboard_emoji", parts, default_rate=1.0)
 
 
 def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:
@@ -340,7 +261,7 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
         columns = [column for column in columns if column.quick]
     board = Board(arguments.output, dict(pair.split("=", 1) for pair in arguments.backbone))
     columns = list(with_backbone(columns, board))
-    seeds = SEEDS[:1] if arguments.quick else SEEDS
+    seeds = SEEDS[:1] if arguments.quick else SEEDS[: arguments.seeds]
     cells = cells_of(chosen(ROWS, arguments.rows, "rows"), columns, seeds)
     if not arguments.draw:
         check_data(columns)
@@ -375,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
     parser.add_argument("--columns", help="some of them, with commas")
     parser.add_argument("--rows", help="some of them, with commas")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of them")
     parser.add_argument("--output", default="docs/scoreboard", help="without .jsonl and .md")
     parser.add_argument("--backbone", action="append", default=[], metavar="NAME=STRING",
                         help="in place of a column's: nano=files:DIR")  # fmt: skip

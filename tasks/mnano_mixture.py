@@ -1,6 +1,7 @@
 """`mnano_multitask`: the third stage of the multilingual backbone `mnano`.
 
-Half of it is nano's mixture (English). A quarter translates between English and the other languages
+Half of it is nano's mixture (English) with rows about one word (`nano_kinds`) and more plain text.
+A quarter translates between English and the other languages
 of mnano, both ways, over NTREX's aligned lines; a quarter chooses the English word of such a line's
 meaning. So labels are learned in English alone, and what is tested in another language is carried
 there by the shared parts.
@@ -12,7 +13,19 @@ from functools import partial
 import seqio
 
 from prompt_jax.tasks.nano_choose import meaning_rows
-from prompt_jax.tasks.nano_mixture import rates
+from prompt_jax.tasks.nano_kinds import entity_rows, kind_rows, related_rows
+from prompt_jax.tasks.nano_mixture import (
+    MEMBERS,
+    PANX,
+    TEXT,
+    TRAIN,
+    WIKI,
+    Member,
+    of,
+    rates,
+    records,
+    register,
+)
 from prompt_jax.tasks.nano_text import Row, corpus_file, ntrex, translate_rows
 from prompt_jax.tasks.text import RowsSource, add_task
 
@@ -47,7 +60,19 @@ PAIRS = [
 MEANINGS = [
     _register(f"mnano_meaning_{ll}", ll, "en", partial(meaning_rows, ll, MOST)) for ll in LANGUAGES
 ]
-_english = [(f"nano_{name}", rate) for name, rate in rates().items()]
+
+NAMED = (("person", "organization", "location", "none"), ("people", "groups", "places", "words"))
+TEXT_SHARE = 0.2
+ABOUT_A_WORD = {
+    "class": Member(8000, lambda s: kind_rows(TEXT, 8000), 40, TRAIN, WIKI),
+    "entity": Member(20000, lambda s: entity_rows(records(PANX, s)), 40, TRAIN, of(PANX), NAMED),
+    "related": Member(4000, lambda s: related_rows(TEXT, 4000), 40, TRAIN, WIKI),
+}
+_labelled = {name: member for name, member in MEMBERS.items() if name != "text"}
+ENGLISH = {**_labelled, **ABOUT_A_WORD, "text": MEMBERS["text"]}
+
+register(ABOUT_A_WORD)
+_english = [(f"nano_{name}", rate) for name, rate in rates(ENGLISH, TEXT_SHARE).items()]
 _quarter = sum(rate for _, rate in _english) / 2
 seqio.MixtureRegistry.add(
     "mnano_multitask",

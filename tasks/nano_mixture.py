@@ -5,9 +5,9 @@ row has at most 64 pieces of nano's vocabulary. Longer rows are left out by thei
 passage only a window is kept (`window_with`, `best_window`). Rates are min(rows, 8000) and, like
 the members, do not depend on what the data folder holds: a missing file is an error. Two members
 are word lists of installed packages: VADER's polarities and CLDR's kinds of names. Others are made
-of plain text (`nano_text`, `nano_choose`); one of them, `text`, is TEXT_SHARE of the mixture, so
-that the model does not unlearn to write. Every other row of a set with labels lists them in its
-input, in words that vary, since a prompt can only ask for what an input has asked for.
+of plain text (`nano_text`, `nano_choose`); one of them, `text`, is TEXT_SHARE of the
+mixture, so that the model does not unlearn to write. Every other row of a set with labels lists
+them in its input, in words that vary, since a prompt can only ask for what an input has asked for.
 
 No member is, or holds texts of, what nano is tested on: SST-2, SST-5, MR, TREC, AG News, CoLA, RTE,
 CB, WiC, UD part-of-speech tags, E2E, XNLI, Empath's topics. So DART's rows from E2E are left out,
@@ -15,7 +15,7 @@ and those from WebNLG too, whose licence is non-commercial. MNLI, QNLI and DART 
 development split, the only one that is small enough to be at hand: nano has seen it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -116,7 +116,7 @@ def passage_rows(data: Benchmark, split: str, passage: str) -> Iterator[Row]:
             yield {"inputs": f"{head} {passage}: {window}", "targets": _target(data, row)}
 
 
-def _records(data: DataSet, split: str) -> Iterator[Record]:
+def records(data: DataSet, split: str) -> Iterator[Record]:
     found = locate(data, split)
     assert isinstance(found, tuple), "these sets have no TFDS builder here, so a file was found"
     for _, record in read_records(*found, (), data.home):
@@ -125,7 +125,7 @@ def _records(data: DataSet, split: str) -> Iterator[Record]:
 
 def paws_rows(split: str) -> Iterator[Row]:
     """Is the second sentence a paraphrase of the first?"""
-    for number, row in enumerate(_records(PAWS_WIKI, split), start=1):
+    for number, row in enumerate(records(PAWS_WIKI, split), start=1):
         if row["label"] not in ("0", "1"):
             name = PAWS_WIKI.wanted(PAWS_WIKI.candidates(split)[0])
             raise UserError(f"{name}: row {number} has the label {row['label']!r}, not 0 or 1")
@@ -139,14 +139,14 @@ ENTITIES = {"PER": "person", "ORG": "organization", "LOC": "location"}
 
 def ner_rows(split: str) -> Iterator[Row]:
     """A sentence to its names: "person: Marie d'Agoult; location: Paris", or "none"."""
-    for record in _records(PANX, split):
+    for record in records(PANX, split):
         names = [f"{ENTITIES[kind]}: {name}" for kind, name in entities(**record)]
         yield {"inputs": f"ner: {' '.join(record['words'])}", "targets": "; ".join(names) or "none"}
 
 
 def qa_rows(split: str) -> Iterator[Row]:
     """A question and a window of its passage to the answer; long answers are left out."""
-    for record in _records(TYDIQA, split):
+    for record in records(TYDIQA, split):
         text, start = record["answers"][0]
         head = joined("tydiqa", question=record["question"])
         room = PASSAGE_WORDS - len(head.split()) - 1
@@ -157,7 +157,7 @@ def qa_rows(split: str) -> Iterator[Row]:
 
 def question_rows(split: str) -> Iterator[Row]:
     """Questions to their answers, without the passage."""
-    for record in _records(TYDIQA, split):
+    for record in records(TYDIQA, split):
         answer = " ".join(record["answers"][0][0].split())
         yield {"inputs": record["question"], "targets": answer}
 
@@ -169,7 +169,7 @@ def _plain_triple(triple: tuple[str, str, str]) -> str:
 
 def triple_rows(prefix: str, data: DataSet, split: str, leave_out: set[str]) -> Iterator[Row]:
     """Triples to a sentence: "dart: Aarhus, leader name, Jacob Bundsgaard; ..."."""
-    for record in _records(data, split):
+    for record in records(data, split):
         if record.get("source") not in leave_out:
             triples = "; ".join(map(_plain_triple, record["triples"]))
             for text in record["texts"]:
@@ -212,7 +212,7 @@ LEXICON = "lexicon of the installed vaderSentiment; licence: MIT"
 WIKI = f"corpus/{TEXT} (English Wikipedia core articles); licence: CC BY-SA 3.0"
 
 
-def _of(data: DataSet, what: str = "") -> str:
+def of(data: DataSet, what: str = "") -> str:
     return f"{data.folder}; licence: {data.licence}{what}"
 
 
@@ -222,26 +222,26 @@ MEMBERS: dict[str, Member] = {
         lambda s: in_t5s_form(MNLI, s),
         42,
         {"train": "validation_matched"},
-        _of(MNLI),
+        of(MNLI),
         ENTAILMENT,
     ),
-    "mrpc": Member(1792, lambda s: in_t5s_form(MRPC, s), 40, BOTH, _of(MRPC), LIKENESS),
-    "stsb": Member(5446, lambda s: in_t5s_form(STSB, s), 46, BOTH, _of(STSB)),
-    "qnli": Member(3437, lambda s: in_t5s_form(QNLI, s), 42, DEV, _of(QNLI), ENTAILED),
+    "mrpc": Member(1792, lambda s: in_t5s_form(MRPC, s), 40, BOTH, of(MRPC), LIKENESS),
+    "stsb": Member(5446, lambda s: in_t5s_form(STSB, s), 46, BOTH, of(STSB)),
+    "qnli": Member(3437, lambda s: in_t5s_form(QNLI, s), 42, DEV, of(QNLI), ENTAILED),
     "multirc": Member(
-        20856, lambda s: passage_rows(MULTIRC, s, "paragraph"), 40, BOTH, _of(MULTIRC), TRUTH
+        20856, lambda s: passage_rows(MULTIRC, s, "paragraph"), 40, BOTH, of(MULTIRC), TRUTH
     ),
-    "copa": Member(399, lambda s: in_t5s_form(COPA, s), 40, BOTH, _of(COPA)),
-    "boolq": Member(219, lambda s: passage_rows(BOOLQ, s, "passage"), 40, BOTH, _of(BOOLQ), TRUTH),
-    "paws": Member(1075, paws_rows, 38, TRAIN, _of(PAWS_WIKI), LIKENESS),
-    "panx": Member(19819, ner_rows, 30, TRAIN, _of(PANX)),
-    "tydiqa": Member(3364, qa_rows, 40, TRAIN, _of(TYDIQA)),
+    "copa": Member(399, lambda s: in_t5s_form(COPA, s), 40, BOTH, of(COPA)),
+    "boolq": Member(219, lambda s: passage_rows(BOOLQ, s, "passage"), 40, BOTH, of(BOOLQ), TRUTH),
+    "paws": Member(1075, paws_rows, 38, TRAIN, of(PAWS_WIKI), LIKENESS),
+    "panx": Member(19819, ner_rows, 30, TRAIN, of(PANX)),
+    "tydiqa": Member(3364, qa_rows, 40, TRAIN, of(TYDIQA)),
     "dart": Member(
         413,
         lambda s: triple_rows("dart", DART_1_1_1, s, {"e2e", "webnlg"}),
         34,
         DEV,
-        _of(DART_1_1_1, "; without its rows from E2E and WebNLG"),
+        of(DART_1_1_1, "; without its rows from E2E and WebNLG"),
     ),
     "polarity": Member(
         5835,
@@ -271,7 +271,7 @@ MEMBERS: dict[str, Member] = {
         TRAIN,
         f"{WIKI}; corpus/{BOOKS}; licence: public domain; {LEXICON}",
     ),
-    "answer": Member(3138, lambda s: answer_rows(question_rows(s)), 40, TRAIN, _of(TYDIQA)),
+    "answer": Member(3138, lambda s: answer_rows(question_rows(s)), 40, TRAIN, of(TYDIQA)),
     "text": Member(20000, lambda s: text_rows(TEXT, 20000), 40, TRAIN, WIKI),
 }
 
@@ -286,28 +286,27 @@ def member_rows(member: Member, split: str) -> list[Row]:
     return rows if member.labels is None else list(with_options(rows, member.labels))
 
 
-def _register(name: str, member: Member) -> None:
-    source = RowsSource(
-        lambda split: member_rows(member, split),
-        tuple(member.splits),
-        member.source,
-        "that of its source",
-        version="that of its source",
-    )
-    add_task(f"nano_{name}", source, [], [], None)
+def register(members: Mapping[str, Member]) -> None:
+    """A task `nano_NAME` for each."""
+    for name, member in members.items():
+        source = RowsSource(
+            partial(member_rows, member),
+            tuple(member.splits),
+            member.source,
+            "that of its source",
+            version="that of its source",
+        )
+        add_task(f"nano_{name}", source, [], [], None)
 
 
-for _name, _member in MEMBERS.items():
-    _register(_name, _member)
-
-
-def rates() -> dict[str, float]:
-    """min(rows, MAX_RATE) of each member; `text` has TEXT_SHARE of all."""
-    found = {name: float(min(member.rows, MAX_RATE)) for name, member in MEMBERS.items()}
+def rates(members: Mapping[str, Member], text_share: float) -> dict[str, float]:
+    """min(rows, MAX_RATE) of each member; `text` has `text_share` of all."""
+    found = {name: float(min(member.rows, MAX_RATE)) for name, member in members.items()}
     others = sum(found.values()) - found["text"]
-    return found | {"text": others * TEXT_SHARE / (1 - TEXT_SHARE)}
+    return found | {"text": others * text_share / (1 - text_share)}
 
 
+register(MEMBERS)
 seqio.MixtureRegistry.add(
-    "nano_multitask", [(f"nano_{name}", rate) for name, rate in rates().items()]
+    "nano_multitask", [(f"nano_{name}", rate) for name, rate in rates(MEMBERS, TEXT_SHARE).items()]
 )

@@ -179,12 +179,13 @@ def read_rows(entries: Callable[[], Iterable[Entry]], split: str) -> list[dict]:
     ]
 
 
-def _register(
+def register(
     name: str,
     entries: Callable[[], Iterable[Entry]],
     choices: Iterable[str],
     origin: tuple[str, str, str],
 ) -> None:
+    """A task of words or names; `origin`: what they are, of which package, under which licence."""
     what, package, licence = origin
     source = RowsSource(
         partial(read_rows, entries),
@@ -199,11 +200,11 @@ def _register(
 _VADER = ("lexicon", "vaderSentiment", "MIT")
 _EMPATH = ("lexicon", "empath", "MIT")
 _CLDR = ("CLDR names", "Babel", "Unicode licence, BSD")
-_register("vader_polarity", partial(vader_entries, 1.0), POLARITIES, _VADER)
-_register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
-_register("empath_topic", empath_entries, TOPICS, _EMPATH)
-_register("cldr_language", cldr_language_entries, LANGUAGES.values(), _CLDR)
-_register("cldr_kind", cldr_kind_entries, KINDS, _CLDR)
+register("vader_polarity", partial(vader_entries, 1.0), POLARITIES, _VADER)
+register("vader_polarity_all", partial(vader_entries, 0.0), POLARITIES, _VADER)
+register("empath_topic", empath_entries, TOPICS, _EMPATH)
+register("cldr_language", cldr_language_entries, LANGUAGES.values(), _CLDR)
+register("cldr_kind", cldr_kind_entries, KINDS, _CLDR)
 seqio.MixtureRegistry.add(
     "quickstart_tasks",
     ["vader_polarity", "empath_topic", "cldr_language", "cldr_kind"],

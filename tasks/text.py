@@ -46,6 +46,7 @@ BUNDLED_MODULES = (
     "nano_mixture",
     "mnano_mixture",
     "cross_lingual",
+    "emoji_topic",
     "quickstart",
 )
 READ_BATCH = 4096  # rows that leave TensorFlow at a time

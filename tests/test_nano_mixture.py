@@ -14,8 +14,10 @@ import pytest
 from prompt_jax.corpus import LEFT_OUT, left_out, paragraph_digest
 from prompt_jax.errors import UserError
 from prompt_jax.tasks import (
+    mnano_mixture,
     nano_choose,
     nano_forms,
+    nano_kinds,
     nano_mixture,
     nano_text,
     official,
@@ -48,8 +50,8 @@ def test_windows_hold_what_they_must():
 def test_the_members_of_the_mixture(real):
     rates = text.mixture_rates("nano_multitask")
     assert set(rates) == {f"nano_{name}" for name in nano_mixture.MEMBERS}
-    for name, member in nano_mixture.MEMBERS.items():
-        if name != "text":
+    for name, member in mnano_mixture.ENGLISH.items():
+        if name in nano_mixture.MEMBERS and name != "text":
             assert rates[f"nano_{name}"] == min(member.rows, nano_mixture.MAX_RATE)
         if name != "multirc":  # its windows take ten seconds
             rows = nano_mixture.member_rows(member, "train")
@@ -95,7 +97,7 @@ def test_the_mixture_shares_no_texts_with_what_nano_is_tested_on(real):
         for start in range(len(words) - RUN + 1):
             runs.add(words[start : start + RUN])
     assert len(runs) > 500_000
-    for name, member in nano_mixture.MEMBERS.items():
+    for name, member in mnano_mixture.ENGLISH.items():
         for row in nano_mixture.member_rows(member, "train"):
             words = words_of(row["inputs"])
             shared = [w for w in zip(*(words[i:] for i in range(RUN)), strict=False) if w in runs]
@@ -169,6 +171,8 @@ def test_the_multilingual_mixture(real):
     rates = text.mixture_rates("mnano_multitask")
     others = {name: rate for name, rate in rates.items() if name.startswith("mnano_")}
     assert len(others) == 36 and sum(others.values()) == pytest.approx(sum(rates.values()) / 2)
+    english = sum(rates.values()) / 2
+    assert rates["nano_text"] == pytest.approx(mnano_mixture.TEXT_SHARE * english)
     meanings = sum(rate for name, rate in others.items() if "meaning" in name)
     assert meanings == pytest.approx(sum(rates.values()) / 4)
     rows = text.load_examples("mnano_en_sw", "train")["mnano_en_sw"]
@@ -260,3 +264,49 @@ def test_text_without_a_data_folder(monkeypatch):
     monkeypatch.delenv("PROMPT_JAX_DATA_DIR", raising=False)
     with pytest.raises(UserError, match=r"corpus/x\.txt is read from a data folder: give"):
         nano_text.read_corpus("x.txt")
+
+
+def test_rows_about_one_word(corpus):
+    members, class_of = nano_kinds.classes("some.txt")
+    assert sorted(word for words in members for word in words) == sorted(class_of)
+    for number, row in enumerate(nano_kinds.kind_rows("some.txt", 20)):
+        options, listed, inputs = row["inputs"].rpartition(" text: ")
+        asked = next(form for form in nano_kinds.ASKED if inputs.endswith(form.split("{}")[-1]))
+        word = inputs.removesuffix(asked.split("{}")[-1]).split()[-1]
+        assert bool(listed) == bool(number % 2)
+        assert row["targets"] in members[class_of[word]]
+        if listed:
+            words = options.removeprefix("choose options: ").split(", ")
+            others = [w for w in words if w != row["targets"]]
+            assert others and all(class_of[w] != class_of[word] for w in others)
+        else:
+            assert row["targets"] == members[class_of[word]][0]
+    record = {"words": ["Marie", "Curie", "in", "Paris"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]}
+    right = {"Marie": "person", "Curie": "person", "in": "none", "Paris": "location"}
+    seen = set()
+    for row in nano_kinds.entity_rows([record] * 20):
+        last = row["inputs"].removeprefix("Marie Curie in Paris ")
+        word = next(w for w in right if w in last.split())
+        assert row["targets"] == right[word]
+        seen.add(row["targets"])
+    assert seen == {"person", "location", "none"}
+
+
+def test_related_keywords_and_classes_of_words(real):
+    keywords = nano_choose.keywords(nano_mixture.TEXT)
+    of_word = {}
+    for number, words in enumerate(keywords):
+        for word in words:
+            of_word.setdefault(word, set()).add(number)
+    rows = list(nano_kinds.related_rows(nano_mixture.TEXT, 200))
+    assert rows == list(nano_kinds.related_rows(nano_mixture.TEXT, 300))[: len(rows)]
+    for row in rows:
+        shown = row["inputs"].split(" text: ")[1].split()
+        assert set.intersection(*(of_word[word] for word in (*shown, row["targets"])))
+    class_of = nano_kinds.classes(nano_mixture.TEXT)[1]
+    for alike, other in (
+        (("he", "she"), "city"),
+        (("germany", "france"), "used"),
+        (("1914", "2010"), "it"),
+    ):
+        assert class_of[alike[0]] == class_of[alike[1]] != class_of[other], alike

@@ -13,6 +13,7 @@ tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 scoreboard = importlib.import_module("scoreboard")
 table = importlib.import_module("scoreboard_table")
+NO_LABELS = importlib.import_module("scoreboard_cells").NO_LABELS
 sys.path.pop(0)
 
 
@@ -21,7 +22,9 @@ def board(tiny: Path, tmp_path: Path, monkeypatch):
     """Runs the scoreboard of one small task on the tiny backbone: (exit code, its lines)."""
     task = f"{tiny}/toy.train.jsonl"
     small = ("INPUT_LENGTH=28", "BATCH_SIZE=8", "PROMPT_LENGTH=2", "TRAIN_STEPS=1")
-    column = scoreboard.Column("toy", task, "accuracy", bindings=("Evaluation.mode=generate",))
+    column = scoreboard.Column(
+        "toy", task, "accuracy", bindings=("Evaluation.mode=generate", NO_LABELS)
+    )
     monkeypatch.setattr(scoreboard, "COLUMNS", (column,))
     monkeypatch.setattr(scoreboard, "SEEDS", (0,))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))

@@ -1,0 +1,91 @@
+"""What the scoreboard holds: its rows (a recipe each) and its columns (a task each)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to answer a task. `recipe` also says how it is scored; `trained` rows have seeds."""
+
+    name: str
+    title: str
+    recipe: str
+    kind: Literal["majority", "bare", "trained"] = "trained"
+    random: bool = False  # on random weights of the column's backbone
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return SEEDS if self.kind == "trained" else SEEDS[:1]
+
+
+PROMPT = "runs/scoreboard_lester.gin"
+ROWS = (
+    Row("majority", "always the commonest answer", PROMPT, "majority"),
+    Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
+    Row("prompt", "prompt (Lester et al. 2021)", PROMPT),
+    Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
+    Row("prompt_random", "the same prompt on random weights", PROMPT, random=True),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task and how it is scored.
+
+    `splits`: trained on, scored on.
+    """
+
+    name: str
+    task: str
+    metric: str
+    splits: tuple[str, str] = ("train", "validation")
+    bindings: tuple[str, ...] = ()
+    backbone: str = "nano"
+    scored: str | None = None  # another task than the one trained on
+    classification: bool = True  # in the means below the table
+    quick: bool = False
+
+
+DRAWN = "Data.sampled_examples=20000"
+LONG = ("INPUT_LENGTH=128", "BATCH_SIZE=8")
+TAGS = ("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN)
+NO_LABELS = "SoftPrompt.init=@SampledVocabInit()"  # for want of labels, or of rows to hold them
+COLUMNS = (
+    Column("sst2", "glue_sst2", "accuracy", bindings=(DRAWN,), quick=True),
+    Column("trec", "trec", "accuracy", ("train", "test"), quick=True),
+    Column("ag_news", "ag_news", "accuracy", bindings=LONG, quick=True),
+    Column("empath", "empath_topic", "accuracy"),
+    Column("cola", "glue_cola", "matthews_corrcoef"),
+    Column("rte", "glue_rte", "accuracy", bindings=("INPUT_LENGTH=192", "BATCH_SIZE=6")),
+    Column("wic", "super_glue_wic", "accuracy"),
+    Column(
+        "pos",
+        "xtreme_udpos_token_en",
+        "tag_accuracy",
+        bindings=(*TAGS, NO_LABELS),
+        quick=True,
+    ),
+    Column(
+        "e2e",
+        "e2e_nlg",
+        "rougeL",
+        ("validation", "test"),
+        (
+            *("INPUT_LENGTH=96", "TARGET_LENGTH=64", "BATCH_SIZE=12"),
+            *("Evaluation.mode=generate", NO_LABELS),
+        ),
+        classification=False,
+    ),
+    Column(
+        "emoji_other_languages",
+        "emoji_topic_en",
+        "accuracy",
+        backbone="mnano",
+        scored="scoreboard_emoji",
+        classification=False,
+    ),
+)
+OTHER_LANGUAGES = ("ar", "de", "es", "ja", "ko", "ru", "tr", "zh")  # of mnano and emoji_topic
