@@ -181,11 +181,13 @@ class Board:
         part.write_text(text)
         part.replace(self.lines_file)
 
-    def draw(self, cells: Sequence[Cell], command: str) -> None:
-        """The table of all kept cells of these rows and columns whose backbone is today's."""
+    def draw(self, command: str) -> None:
+        """The table of all kept cells whose backbone is at hand and today's."""
+        columns = {column for _, column, _ in self.kept}
+        known = with_backbone([column for column in COLUMNS if column.name in columns], self)
         fresh = [
             self.kept[cell.key]
-            for cell in cells
+            for cell in cells_of(ROWS, list(known), SEEDS)
             if cell.key in self.kept and self.kept[cell.key]["digest"] == self.digest(cell)
         ]
         self.table_file.write_text(scoreboard_table.draw(ROWS, COLUMNS, fresh, command))
@@ -267,8 +269,8 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
         check_data(columns)
         for number, cell in enumerate(cells, start=1):
             run_one(board, cell, arguments.gin, f"{number}/{len(cells)}")
-            board.draw(cells_of(ROWS, columns, SEEDS), command)
-    board.draw(cells_of(ROWS, columns, SEEDS), command)
+            board.draw(command)
+    board.draw(command)
     print(board.table_file)
 
 

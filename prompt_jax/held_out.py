@@ -38,7 +38,8 @@ class HeldOutLoss:
 
     def open(self, text: Corpus, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
         """An `Evaluator` of what `read` gave: `held_out_loss` and `held_out_accuracy` per target
-        token, the means of the languages, and `held_out_loss/LANGUAGE` where there are several."""
+        token, the means of the languages, and `held_out_loss/LANGUAGE` where there are several
+        (the folder of its files; `root` of those beside the folders)."""
         sharding.check_rows(mesh, text.batch_size)
         parts = text.languages()
         fixed = {}
@@ -62,7 +63,9 @@ class HeldOutLoss:
                 "held_out_accuracy": sum(accuracies.values()) / len(accuracies),
             }
             if len(losses) > 1:
-                metrics |= {f"held_out_loss/{name}": loss for name, loss in losses.items()}
+                metrics |= {
+                    f"held_out_loss/{name or 'root'}": loss for name, loss in losses.items()
+                }
             return metrics, []
 
         return evaluate
