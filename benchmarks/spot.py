@@ -195,7 +195,9 @@ class Bench:
             if embeds:
                 np.save(place, early_arrays(run.root, folder, EARLY)[0]["encoder"])
         words = [f"--gin.{binding}" for binding in [*bindings, *self.more]]
-        command = shlex.join(["prompt-jax", "train", f"--gin_file={RECIPE}", *words])
+        command = shlex.join(
+            ["prompt-jax", "train", f"--gin_file={RECIPE}", "--model_dir=D", *words]
+        )
         more = {"before": scores[0], "command": command} | self.similarity(task, init)
         self.keep(key, scores[-1], recipe, began, more)
 
