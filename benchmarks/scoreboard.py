@@ -104,7 +104,7 @@ def untrained(run: Any, kind: str) -> dict[str, Any]:
     return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}
 
 
-def finish(cell: Cell, run: Any, digest: str, command: str) -> dict[str, Any]:
+def finish(cell: Cell, run: Any, digest: str, recipe: str, command: str) -> dict[str, Any]:
     """Runs a cell; the line that is kept of it."""
     import jax
 
@@ -129,14 +129,16 @@ def finish(cell: Cell, run: Any, digest: str, command: str) -> dict[str, Any]:
         },
         "backbone": run.root.backbone.name,
         "digest": digest,
-        "recipe": fingerprint(run, cell.column),
+        "recipe": recipe,
         "command": command,
     }
 
 
-def fingerprint(run: Any, column: Column) -> str:
-    """Of every value in force and the metric: what makes a kept cell stale when it changes."""
-    return sha256(f"{run.operative}\n{column.metric}".encode()).hexdigest()[:12]
+def fingerprint(run: Any, bindings: Sequence[str], column: Column) -> str:
+    """Of the recipe's statements, the bindings and the metric: what makes a kept cell stale."""
+    lines = [line for name in run.files for line in Path(name).read_text().splitlines()]
+    said = [line for line in lines if line and not line.startswith("#")]
+    return sha256("\n".join([*said, *bindings, column.metric]).encode()).hexdigest()[:12]
 
 
 class Board:
@@ -280,12 +282,13 @@ def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
     if cell.row.random and cell.column.backbone in board.backbones:
         bindings.append(f"VOCABULARY={board.vocabulary(cell)}")
     run, digest = load(cell, bindings), board.digest(cell)
+    recipe = fingerprint(run, bindings, cell.column)
     kept = board.kept.get(cell.key)
     told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"
-    if kept and (kept["digest"], kept["recipe"]) == (digest, fingerprint(run, cell.column)):
+    if kept and (kept["digest"], kept["recipe"]) == (digest, recipe):
         print(f"{told}: {kept['value']} is kept")
         return
-    line = finish(cell, run, digest, cell.command(bindings))
+    line = finish(cell, run, digest, recipe, cell.command(bindings))
     board.keep(line)
     print(f"{told}: {line['value']} ({line['seconds']} s)", flush=True)
 
