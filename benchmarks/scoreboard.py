@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import scoreboard_table
-from scoreboard_cells import COLUMNS, OTHER_LANGUAGES, ROWS, SEEDS, Column, Row
+from scoreboard_cells import (
+    COLUMNS,
+    NO_LABELS,
+    OTHER_LANGUAGES,
+    PROMPT,
+    ROWS,
+    SEEDS,
+    Column,
+    Row,
+)
 
 from prompt_jax.errors import RunError, UserError
 
@@ -61,7 +70,8 @@ def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
     bound += [f"Data.split={column.splits[0]}", f"Evaluation.split={column.splits[1]}"]
     if column.scored is not None:
         bound.append(f"Evaluation.task={column.scored}")
-    return [*bound, *column.bindings, *more]
+    unlabelled = [NO_LABELS] if cell.row.recipe == PROMPT and not column.labels else []
+    return [*bound, *column.bindings, *unlabelled, *more]
 
 
 def load(cell: Cell, bindings: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 scoreboard = importlib.import_module("scoreboard")
 table = importlib.import_module("scoreboard_table")
-NO_LABELS = importlib.import_module("scoreboard_cells").NO_LABELS
+GENERATE = ("Evaluation.mode=generate",)
 sys.path.pop(0)
 
 
@@ -22,9 +22,7 @@ def board(tiny: Path, tmp_path: Path, monkeypatch):
     """Runs the scoreboard of one small task on the tiny backbone: (exit code, its lines)."""
     task = f"{tiny}/toy.train.jsonl"
     small = ("INPUT_LENGTH=28", "BATCH_SIZE=8", "PROMPT_LENGTH=2", "TRAIN_STEPS=1")
-    column = scoreboard.Column(
-        "toy", task, "accuracy", bindings=("Evaluation.mode=generate", NO_LABELS)
-    )
+    column = scoreboard.Column("toy", task, "accuracy", bindings=GENERATE, labels=False)
     monkeypatch.setattr(scoreboard, "COLUMNS", (column,))
     monkeypatch.setattr(scoreboard, "SEEDS", (0,))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
@@ -129,3 +127,10 @@ def test_every_column_and_row_is_registered() -> None:
         assert set(column.splits[:1]) <= set(get_task(column.task).splits), column.name
     assert sum(column.quick for column in scoreboard.COLUMNS) == 4
     assert len({row.name for row in scoreboard.ROWS}) == len(scoreboard.ROWS)
+
+
+def test_every_cell_has_a_recipe_that_loads():
+    for row in scoreboard.ROWS:
+        for column in scoreboard.COLUMNS:
+            cell = scoreboard.Cell(row, column, 0)
+            scoreboard.load(cell, scoreboard.bindings_of(cell, cell.backbone, []))
