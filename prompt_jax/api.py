@@ -214,10 +214,10 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     (1, 'eval')
     """
     from prompt_jax import config
-    from prompt_jax.train import train as run
+    from prompt_jax.stages import run_recipe
 
-    loaded = config.load("Train", gin_files, bindings)
-    return run(loaded.root, str(model_dir), operative=loaded.operative)
+    loaded = config.load(("Stages", "Train"), gin_files, bindings)
+    return run_recipe(loaded.root, str(model_dir), operative=loaded.operative)
 
 
 def _prompt(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:

@@ -188,6 +188,8 @@ def train(
 ) -> None:
     """Tunes a prompt, evaluates and checkpoints it. Run again with the same folder, it resumes.
 
+    A recipe of stages (runs/promot_nano.gin) is run stage by stage, in MODEL_DIR/stage_1 and so on.
+
     \b
     Example:
       prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart \\
@@ -197,15 +199,13 @@ def train(
 
     def load(extra: list[str]) -> config.Config:
         bindings = [*(ctx.obj or []), *extra]
-        return config.load("Train", gin_file, bindings, _folders(gin_search_paths))
+        return config.load(("Stages", "Train"), gin_file, bindings, _folders(gin_search_paths))
 
     def run(cfg: config.Config, folder: str) -> dict[str, Any]:
-        from prompt_jax.train import train
+        from prompt_jax.stages import run_recipe
 
-        return train(
-            cfg.root, folder, operative=cfg.operative, profile=profile,
-            batch_digests=batch_digests, show=True,
-        )  # fmt: skip
+        options = {"profile": profile, "batch_digests": batch_digests, "show": True}
+        return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)

@@ -54,7 +54,7 @@ class Config:
 
 
 def load(
-    root: str,
+    root: str | Sequence[str],
     gin_files: Sequence[str],
     bindings: Sequence[str],
     search_paths: Sequence[str] = (),
@@ -64,16 +64,17 @@ def load(
     """Builds the configurable `root` from recipes and, overriding them, "NAME=VALUE" bindings.
 
     Args:
-      root: a name in `registered`; it is called with no arguments but its bindings.
+      root: a name in `registered`; of several the first that the recipe binds, else the last.
       gin_files: recipes, by path or by their names below the search paths or the installed ones.
       bindings: what follows `--gin.` on the command line; a word needs no quotes.
       search_paths: folders to look for recipes in, before the installed ones.
       registered: gin name -> "module:attribute" of every class and function a recipe may name.
 
     Raises:
-      UserError: one line that names the file and line, or the command-line binding.
+      UserError: one line that names file and line, or the command-line binding.
     """
-    assert root in registered, f"{root} is not registered"
+    roots = [root] if isinstance(root, str) else list(root)
+    assert {*roots} <= {*registered}, f"{roots} are not registered"
     gin.clear_config()
     try:
         recipe = _Recipe(registered, search_paths)
@@ -82,7 +83,7 @@ def load(
         for binding in bindings:
             recipe.read_binding(binding)
         recipe.check_macros()
-        built = recipe.build(root)
+        built = recipe.build(next((name for name in roots if recipe.binds(name)), roots[-1]))
         recipe.check_used()
         return Config(built, gin.operative_config_str(), tuple(recipe.files))
     finally:
@@ -279,6 +280,9 @@ class _Recipe:
 
     def _parameters(self, name: str) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.register(name)).parameters
+
+    def binds(self, name: str) -> bool:  # any parameter of it, in any scope
+        return any(key[1] == name for key in self._bindings)
 
     def build(self, root: str) -> Any:
         self.register(root)

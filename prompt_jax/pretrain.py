@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+from etils import epath
 
 from prompt_jax import hosts
 from prompt_jax.backbone import digest, read_arrays
@@ -12,10 +13,11 @@ from prompt_jax.checkpoint import files
 from prompt_jax.corpus import Corpus
 from prompt_jax.embeddings import CountedEmbeddings
 from prompt_jax.errors import UserError
-from prompt_jax.folder import once, wait_for
+from prompt_jax.folder import once
 from prompt_jax.metrics import read_metrics
 from prompt_jax.settings import settings
-from prompt_jax.train import Train, train
+from prompt_jax.stages import PassWeights, Stage, Stages, stage_folder, train_stages
+from prompt_jax.train import Train
 from prompt_jax.vocabulary import Vocabulary
 
 
@@ -87,15 +89,16 @@ def pretrain(
     folder = Path(model_dir)
     spiece = folder / "spiece.model"
     once(spiece, lambda: run.vocabulary.make(spiece))
-    metrics: dict[str, Any] = {}
-    name = start(run, folder)
-    for number, stage in enumerate(run.stages, start=1):
-        backbone = dataclasses.replace(stage.backbone, name=name, vocabulary=str(spiece))
-        stage_dir = folder / f"stage_{number}"
-        stage = dataclasses.replace(stage, backbone=backbone)
-        metrics = train(stage, str(stage_dir), operative=operative, show=show)
-        wait_for(stage_dir / "prompt" / "last" / "manifest.json")
-        name = f"files:{stage_dir / 'prompt' / 'last'}"
+    begin = start(run, folder)
+    stages = []
+    for stage in run.stages:
+        backbone = dataclasses.replace(stage.backbone, name=begin, vocabulary=str(spiece))
+        stages.append(
+            Stage(run=dataclasses.replace(stage, backbone=backbone), on_end=(PassWeights(),))
+        )
+    program, place = Stages(stages=tuple(stages)), epath.Path(model_dir)
+    metrics = train_stages(program, model_dir, operative=operative, show=show)
+    name = f"files:{stage_folder(place, len(stages)) / 'prompt' / 'last'}"
     if hosts.writes():
         write_backbone(run, folder, name)
     return metrics

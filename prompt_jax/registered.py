@@ -2,6 +2,10 @@
 
 REGISTERED: dict[str, str] = {
     "Train": "prompt_jax.train:Train",
+    "Stages": "prompt_jax.stages:Stages",
+    "Stage": "prompt_jax.stages:Stage",
+    "FoldAndFreeze": "prompt_jax.stages:FoldAndFreeze",
+    "PassWeights": "prompt_jax.stages:PassWeights",
     "Backbone": "prompt_jax.backbone_settings:BackboneSettings",
     "Data": "prompt_jax.data:Data",
     "Loss": "prompt_jax.loss:Loss",
@@ -26,6 +30,7 @@ REGISTERED: dict[str, str] = {
     "ContextPrompt": "prompt_jax.methods.context:ContextPrompt",
     "IA3": "prompt_jax.methods.ia3:IA3",
     "LoRA": "prompt_jax.methods.lora:LoRA",
+    "FrozenPrompts": "prompt_jax.methods.frozen:FrozenPrompts",
     "FullTuning": "prompt_jax.methods.full:FullTuning",
     "Visibility": "prompt_jax.bundle:Visibility",
     "UniformInit": "prompt_jax.methods.inits:UniformInit",

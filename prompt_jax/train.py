@@ -18,7 +18,7 @@ from prompt_jax import activations, hosts, quantised, sharding
 from prompt_jax.backbone_settings import BackboneSettings
 from prompt_jax.batch_digests import BatchDigests
 from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
-from prompt_jax.data import Data
+from prompt_jax.data import Data, TaskText
 from prompt_jax.errors import Preempted, UserError
 from prompt_jax.evaluate import TaskScorer, write_predictions
 from prompt_jax.folder import Stop, Stopped, open_folder, stop_signal
@@ -210,6 +210,9 @@ class Job:
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
         text = run.data.read()
         held_out = None if run.evaluation is None else run.evaluation.read(run.data)
+        for read in (text, held_out):
+            if isinstance(read, TaskText):
+                run.method.check_tasks(list(read.by_task))
         self.backbone = run.backbone.load(self.mesh)
         if run.method.trainable is nnx.Param:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)

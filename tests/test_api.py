@@ -186,7 +186,7 @@ def test_decode_and_api_agree(tiny):
 
 
 def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
-    importlib.import_module("prompt_jax.train")
+    importlib.import_module("prompt_jax.stages")
     seen = {}
 
     def load(root, gin_files, bindings):
@@ -198,10 +198,9 @@ def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
         return {"accuracy": 1.0}
 
     monkeypatch.setattr(config, "load", load)
-    # `prompt_jax.train` is the function; the module of that name is reached through sys.modules.
-    monkeypatch.setattr(sys.modules["prompt_jax.train"], "train", run)
+    monkeypatch.setattr(sys.modules["prompt_jax.stages"], "run_recipe", run)
     assert pj.train(["a.gin"], ["SEED=1"], str(tmp_path)) == {"accuracy": 1.0}
-    assert seen["load"] == ("Train", ["a.gin"], ["SEED=1"])
+    assert seen["load"] == (("Stages", "Train"), ["a.gin"], ["SEED=1"])
     assert seen["run"] == ("the run", str(tmp_path), "the text")
 
 

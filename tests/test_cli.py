@@ -74,26 +74,27 @@ def fails(capsys, *argv: str) -> tuple[int, str]:
 
 
 def test_train_calls_the_trainer(callee, loads, capsys):
-    calls = callee("train", "train", {"loss": 0.5})
+    calls = callee("stages", "run_recipe", {"loss": 0.5})
     argv = ["train", "--gin_file=a.gin", "--gin_file", "b.gin", "--model_dir=D", "--profile"]
     bindings = ["--gin.TASK=cb", "--gin.SEED", "3", "--gin.Train.steps=-1"]
     assert main([*argv, *bindings, "--gin_search_paths=x,y"]) == 0
     given = ["TASK=cb", "SEED=3", "Train.steps=-1"]
-    assert loads == [("Train", ["a.gin", "b.gin"], given, ["x", "y"])]
-    options = {"operative": "OPERATIVE", "profile": True, "batch_digests": False, "show": True}
+    assert loads == [(("Stages", "Train"), ["a.gin", "b.gin"], given, ["x", "y"])]
+    options = {"profile": True, "batch_digests": False, "show": True}
+    options |= {"seeds": None, "operative": "OPERATIVE"}
     assert calls == [(("ROOT", "D"), options)]
     assert capsys.readouterr().out == ""
 
 
 def test_train_prints_json(callee, loads, capsys):
-    callee("train", "train", {"loss": 0.5, "accuracy": 90})
+    callee("stages", "run_recipe", {"loss": 0.5, "accuracy": 90})
     assert main([*TRAIN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"loss": 0.5, "accuracy": 90}
 
 
 def test_train_imports_tasks_and_sets_the_data_dir(callee, loads, monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_JAX_DATA_DIR", "before")
-    callee("train", "train", {})
+    callee("stages", "run_recipe", {})
     imports = callee("tasks_cli", "import_tasks_module", None)
     modules = ["--tasks_module=my.tasks", "--tasks_module=t.py"]
     assert main([*TRAIN, *modules, f"--data_dir={tmp_path}"]) == 0
@@ -247,14 +248,14 @@ def test_tasks_check_of_a_task(callee, capsys, tmp_path):
     ],
 )
 def test_exit_codes(callee, loads, capsys, error, code, line):
-    callee("train", "train", error)
+    callee("stages", "run_recipe", error)
     assert fails(capsys, *TRAIN) == (code, line)
 
 
 @pytest.mark.parametrize("error", [UserError("x"), RunError("x"), KeyError("x")])
 @pytest.mark.parametrize("argv", [["--debug", *TRAIN], [*TRAIN, "--debug"]])
 def test_debug_raises(callee, loads, error, argv):
-    callee("train", "train", error)
+    callee("stages", "run_recipe", error)
     with pytest.raises(type(error)):
         main(argv)
 
@@ -289,7 +290,7 @@ def test_the_users_mistakes(capsys, argv, part):
 
 
 def test_a_missing_recipe_is_one_line(capsys, monkeypatch):
-    registered = {"Train": "prompt_jax.errors:UserError"}
+    registered = dict.fromkeys(("Stages", "Train"), "prompt_jax.errors:UserError")
     monkeypatch.setattr(config, "load", functools.partial(config.load, registered=registered))
     code, line = fails(capsys, "train", "--gin_file=no.gin", "--model_dir=D")
     assert code == 2
@@ -369,7 +370,7 @@ def test_train_of_several_seeds_loads_the_recipe_for_each(callee, loads, tmp_pat
     loaded = SimpleNamespace(root=root, operative="O")
     asked = []
     monkeypatch.setattr(config, "load", lambda *args: asked.append(args[2]) or loaded)
-    calls = callee("train", "train", {"step": 1})
+    calls = callee("stages", "run_recipe", {"step": 1})
     argv = ["train", "--gin_file=a.gin", f"--model_dir={tmp_path}", "--gin.TASK=t", "--seeds=4,7"]
     assert main(argv) == 0
     assert asked == [["TASK=t"], ["TASK=t", "SEED=4"], ["TASK=t", "SEED=7"]]

@@ -23,6 +23,7 @@ from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
+from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.inits import UniformInit
 from prompt_jax.methods.lora import LoRA
@@ -90,7 +91,8 @@ MORE = {  # nightly
 def registered() -> set[type[PromptMethod]]:
     objects = [place.split(":") for place in REGISTERED.values()]
     found = {vars(importlib.import_module(module))[name] for module, name in objects}
-    return {c for c in found if isinstance(c, type) and issubclass(c, PromptMethod)}
+    methods = {c for c in found if isinstance(c, type) and issubclass(c, PromptMethod)}
+    return methods - {FrozenPrompts}  # it needs prompts of a run before: tests/test_stages.py
 
 
 VARIED = {type(method) for method in VARIANTS.values()}

@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from etils import epath
 from flax import nnx
 
 from prompt_jax import config, sizes, weights
@@ -13,6 +14,7 @@ from prompt_jax.backbone import SHIPPED
 from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.recipes import recipe_folder
+from prompt_jax.stages import Stages, resolved
 from prompt_jax.step import TrainState, make_train_step, split
 from prompt_jax.terms import minimised
 from prompt_jax.vocabulary import Vocabulary
@@ -32,7 +34,7 @@ def header(name: str) -> re.Match:
 
 
 def load(name: str):
-    root = {"train": "Train", "pretrain": "Pretrain"}[header(name)[1]]
+    root = {"train": ("Stages", "Train"), "pretrain": "Pretrain"}[header(name)[1]]
     text = (recipe_folder() / "runs" / name).read_text()
     missing = re.findall(r"^(\w+) = %(?:gin\.)?REQUIRED", text, re.MULTILINE)
     bindings = [f"{macro}={VALUES[macro]!r}" for macro in missing]
@@ -40,6 +42,8 @@ def load(name: str):
 
 
 def runs_of(root) -> list:
+    if isinstance(root, Stages):
+        return resolved(root, epath.Path("D"))
     return list(root.stages) if type(root).__name__ == "Pretrain" else [root]
 
 

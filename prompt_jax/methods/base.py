@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -68,6 +69,9 @@ class PromptMethod(abc.ABC):
     @abc.abstractmethod
     def count(self, config: T5Config) -> int:
         """Number of trainable parameters, as the paper's formula."""
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027 (most take any)
+        """UserError where the method cannot serve these tasks, numbered in this order."""
 
     def fold(self, module: Any) -> dict[str, np.ndarray]:
         """The arrays of the trained method's bundle by name, float32: `encoder` [P, D] and

@@ -1,0 +1,116 @@
+"""The model is trained behind prompts that stay: the second stage of ProMoT.
+
+Wang et al. 2024 (https://arxiv.org/abs/2211.00635): a prompt tuned before takes up the format of
+a task, so that the model, fine-tuned with the prompt in front, forgets less of other tasks. The
+tuned task is asked with the prompt, all others without it. Of several tasks each has its own
+prompt, and an example gets that of its task's number.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+
+from prompt_jax.artefact import Prompt, check_backbone, load_prompt, save_prompt
+from prompt_jax.backbone import digest
+from prompt_jax.bundle import group
+from prompt_jax.checkpoint import files
+from prompt_jax.errors import UserError
+from prompt_jax.evaluate_prompts import PromptStack
+from prompt_jax.layout import PromptLayout
+from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
+from prompt_jax.settings import settings
+from prompt_jax.t5 import T5Config
+from prompt_jax.weights import arrays_of, t5x_shapes
+
+
+@settings
+class FrozenPrompts(PromptMethod):
+    """Trains the model's own parameters with saved prompts in front of the text.
+
+    Attributes:
+      prompts: artefacts of plain prompts: one, or one of each task, in the order of the tasks'
+        names. `FoldAndFreeze` gives those of the stages before.
+      rows: how many rows they have, and where; None: as the first of them says.
+    """
+
+    trainable = nnx.Param
+    prompts: tuple[str, ...] = ()
+    rows: PromptLayout | None = None
+
+    @property
+    def layout(self) -> PromptLayout:
+        if self.rows is not None or not self.prompts:
+            return self.rows or PromptLayout()
+        return load_prompt(self.prompts[0]).layout
+
+    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> FixedPrompt:
+        saved = [load_prompt(path) for path in self.prompts]
+        for prompt in saved:
+            if not prompt.manifest:
+                raise UserError(f"FrozenPrompts.prompts: {prompt.path!r} is no artefact: import it")
+            check_backbone(prompt, backbone)
+            first = (saved[0].layout, saved[0].visibility, saved[0].arrays.keys())
+            if (prompt.layout, prompt.visibility, prompt.arrays.keys()) != first:
+                raise UserError(
+                    f"FrozenPrompts.prompts: {prompt.path!r} differs from {saved[0].path!r} in "
+                    "rows or placement: tune them alike"
+                )
+            if not all(group(name) is not None for name in prompt.arrays):
+                raise UserError(f"FrozenPrompts.prompts: {prompt.path!r} is no plain prompt")
+        if not saved or saved[0].layout != self.layout:
+            raise UserError(f"FrozenPrompts.prompts = {self.prompts}: not of {self.layout}")
+        return FixedPrompt(PromptStack(saved))
+
+    def shapes(self, config: T5Config) -> FixedPrompt:
+        sides = {"encoder": self.layout.encoder, "decoder": self.layout.decoder}
+        placed = {
+            "placement": self.layout.placement,
+            "visibility": {"input": True, "prompt": "all"},
+        }
+
+        def build():
+            rows: Any = {s: jnp.zeros((n, config.emb_dim)) for s, n in sides.items() if n}
+            return FixedPrompt(PromptStack([Prompt(rows, placed, "")] * max(len(self.prompts), 1)))
+
+        return nnx.eval_shape(build)
+
+    def count(self, config: T5Config) -> int:
+        """All of the model's."""
+        return sum(math.prod(shape) for shape in t5x_shapes(config).values())
+
+    def manifest(self) -> dict[str, Any]:
+        """The prompts by their contents, wherever they lie."""
+        saved = [load_prompt(path) for path in self.prompts]
+        contents = [prompt.manifest["sha256"] for prompt in saved]
+        return {"method": type(self).__name__, "prompts": contents}
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Each of several prompts must stand at its own task's number."""
+        tuned = [load_prompt(path).manifest["task"] for path in self.prompts]
+        if len(tuned) > 1 and tuned != list(tasks):
+            raise UserError(
+                f"FrozenPrompts.prompts are of {', '.join(map(str, tuned))}, the data of "
+                f"{', '.join(tasks)}: one prompt of each task, in this order"
+            )
+
+    def save(self, directory, model: PromptedT5, backbone: Any, facts: dict[str, Any]) -> None:
+        """Writes the tuned model as a backbone (`files:DIRECTORY`), and in `prompts/NUMBER` the
+        prompts, unchanged but for their manifests, which name the tuned model as theirs."""
+        words = backbone.vocabulary
+        path = None if words is None else words.path or "bytes"
+        arrays = arrays_of(model.t5)
+        files.write(str(directory), model.t5.config, arrays, path)
+        folder = epath.Path(directory)
+        manifest = json.dumps({**self.manifest(), **facts}, indent=2)
+        (folder / "manifest.json").write_text(manifest + "\n")
+        tuned = {"backbone": {"name": f"files:{directory}", "digest": digest(arrays)}}
+        for number, source in enumerate(self.prompts, start=1):
+            prompt = load_prompt(source)
+            told = {**prompt.manifest, "tuned_with": prompt.manifest["backbone"], **tuned}
+            save_prompt(folder / "prompts" / str(number), prompt.arrays, told)

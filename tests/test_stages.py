@@ -1,0 +1,133 @@
+"""A program runs its stages in turn: a prompt, then the model behind it, the prompt unchanged."""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import seqio
+from etils import epath
+
+import prompt_jax as pj
+from prompt_jax import config
+from prompt_jax.artefact import load_prompt
+from prompt_jax.cli import main
+from prompt_jax.errors import UserError
+from prompt_jax.methods.frozen import FrozenPrompts
+from prompt_jax.stages import Stages, resolved
+from prompt_jax.tasks.text import jsonl_task
+from prompt_jax.train import Job
+
+tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
+RECIPE = """
+include 'base.gin'
+include 'methods/promot.gin'
+
+BACKBONE = 'files:{folder}/backbone'
+TASK = 'stages_pair'
+INPUT_LENGTH = 28
+TARGET_LENGTH = 4
+PROMPT_LENGTH = 4
+PROMPT_STEPS = 2
+BATCH_SIZE = 8
+TRAIN_STEPS = 2
+EVAL_PERIOD = 2
+CHECKPOINT_PERIOD = 1
+Evaluation.max_examples = 8
+Backbone.dtype = 'float32'
+Stages.stages = (@prompt/one/Stage(), @prompt/two/Stage(), @model/Stage())
+prompt/one/Data.task = 'stages_one'
+prompt/two/Data.task = 'stages_two'
+prompt/two/Train.seed = 1
+"""
+
+
+def digest(path: Path) -> bytes:
+    return (path / "prompt.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def program(tiny, tmp_path_factory):
+    """(recipe, model_dir) of a finished program of two prompts and a model behind both."""
+    from prompt_jax.metrics_text import accuracy
+
+    for name in ("stages_one", "stages_two"):
+        files = {split: str(tiny / f"toy.{split}.jsonl") for split in ("train", "validation")}
+        jsonl_task(name, files, metrics=[accuracy], choices=("a", "b"))
+    seqio.MixtureRegistry.add("stages_pair", ["stages_one", "stages_two"], default_rate=1.0)
+    folder = tmp_path_factory.mktemp("promot")
+    (folder / "promot.gin").write_text(RECIPE.format(folder=tiny))
+    recipe, model_dir = str(folder / "promot.gin"), folder / "D"
+    assert main(["train", f"--gin_file={recipe}", f"--model_dir={model_dir}"]) == 0
+    return recipe, model_dir
+
+
+def built(recipe: str, *bindings: str) -> Stages:
+    root = config.load(("Stages", "Train"), [recipe], bindings).root
+    assert isinstance(root, Stages)
+    return root
+
+
+def test_the_prompts_stay_and_the_model_changes(program, tiny):
+    _, model_dir = program
+    tuned = model_dir / "stage_3" / "prompt" / "last"
+    for number in (1, 2):
+        before = model_dir / f"stage_{number}" / "prompt" / "best"
+        assert digest(before) == digest(tuned / "prompts" / str(number))
+    assert digest(tuned / "prompts" / "1") != digest(tuned / "prompts" / "2")
+    begun = pj.load_backbone(f"files:{tiny}/backbone", "float32")
+    after = pj.load_backbone(f"files:{tuned}", "float32")
+    assert begun.digest != after.digest
+    told = load_prompt(str(tuned / "prompts" / "1")).manifest
+    assert told["backbone"]["digest"] == after.digest
+    assert told["tuned_with"]["digest"] == begun.digest
+    assert json.loads((tuned / "manifest.json").read_text())["method"] == "FrozenPrompts"
+
+
+def test_no_prompt_trains_and_each_example_sees_its_own(program):
+    recipe, model_dir = program
+    run = resolved(built(recipe), epath.Path(model_dir))[-1]
+    job = Job(run, epath.Path(model_dir), jax.devices()[:1])
+    paths = jax.tree_util.tree_leaves_with_path(job.first_state())
+    assert not [path for path, _ in paths if "prompt" in jax.tree_util.keystr(path)]
+    (rows,) = [np.asarray(x) for x in jax.tree.leaves(job.frozen)]
+    for number in (1, 2):
+        saved = load_prompt(str(model_dir / f"stage_{number}" / "prompt" / "best")).array
+        assert rows[number - 1].tobytes() == saved.tobytes()
+    batch = job.batch(0)[0]
+    tasks = np.asarray(batch["encoder_task_ids"])[np.asarray(batch["encoder_prompt_slots"]) > 0]
+    assert {*tasks.tolist()} == {0, 1}
+
+
+def test_a_finished_program_has_nothing_to_do_and_more_steps_go_on(program, capsys):
+    recipe, model_dir = program
+    prompt = digest(model_dir / "stage_1" / "prompt" / "last")
+    argv = ["train", f"--gin_file={recipe}", f"--model_dir={model_dir}", "--gin.TRAIN_STEPS=3"]
+    assert main(argv) == 0
+    said = capsys.readouterr().err
+    assert said.count("there is nothing left to do") == 2
+    assert "steps 2 to 3" in said
+    assert digest(model_dir / "stage_1" / "prompt" / "last") == prompt
+    steps = [
+        json.loads(x)["step"]
+        for x in (model_dir / "stage_3/metrics.jsonl").read_text().splitlines()
+    ]
+    assert max(steps) == 3
+
+
+def test_a_program_that_cannot_be_is_refused(program, capsys):
+    recipe, _ = program
+    with pytest.raises(UserError, match="stage 3 has no prompt: give @FoldAndFreeze"):
+        built(recipe, "prompt/Stage.on_end=()")
+    argv = ["train", f"--gin_file={recipe}", "--model_dir=no/where", "--seeds=0,1"]
+    assert main(argv) == 2
+    assert "a program of stages runs one seed" in capsys.readouterr().err
+
+
+def test_prompts_stand_in_the_order_of_the_tasks(program):
+    _, model_dir = program
+    paths = tuple(str(model_dir / f"stage_{n}" / "prompt" / "best") for n in (2, 1))
+    with pytest.raises(UserError, match="are of stages_two, stages_one, the data of stages_one"):
+        FrozenPrompts(prompts=paths).check_tasks(["stages_one", "stages_two"])
