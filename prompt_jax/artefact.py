@@ -87,7 +87,7 @@ class Prompt:
     def layout(self) -> PromptLayout:
         """How many rows each example gets, and where."""
         rows = {side: len(self.arrays[side]) if side in self.arrays else 0 for side in SIDES}
-        placement = self.manifest["placement"] if self.manifest else "prefix"
+        placement = self.manifest.get("placement", "prefix")
         of = factors.of_manifest(self.manifest.get("factors", ()))
         count = factors.length(of) if of else rows["encoder"]
         return PromptLayout(encoder=count, placement=placement, decoder=rows["decoder"], factors=of)

@@ -93,8 +93,8 @@ def test_wrong_data(fails, tmp_path, text, parts):
 
 
 def test_data_are_checked_before_any_weight_is_read(fails, tmp_path, monkeypatch):
-    trainer = importlib.import_module("prompt_jax.train")
-    monkeypatch.setattr(trainer, "load_backbone", None)  # calling it would fail otherwise
+    settings = importlib.import_module("prompt_jax.backbone_settings")
+    monkeypatch.setattr(settings, "load_backbone", None)  # calling it would fail otherwise
     code, line = fails("--gin.TASK='nowhere'")
     assert code == 2
     assert "no task 'nowhere'" in line
