@@ -1,7 +1,7 @@
 """The scoreboard: methods (rows) by tasks (columns) on the small backbones, a cell at a time.
 
     python benchmarks/scoreboard.py [--quick] [--data_dir=DIR] [--columns=trec,cola] [--rows=prompt]
-        [--seeds=1] [--backbone=nano=files:DIR] [--gin=NAME=VALUE] [--output=docs/scoreboard]
+        [--seeds=0,1] [--backbone=nano=files:DIR] [--gin=NAME=VALUE] [--output=docs/scoreboard]
         [--draw]
 
 A finished cell is one line of OUTPUT.jsonl; OUTPUT.md is drawn from it after each. Run again, it
@@ -18,9 +18,10 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,7 @@ def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:
 def fill(arguments: argparse.Namespace, command: str) -> None:
     """Runs what is missing."""
     from prompt_jax.options import use_data_dir
+    from prompt_jax.seeds import parse_seeds
 
     use_data_dir(arguments.data_dir)
     register_mixtures()
@@ -275,7 +277,11 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
         columns = [column for column in columns if column.quick]
     board = Board(arguments.output, dict(pair.split("=", 1) for pair in arguments.backbone))
     columns = list(with_backbone(columns, board))
-    seeds = SEEDS[:1] if arguments.quick else SEEDS[: arguments.seeds]
+    seeds = list(SEEDS[:1] if arguments.quick else SEEDS)
+    if arguments.seeds is not None:
+        seeds = parse_seeds(arguments.seeds)
+    if unknown := set(seeds) - set(SEEDS):
+        raise UserError(f"--seeds={arguments.seeds}: no {min(unknown)}; there are {SEEDS}")
     cells = cells_of(chosen(ROWS, arguments.rows, "rows"), columns, seeds)
     if not arguments.draw:
         check_data(columns)
@@ -311,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
     parser.add_argument("--columns", help="some of them, with commas")
     parser.add_argument("--rows", help="some of them, with commas")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of them")
+    parser.add_argument("--seeds", help="some of them, with commas")
     parser.add_argument("--output", default="docs/scoreboard", help="without .jsonl and .md")
     parser.add_argument("--backbone", action="append", default=[], metavar="NAME=STRING",
                         help="in place of a column's: nano=files:DIR")  # fmt: skip
@@ -319,13 +325,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="one more binding of every cell")  # fmt: skip
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(words)
+    command = shlex.join(["python", "benchmarks/scoreboard.py", *words])
+    return exit_code("scoreboard", partial(fill, parsed, command))
+
+
+def exit_code(name: str, run: Callable[[], None]) -> int:
+    """Runs a board with the compilations of boards before it; an error is one line."""
     # Cells of one shape differ in their data alone: what was compiled for one serves all.
     cache = Path(tempfile.gettempdir()) / f"prompt_jax_scoreboard_{os.getuid()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
-        fill(parsed, shlex.join(["python", "benchmarks/scoreboard.py", *words]))
+        run()
     except (UserError, RunError) as error:
-        print("scoreboard: error:", " ".join(str(error).split()), file=sys.stderr)
+        print(f"{name}: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     return 0
 

@@ -11,7 +11,6 @@ or stale. Sources have seed 0; what a target is scored on never chooses a checkp
 
 import argparse
 import json
-import os
 import re
 import shlex
 import sys
@@ -20,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from typing import Any
 import numpy as np
 import scoreboard
 import spot_table
-
-from prompt_jax.errors import RunError, UserError
 
 RECIPE = "runs/spot_nano.gin"
 EXAMPLES = 500  # of a target
@@ -300,14 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="one more binding of every cell")  # fmt: skip
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(words)
-    cache = Path(tempfile.gettempdir()) / f"prompt_jax_scoreboard_{os.getuid()}"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    try:
-        fill(parsed, shlex.join(["python", "benchmarks/spot.py", *words]))
-    except (UserError, RunError) as error:
-        print("spot: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    return 0
+    command = shlex.join(["python", "benchmarks/spot.py", *words])
+    return scoreboard.exit_code("spot", partial(fill, parsed, command))
 
 
 if __name__ == "__main__":

@@ -134,3 +134,8 @@ def test_every_cell_has_a_recipe_that_loads():
         for column in scoreboard.COLUMNS:
             cell = scoreboard.Cell(row, column, 0)
             scoreboard.load(cell, scoreboard.bindings_of(cell, cell.backbone, []))
+
+
+def test_seeds_are_those_of_the_board(capsys, tmp_path):
+    assert scoreboard.main(["--draw", f"--output={tmp_path}/b", "--seeds=9"]) == 2
+    assert capsys.readouterr().err == "scoreboard: error: --seeds=9: no 9; there are (0, 1, 2)\n"
