@@ -23,6 +23,7 @@ from gin import config_parser
 from prompt_jax.errors import UserError
 from prompt_jax.recipes import find_include, find_recipe
 from prompt_jax.registered import REGISTERED
+from prompt_jax.roots import choose
 from prompt_jax.settings import nearest
 
 # Macros of T5X that have another name here.
@@ -73,8 +74,6 @@ def load(
     Raises:
       UserError: one line that names file and line, or the command-line binding.
     """
-    roots = [root] if isinstance(root, str) else list(root)
-    assert {*roots} <= {*registered}, f"{roots} are not registered"
     gin.clear_config()
     try:
         recipe = _Recipe(registered, search_paths)
@@ -82,8 +81,9 @@ def load(
             recipe.read_file(find_recipe(name, search_paths))
         for binding in bindings:
             recipe.read_binding(binding)
+        chosen = choose([root] if isinstance(root, str) else root, recipe.binds)
         recipe.check_macros()
-        built = recipe.build(next((name for name in roots if recipe.binds(name)), roots[-1]))
+        built = recipe.build(chosen)
         recipe.check_used()
         return Config(built, gin.operative_config_str(), tuple(recipe.files))
     finally:

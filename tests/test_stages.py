@@ -131,3 +131,18 @@ def test_prompts_stand_in_the_order_of_the_tasks(program):
     paths = tuple(str(model_dir / f"stage_{n}" / "prompt" / "best") for n in (2, 1))
     with pytest.raises(UserError, match="are of stages_two, stages_one, the data of stages_one"):
         FrozenPrompts(prompts=paths).check_tasks(["stages_one", "stages_two"])
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["fit", "--gin_file=runs/promot_xxl.gin", "--topology=h100:8"], "`prompt-jax train`"),
+        (["rehearse", "--gin_file=runs/pretrain_nano.gin"], "`prompt-jax pretrain` takes it"),
+        (["train", "--gin_file=runs/pretrain_nano.gin", "--model_dir=no/where"], "pretrain` takes"),
+    ],
+)
+def test_verbs_of_one_run_name_what_takes_a_program(words, runs, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "the recipe is a program of several runs" in said and runs in said
+    assert len(said.strip().splitlines()) == 1
