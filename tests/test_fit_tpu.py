@@ -65,3 +65,14 @@ def test_what_does_not_fit_is_said_with_what_it_would_need(capsys):
     words = ["--gin.BACKBONE=random:nano", "--gin.BATCH_SIZE=65536", "--topology=v5e:1x1"]
     assert main(["fit", "--gin_file=runs/quickstart.gin", *words]) == 2
     assert "does not fit: " in capsys.readouterr().out
+
+
+def test_of_the_meshes_that_are_compiled_the_fastest_is_taken(capsys):
+    words = ["--gin.BACKBONE=random:nano", "--gin.BATCH_SIZE=64", "--topology=v5e:2x2"]
+    assert main(["fit", "--gin_file=runs/quickstart.gin", *words, "--mesh=auto", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len({row["mesh"] for row in told["tried"]}) == 3
+    assert all(row["verdict"].endswith("(compiled)") for row in told["tried"])
+    best = min(told["tried"], key=lambda row: row["seconds at least"])
+    assert best["mesh"] == " x ".join(f"{axis} {size}" for axis, size in told["mesh"].items())
+    assert told["roofline"]["step"] == best["seconds at least"]
