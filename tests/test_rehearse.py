@@ -70,19 +70,30 @@ def test_ten_random_kills_change_no_byte(tiny, tmp_path, capsys):
     assert begun == sorted(begun) and sum(step > 0 for step in begun) >= 5 and max(begun) >= 40
     for kill in killed:
         lost = rf"process {kill['process']} of 2 \(\S+\) was killed"
-        assert all(re.search(lost, line) for line in kill["said"]), kill
+        assert all(re.search(lost, line) for line in kill["said"]), kill["said"]
 
 
-def start(tiny, model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
-    address = f"127.0.0.1:{_free_port()}"
-    program = [sys.executable, "-m", "prompt_jax.cli", "train", f"--gin_file={tiny}/run.gin",
-               f"--model_dir={model_dir}", f"--coordinator={address}",
-               f"--processes={processes}", *flags]  # fmt: skip
-    return [
-        subprocess.Popen([*program, f"--process={n}"], env=_environment(8 // processes),
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for n in range(processes)
-    ]  # fmt: skip
+@pytest.fixture
+def start(tiny):
+    """Starts a run of several processes; those that a failed test leaves are killed."""
+    begun = []
+
+    def processes_of(model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
+        address = f"127.0.0.1:{_free_port()}"
+        program = [sys.executable, "-m", "prompt_jax.cli", "train", f"--gin_file={tiny}/run.gin",
+                   f"--model_dir={model_dir}", f"--coordinator={address}",
+                   f"--processes={processes}", *flags]  # fmt: skip
+        for n in range(processes):
+            begun.append(
+                subprocess.Popen([*program, f"--process={n}"], env=_environment(8 // processes),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )  # fmt: skip
+        return begun[-processes:]
+
+    yield processes_of
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 def preempt(started: list[subprocess.Popen], number: int, there) -> int:
@@ -99,10 +110,10 @@ def preempt(started: list[subprocess.Popen], number: int, there) -> int:
     return step
 
 
-def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, tmp_path):
+def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, start, tmp_path):
     """Two processes are preempted at one step; one process of eight devices ends the run."""
     model_dir = tmp_path / "run"
-    step = preempt(start(tiny, model_dir, 2), 1, (model_dir / "config.gin").exists)
+    step = preempt(start(model_dir, 2), 1, (model_dir / "config.gin").exists)
     assert str(step) in os.listdir(model_dir / "checkpoints")
     for folder in (model_dir, tmp_path / "alone"):
         assert main(["train", f"--gin_file={tiny}/run.gin", f"--model_dir={folder}"]) == 0
@@ -114,10 +125,10 @@ def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, tm
 
 
 @pytest.mark.slow
-def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(tiny, tmp_path):
+def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(start, tmp_path):
     model_dir = tmp_path / "run"
     long = [f"--gin.{name}=100000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]
-    started = start(tiny, model_dir, 2, *long)
+    started = start(model_dir, 2, *long)
     trained = lambda: any(r["kind"] == "train" for r in read_metrics(model_dir))  # noqa: E731
     step = preempt(started, 0, trained)
     assert step > 0
@@ -126,16 +137,16 @@ def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(tiny, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(tiny, tmp_path, victim):
-    """A real SIGSTOP in the midst of training: the other says so and leaves within 80 s."""
+def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(start, tmp_path, victim):
+    """A real SIGSTOP in the midst of training: the other says so and leaves within two minutes."""
     model_dir, other = tmp_path / "run", 1 - victim
     long = [f"--gin.{name}=1000000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]
-    started = start(tiny, model_dir, 2, *long)
+    started = start(model_dir, 2, *long)
     while not any(r["kind"] == "train" for r in read_metrics(model_dir)):
         assert started[0].poll() is None
         time.sleep(0.1)
     started[victim].send_signal(signal.SIGSTOP)
-    said = started[other].communicate(timeout=hosts.HANGING + 2 * hosts.BEAT)[1]
+    said = started[other].communicate(timeout=2 * hosts.HANGING)[1]
     assert started[other].returncode == 1
     name = rf"process {victim} of 2 \(\S+\) was stopped or hangs: no sign of life for 60 s"
     assert re.search(rf"{name}; process {other} stops as well: run the same command again", said)
