@@ -29,8 +29,8 @@ from typing import Any
 import scoreboard_table
 from scoreboard_cells import (
     COLUMNS,
+    MIXTURES,
     NO_LABELS,
-    OTHER_LANGUAGES,
     PROMPT,
     ROWS,
     SEEDS,
@@ -251,9 +251,8 @@ def register_mixtures() -> None:
     import_bundled()
     import seqio
 
-    parts = [f"emoji_topic_{language}" for language in OTHER_LANGUAGES]
-    if "scoreboard_emoji" not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add("scoreboard_emoji", parts, default_rate=1.0)
+    for name in MIXTURES.keys() - seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add(name, MIXTURES[name], default_rate=1.0)
 
 
 def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:

@@ -70,6 +70,7 @@ COLUMNS = (
         labels=False,
         quick=True,
     ),
+    Column("pos_word", "xtreme_udpos_word_en", "tag_accuracy", bindings=(DRAWN,), labels=False),
     Column(
         "e2e",
         "e2e_nlg",
@@ -87,5 +88,24 @@ COLUMNS = (
         scored="scoreboard_emoji",
         classification=False,
     ),
+    Column(
+        "pos_other_languages",
+        "xtreme_udpos_word_en",
+        "tag_accuracy",
+        bindings=(DRAWN,),
+        backbone="mnano",
+        scored="scoreboard_pos",
+        classification=False,
+        labels=False,
+    ),
 )
-OTHER_LANGUAGES = ("ar", "de", "es", "ja", "ko", "ru", "tr", "zh")  # of mnano and emoji_topic
+# What is scored in several languages: those of mnano that a set has. Name: its tasks.
+MIXTURES = {
+    "scoreboard_emoji": [
+        f"emoji_topic_{ll}" for ll in ("ar", "de", "es", "ja", "ko", "ru", "tr", "zh")
+    ],
+    "scoreboard_pos": [
+        f"xtreme_udpos_word_{ll}"
+        for ll in ("ar", "de", "el", "es", "hi", "ja", "ko", "ru", "tr", "vi", "zh")
+    ],
+}

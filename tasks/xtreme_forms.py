@@ -205,6 +205,18 @@ def by_token(asked: str, words_of: Mapping[str, str]) -> Callable[[Record], Iter
     return form
 
 
+def by_window(words_of: Mapping[str, str]) -> Callable[[Record], Iterator[Row]]:
+    """As `by_token`, but short: "WORD in: LEFT WORD RIGHT", its neighbours alone."""
+
+    def form(record: Record) -> Iterator[Row]:
+        words, tags = _checked(record, tuple(words_of))
+        for at, (word, tag) in enumerate(zip(words, tags, strict=True)):
+            inputs = f"{word} in: {' '.join(words[max(at - 1, 0) : at + 2])}"
+            yield {"inputs": inputs, "targets": words_of[tag], "tag": tag, "word": at}
+
+    return form
+
+
 def number_sentences(rows: list[Row]) -> list[Row]:
     """The rows with the number of their sentence: each begins at word 0."""
     sentence = -1

@@ -32,6 +32,7 @@ def source_of(name: str) -> RowsSource:
 LANGUAGES = {
     "xnli": 15, "pawsx": 7, "udpos": 33, "panx": 40, "xquad": 11, "mlqa": 7, "tydiqa": 9,
     "bucc": 4, "tatoeba": 36, "xcopa": 12, "udpos_token": 33, "panx_token": 40,
+    "udpos_word": 33,
     "xnli_translate_train": 15, "pawsx_translate_train": 7, "xquad_translate_train": 11,
     "mlqa_translate_train": 7, "tydiqa_translate_train": 9, "tydiqa_in_language": 9,
     "panx_in_language": 40, "udpos_in_language": 30,
@@ -69,6 +70,7 @@ METRICS = {
     "pawsx_ko": ["accuracy"],
     "udpos_de": ["tag_accuracy", "tag_f1"],
     "udpos_token_de": ["grouped", "grouped"],
+    "udpos_word_de": ["grouped", "grouped"],
     "panx_sw": ["named_f1"],
     "panx_token_sw": ["grouped"],
     "xquad_de": ["squad"],
@@ -136,6 +138,7 @@ FIRST = {
     ),
     "udpos_mr": ("validation", "udpos: 1 थापा 2 मार 3 !", "1 NOUN 2 VERB 3 PUNCT"),
     "udpos_token_mr": ("validation", "थापा मार ! The pos tag of थापा is a kind of:", "thing"),
+    "udpos_word_mr": ("validation", "थापा in: थापा मार", "thing"),
     "panx_sw": (
         "validation",
         "tag: Khartoum , Sudan - miloni 3.2",
