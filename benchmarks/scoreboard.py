@@ -84,12 +84,15 @@ def load(cell: Cell, bindings: Sequence[str]) -> Any:
 
 def trained(run: Any) -> dict[str, Any]:
     """Trains in a folder that is thrown away; the metrics of the last step, and what it took."""
+    from prompt_jax.fit.program import config_of
     from prompt_jax.metrics import read_metrics
     from prompt_jax.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         train(run.root, folder, operative=run.operative)
         records = read_metrics(folder)
+        files = [path for path in Path(folder, "prompt", "last").rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
     steps, seconds = 0, 0.0
     for record in (r for r in records if r["kind"] == "train"):
         seconds += record["seconds_per_step"] * (record["step"] - steps)
@@ -97,7 +100,13 @@ def trained(run: Any) -> dict[str, Any]:
     scored = [r for r in records if r["kind"] == "eval"][-1]
     metrics = {name: value for name, value in scored.items() if isinstance(value, float)}
     del metrics["seconds"]
-    return {"metrics": metrics, "steps": steps, "training_seconds": round(seconds, 1)}
+    return {
+        "metrics": metrics,
+        "steps": steps,
+        "training_seconds": round(seconds, 1),
+        "trainable": run.root.method.count(config_of(run.root)),
+        "artefact_bytes": size,
+    }
 
 
 def untrained(run: Any, kind: str) -> dict[str, Any]:
@@ -281,7 +290,10 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
         seeds = parse_seeds(arguments.seeds)
     if unknown := set(seeds) - set(SEEDS):
         raise UserError(f"--seeds={arguments.seeds}: no {min(unknown)}; there are {SEEDS}")
-    cells = cells_of(chosen(ROWS, arguments.rows, "rows"), columns, seeds)
+    rows = chosen(ROWS, arguments.rows, "rows")
+    if arguments.quick:
+        rows = [row for row in rows if row.quick]
+    cells = cells_of(rows, columns, seeds)
     if not arguments.draw:
         check_data(columns)
         for number, cell in enumerate(cells, start=1):

@@ -15,6 +15,7 @@ class Row:
     recipe: str
     kind: Literal["majority", "bare", "trained"] = "trained"
     random: bool = False  # on random weights of the column's backbone
+    quick: bool = True  # of the quick board as well
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -26,6 +27,16 @@ ROWS = (
     Row("majority", "always the commonest answer", PROMPT, "majority"),
     Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
     Row("prompt", "prompt (Lester et al. 2021)", PROMPT),
+    Row("deep", "a prompt in every layer", "runs/scoreboard_deep.gin", quick=False),
+    Row("prefix", "prefix tuning (Li & Liang 2021)", "runs/scoreboard_prefix.gin", quick=False),
+    Row(
+        "p_tuning_v2",
+        "P-tuning v2 (Liu et al. 2022)",
+        "runs/scoreboard_p_tuning_v2.gin",
+        quick=False,
+    ),
+    Row("ia3", "(IA)3 (Liu et al. 2022)", "runs/scoreboard_ia3.gin", quick=False),
+    Row("lora", "LoRA (Hu et al. 2021)", "runs/scoreboard_lora.gin", quick=False),
     Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
     Row("prompt_random", "the same prompt on random weights", PROMPT, random=True),
 )

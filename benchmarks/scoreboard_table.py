@@ -13,7 +13,8 @@ def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str
     here = [c for c in columns if any(line["column"] == c.name for line in lines)]
     if not here:
         return "# Scoreboard\n\nNo cell is finished yet.\n"
-    parts = [head(lines, command), table(rows, here, lines), legend(here, lines)]
+    parts = [head(lines, command), table(rows, here, lines), *takes(rows, here, lines)]
+    parts.append(legend(here, lines))
     return "\n".join([*parts, *claims(here, lines), *languages(here, lines)])
 
 
@@ -57,6 +58,22 @@ def table(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> str:
     return "\n".join(text) + "\n"
 
 
+def takes(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> list[str]:
+    """What each trained row takes, from the column in which most rows say so."""
+    said = [line for line in lines if "trainable" in line and not line["backbone"].startswith("r")]
+    by_column = {c.name: {x["row"]: x for x in said if x["column"] == c.name} for c in columns}
+    name = max(by_column, key=lambda name: len(by_column[name]))
+    if not by_column[name]:
+        return []
+    text = [f"| {name} | trained parameters | artefact | steps | of training |", "|---" * 5 + "|"]
+    for row in rows:
+        if line := by_column[name].get(row.name):
+            size = f"{line['artefact_bytes'] / 1e3:,.0f} kB"
+            spent = f"{line['steps']} | {line['training_seconds']:.0f} s"
+            text.append(f"| {row.title} | {line['trainable']:,} | {size} | {spent} |")
+    return ["\n".join(text) + "\n\nSeconds are of a machine with other work; see `benchmarks/`.\n"]
+
+
 def legend(columns: Sequence[Any], lines: Lines) -> str:
     text = ["| column | task | metric | trained on | scored on | backbone |", "|---" * 6 + "|"]
     for c in columns:
@@ -88,12 +105,12 @@ def claims(columns: Sequence[Any], lines: Lines) -> list[str]:
             continue
         at = {row: mean(some) for row, some in found.items()}
         seeds = [found[row] for row in ("prompt", "prompt_random") if len(found[row]) > 1]
-        spread = max((stdev(some) for some in seeds), default=0.0)
+        spread = f"{max(map(stdev, seeds)):.1f}" if len(seeds) == 2 else "-"
         gain, gap = at["prompt"] - at["majority"], at["full"] - at["majority"]
         gaps.append((gain, gap))
         text.append(
             f"| {column.name} | {gain:+.1f} | {at['prompt'] - at['prompt_random']:+.1f} "
-            f"| {spread:.1f} | {share(gain, gap)} |"
+            f"| {spread} | {share(gain, gap)} |"
         )
     if not gaps:
         return []

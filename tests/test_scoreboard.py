@@ -64,7 +64,7 @@ def test_cells_are_run_once_and_anew_when_they_are_stale(board, tmp_path: Path, 
     ("arguments", "part"),
     [
         (["--columns=sst9"], "--columns=sst9: no sst9; there are toy"),
-        (["--rows=lora"], "--rows=lora: no lora; there are majority"),
+        (["--rows=lola"], "--rows=lola: no lola; there are majority"),
         (["--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
     ],
 )
