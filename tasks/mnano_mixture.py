@@ -65,7 +65,7 @@ NAMED = (("person", "organization", "location", "none"), ("people", "groups", "p
 TEXT_SHARE = 0.2
 ABOUT_A_WORD = {
     "class": Member(8000, lambda s: kind_rows(TEXT, 8000), 40, TRAIN, WIKI),
-    "entity": Member(20000, lambda s: entity_rows(records(PANX, s)), 40, TRAIN, of(PANX), NAMED),
+    "entity": Member(19998, lambda s: entity_rows(records(PANX, s)), 40, TRAIN, of(PANX), NAMED),
     "related": Member(4000, lambda s: related_rows(TEXT, 4000), 40, TRAIN, WIKI),
 }
 _labelled = {name: member for name, member in MEMBERS.items() if name != "text"}

@@ -31,6 +31,8 @@ ASKED = (
     "The kind of {} is a sort of:",
 )
 NAMED = ("The name of {} is of a:", "What does {} name ?")  # the same for `entity`
+# Sentences of PAN-X that share eight words with a text of RTE: the names of an office and a church.
+SHARED = {2422, 2567}
 NAMES = {"PER": "person", "ORG": "organization", "LOC": "location"}
 
 
@@ -99,6 +101,8 @@ def kind_rows(name: str, rows: int) -> Iterator[Row]:
 def entity_rows(records: Iterable[Record]) -> Iterator[Row]:
     """A tagged sentence and one of its words to the kind of name it is of, or "none"."""
     for number, record in enumerate(records):
+        if number in SHARED:
+            continue
         rng = np.random.default_rng([12, number])
         words = record["words"][:WINDOW]
         kinds = [NAMES.get(tag[2:], "none") for tag in record["tags"][:WINDOW]]

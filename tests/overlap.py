@@ -7,6 +7,7 @@ every split but `train` of every registered task that DATA holds, and every text
 `test_nano_mixture.downstream` lists.
 """
 
+import itertools
 import lzma
 import os
 import runpy
@@ -47,7 +48,7 @@ def tested_texts(known: Iterable[str] = ()) -> set[str]:
             except UserError as error:  # a prepared TFDS folder may lack a split
                 print(error, file=sys.stderr)
                 continue
-            for row in by_task[name]:
+            for row in itertools.chain(*by_task.values()):
                 found |= {row["inputs"], row["targets"], *row.get("answers", ())}
     return found
 
