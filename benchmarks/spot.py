@@ -130,17 +130,17 @@ def mr_rows(split: str) -> list[dict]:
 class Bench:
     """The kept cells, the library, and what runs a cell."""
 
-    def __init__(self, output: str, library: str, more: Sequence[str]):
+    def __init__(self, output: str, library: str, more: Sequence[str], recipe: str = RECIPE):
         from prompt_jax.backbone import load_backbone
 
         self.board = scoreboard.Board(output, {})
-        self.library, self.more = Path(library), list(more)
+        self.library, self.more, self.recipe = Path(library), list(more), recipe
         self.digest = load_backbone(self.load([]).root.backbone.name, "float32").digest
 
     def load(self, bindings: Sequence[str]) -> Any:
         from prompt_jax import config
 
-        return config.load("Train", [RECIPE], [*bindings, *self.more])
+        return config.load("Train", [self.recipe], [*bindings, *self.more])
 
     def fresh(self, key: tuple[str, str, int], recipe: str) -> dict[str, Any] | None:
         """The kept line of a cell, if it is about this backbone and these settings."""

@@ -1,0 +1,240 @@
+"""ProMoT on the small backbone: what a target gains, and what other tasks lose, by fine-tuning.
+
+    python benchmarks/promot.py [--data_dir=DIR] [--targets=empath_topic,trec] [--seeds=0,1,2]
+        [--library=runs/promot] [--gin=NAME=VALUE] [--draw] [--output=docs/promot]
+
+The same backbone is fine-tuned on a target plainly and behind a prompt that was tuned first
+(Wang et al. 2024). Every PERIOD steps the target is scored as it was trained, and tasks that nano
+does without a prompt are scored without one. A finished cell is one line of OUTPUT.jsonl, and
+OUTPUT.md is drawn from it after each. Runs lie in the library: run again, it goes on with what is
+missing or stale, within a run too.
+"""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import promot_table
+import promot_tasks
+import scoreboard
+import spot
+
+RECIPE, CONTROL = "runs/promot_nano.gin", "runs/promot_control_nano.gin"
+PERIOD = 10  # steps between the scores of a fine-tuning
+SHARED = ("BATCH_SIZE=32", "INPUT_LENGTH=16", "TARGET_LENGTH=8", "Data.packed=False",
+          "TRAIN_STEPS=100", f"EVAL_PERIOD={PERIOD}")  # fmt: skip
+PROMPT = ("prompt/Evaluation.period=100",)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A task that is fine-tuned; the best step is chosen on its `validation`, as in the paper."""
+
+    name: str
+    task: str
+    bindings: tuple[str, ...] = ()
+
+    @property
+    def column(self) -> scoreboard.Column:
+        return scoreboard.Column(self.name, self.task, "accuracy")
+
+
+TARGETS = (
+    Target("empath_topic", "empath_topic"),
+    Target("trec", "spot_trec", ("INPUT_LENGTH=32", "Evaluation.max_examples=500")),
+)
+ROWS = {"prompt": RECIPE, "full": CONTROL, "promot": RECIPE}
+
+
+@dataclass(frozen=True)
+class WithUntouched:
+    """A run's evaluation, and other tasks without its prompt: for `Train.evaluation`.
+
+    Metrics are those of the target with the prompt, `without_prompt` where there is one, and
+    `TASK/accuracy`.
+    """
+
+    target: Any
+    tasks: str
+
+    @property
+    def period(self) -> int:
+        return self.target.period
+
+    def read(self, data: Any) -> Any:
+        return self.target.read(data)
+
+    def scored(self, data: Any) -> dict[str, str]:
+        return self.target.scored(data)
+
+    def open(self, text: Any, vocabulary: Any, layout: Any, seed: int, mesh: Any) -> Callable:
+        from prompt_jax.layout import PromptLayout
+
+        target = self.target.open(text, vocabulary, layout, seed, mesh)
+        bare = self.target.open(text, vocabulary, PromptLayout(), seed, mesh)
+        others = untouched_scorer(self.tasks, vocabulary, mesh)
+
+        def evaluator(graphdef, trainable, frozen, between=lambda: None):
+            model = without_prompt(graphdef, trainable, frozen)
+            metrics, rows = target(graphdef, trainable, frozen, between)
+            metrics = dict(metrics)
+            if layout.encoder:
+                metrics["without_prompt"] = bare(*model, between)[0]["accuracy"]
+            untouched = others(*model, between)[0]
+            return metrics | {n: x for n, x in untouched.items() if "/accuracy" in n}, rows
+
+        return evaluator
+
+
+def untouched_scorer(tasks: str, vocabulary: Any, mesh: Any) -> Any:
+    """What scores a mixture's `test` without a prompt."""
+    from prompt_jax.data import Data
+    from prompt_jax.evaluate import TaskScorer
+    from prompt_jax.layout import PromptLayout
+
+    data = Data(task=tasks, input_length=128, target_length=16, batch_size=64, split="test")
+    return TaskScorer(data.read(), vocabulary, PromptLayout(), mesh)
+
+
+def without_prompt(graphdef: Any, trainable: Any, frozen: Any) -> tuple:
+    """The same T5 with no prompt before it."""
+    from flax import nnx
+
+    from prompt_jax.methods.base import FixedPrompt, PromptedT5
+
+    model = nnx.merge(graphdef, trainable, frozen)
+    graph, params = nnx.split(PromptedT5(model.t5, FixedPrompt(None)))
+    return graph, nnx.State({}), params
+
+
+class Bench:
+    """What runs a cell, and keeps it as `spot.py` does."""
+
+    def __init__(self, output: str, library: str, more: Sequence[str]):
+        self.kept = spot.Bench(output, library, more, CONTROL)
+
+    def cell(self, row: str, target: Target, seed: int) -> None:
+        """Trains a row's run, unless its line is kept."""
+        from etils import epath
+        from flax import nnx
+
+        from prompt_jax import config
+        from prompt_jax.stages import resolved, stage_folder
+        from prompt_jax.train import train
+
+        bindings = [f"TASK={target.task}", f"SEED={seed}", *SHARED, *target.bindings]
+        bindings += [*(PROMPT if ROWS[row] == RECIPE else ()), *self.kept.more]
+        run = config.load(("Stages", "Train"), [ROWS[row]], bindings)
+        key, recipe = (row, target.name, seed), fingerprint(run, bindings)
+        if self.kept.fresh(key, recipe):
+            return
+        began = time.perf_counter()
+        folder = epath.Path(self.kept.library / f"{Path(ROWS[row]).stem}_{recipe}")
+        runs = resolved(run.root, folder) if ROWS[row] == RECIPE else [run.root]
+        runs = runs[:1] if row == "prompt" else runs
+        for number, root in enumerate(runs, start=1):
+            place = stage_folder(folder, number)
+            if root.method.trainable is nnx.Param:
+                evaluation = WithUntouched(root.evaluation, promot_tasks.MIXTURE)
+                root = dataclasses.replace(root, evaluation=evaluation)
+            train(root, str(place), operative=run.operative)
+        marks = marks_of(str(place))
+        words = [f"--gin.{binding}" for binding in bindings]
+        words = ["prompt-jax", "train", f"--gin_file={ROWS[row]}", "--model_dir=D", *words]
+        told = {"marks": marks, "command": shlex.join(words)}
+        self.kept.keep(key, marks[-1]["accuracy"], recipe, began, told)
+
+    def backbone(self) -> None:
+        """Scores the untouched tasks before any training."""
+        from prompt_jax.evaluate_prompts import model_of
+        from prompt_jax.sharding import MeshShape
+
+        run, mesh = self.kept.load(SHARED), MeshShape().build()
+        key, recipe = ("backbone", "untouched", 0), fingerprint(run, SHARED)
+        if self.kept.fresh(key, recipe):
+            return
+        began, backbone = time.perf_counter(), run.root.backbone.load(mesh)
+        scorer = untouched_scorer(promot_tasks.MIXTURE, backbone.vocabulary, mesh)
+        metrics = scorer(*model_of(backbone, None, mesh))[0]
+        chances = {task.name: promot_tasks.chance(task.examples) for task in scorer.tasks}
+        mark = {"step": 0, **{n: round(x, 2) for n, x in metrics.items() if "/accuracy" in n}}
+        told = {"marks": [mark], "chance": chances}
+        told["examples"] = {task.name: len(task.examples) for task in scorer.tasks}
+        self.kept.keep(key, metrics["accuracy"], recipe, began, told)
+
+    def draw(self, command: str) -> None:
+        """The page, of the cells that are about this backbone."""
+        board = self.kept.board
+        lines = [line for line in board.kept.values() if line["digest"] == self.kept.digest]
+        page = promot_table.draw(TARGETS, promot_tasks.UNTOUCHED, lines, command)
+        board.table_file.write_text(page)
+
+
+def fingerprint(run: Any, bindings: Sequence[str]) -> str:
+    """Of the recipe, what a cell binds in it, and what is scored."""
+    scored = [f"{task.name} {promot_tasks.ROWS}" for task in promot_tasks.UNTOUCHED]
+    return scoreboard.fingerprint(run, [*bindings, *scored], TARGETS[0].column)
+
+
+def marks_of(folder: str) -> list[dict[str, float]]:
+    """{"step": ..., METRIC: percent} of every evaluation of a run."""
+    from prompt_jax.metrics import read_metrics
+
+    records = [record for record in read_metrics(folder) if record["kind"] == "eval"]
+    names = ("accuracy", "not_a_label", "without_prompt")
+    return [
+        {"step": record["step"]}
+        | {n: round(x, 2) for n, x in record.items() if n in names or n.endswith("/accuracy")}
+        for record in records
+    ]
+
+
+def fill(arguments: argparse.Namespace, command: str) -> None:
+    """Runs what is missing, seed by seed and target by target."""
+    from prompt_jax.options import use_data_dir
+    from prompt_jax.seeds import parse_seeds
+
+    use_data_dir(arguments.data_dir)
+    targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")
+    seeds = parse_seeds(arguments.seeds)
+    bench = Bench(arguments.output, arguments.library, arguments.gin)
+    spot.register_tasks()
+    promot_tasks.register()
+    if not arguments.draw:
+        scoreboard.check_data([target.column for target in targets])
+        bench.backbone()
+        for seed in seeds:
+            for target in targets:
+                for row in ROWS:
+                    bench.cell(row, target, seed)
+                    bench.draw(command)
+    bench.draw(command)
+    print(bench.kept.board.table_file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0; 2 for a wrong argument or a missing set, 1 where a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
+    parser.add_argument("--targets", help="some of them, with commas")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--library", default="runs/promot", help="of the runs")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--output", default="docs/promot", help="without .jsonl and .md")
+    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
+                        help="one more binding of every cell")  # fmt: skip
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(words)
+    command = shlex.join(["python", "benchmarks/promot.py", *words])
+    return scoreboard.exit_code("promot", partial(fill, parsed, command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
