@@ -11,6 +11,7 @@ prompt columns, packed into rows (or one to a row), and rows become T5X's featur
 T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from prompt_jax import shots, token_cache
+from prompt_jax.demonstrations import Demonstrations, prepended
 from prompt_jax.errors import UserError
 from prompt_jax.layout import EOS, PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.packing import Row, RowPlan
@@ -49,6 +51,9 @@ class Data:
       examples_per_class: k-shot: so many of every target of a task, drawn by `sample_seed`.
       sampled_examples: so many examples of a task, whatever their targets, drawn by `sample_seed`.
       sample_seed: of the draw; a smaller k with the same seed takes some of the same examples.
+      demonstrations: so many solved examples of the task before each input, within
+        `input_length`; the run's evaluation has as many (`demonstrations.py`).
+      demonstration_seed: which ones.
     """
 
     task: str
@@ -61,6 +66,8 @@ class Data:
     examples_per_class: int | None = None
     sampled_examples: int | None = None
     sample_seed: int = 0
+    demonstrations: int = 0
+    demonstration_seed: int = 0
 
     def check(self):
         limits = ("max_examples", "examples_per_class", "sampled_examples")
@@ -72,16 +79,31 @@ class Data:
                 f"Data.sampled_examples = {self.sampled_examples}: Data.examples_per_class is "
                 "given too; leave one out"
             )
-        if self.sample_seed < 0:
-            raise UserError(f"Data.sample_seed = {self.sample_seed}: give 0 or more")
+        for name in ("sample_seed", "demonstrations", "demonstration_seed"):
+            if vars(self)[name] < 0:
+                raise UserError(f"Data.{name} = {vars(self)[name]}: give 0 or more")
 
-    def read(self) -> "TaskText":
-        """Every example of the split as text: what can be checked before any weight is read."""
+    def read(self, training: "Data | None" = None) -> "TaskText":
+        """Every example of the split as text: what can be checked before any weight is read.
+
+        `training`: the data that demonstrations are drawn from; None: these themselves.
+        """
+        from prompt_jax.tasks import text
+
+        read = self._sampled()
+        shown = Demonstrations()
+        if self.demonstrations:
+            source = training or self
+            drawn = read if training is None else source._sampled()
+            pool = {name: examples[: source.max_examples] for name, examples in drawn.items()}
+            shown = Demonstrations(self.demonstrations, self.demonstration_seed, pool)
+        return TaskText(self, read, text.mixture_rates(self.task), shown)
+
+    def _sampled(self) -> dict[str, list[dict[str, Any]]]:
         from prompt_jax.tasks import text
 
         by_task = text.load_examples(self.task, self.split)
-        by_task = {name: self.sample(name, examples) for name, examples in by_task.items()}
-        return TaskText(self, by_task, text.mixture_rates(self.task))
+        return {name: self.sample(name, examples) for name, examples in by_task.items()}
 
     def sample(self, task: str, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The examples that k-shot training keeps of a task's, in their order; else all."""
@@ -108,13 +130,31 @@ class TaskText:
     data: Data
     by_task: dict[str, list[dict[str, Any]]]
     rates: dict[str, float]
+    shown: Demonstrations = Demonstrations()  # noqa: RUF009 (frozen)
 
     def tokenized(self, vocabulary) -> list["TokenizedTask"]:
-        limit = self.data.max_examples
+        """Every task's tokens, demonstrations included."""
+        length, tasks = self.data.input_length, []
+        for name in self.by_task:
+            task = tokenize(name, self._kept(name), vocabulary, self.data)
+            if self.shown.count:
+                before = self.shown.of(name, task.examples)
+                inputs, dropped = prepended(task.inputs, before, vocabulary, length)
+                task = dataclasses.replace(task, inputs=inputs, dropped_demonstrations=dropped)
+            tasks.append(task)
+        return tasks
+
+    def asked(self) -> list[list[str]]:
+        """The inputs of every task as text, with their demonstrations."""
         return [
-            tokenize(name, examples[:limit], vocabulary, self.data)
-            for name, examples in self.by_task.items()
+            ["".join([*before, e["inputs"]]) for before, e in zip(shown, examples, strict=True)]
+            for name in self.by_task
+            for examples in [self._kept(name)]
+            for shown in [self.shown.of(name, examples)]
         ]
+
+    def _kept(self, name: str) -> list[dict[str, Any]]:
+        return self.by_task[name][: self.data.max_examples]
 
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
         tasks = self.tokenized(vocabulary)
@@ -132,6 +172,7 @@ class TokenizedTask:
     targets: list[np.ndarray]
     truncated_inputs: int
     truncated_targets: int
+    dropped_demonstrations: int = 0
 
 
 def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
@@ -224,10 +265,13 @@ class TaskBatches:
         """Counts for the log: examples, truncation, and how full the first rows are."""
         rows = self.plan.batch(0)
         used = sum(int(self.plan.columns[p.task][p.example][0]) for row in rows for p in row)
+        dropped = sum(task.dropped_demonstrations for task in self.tasks)
+        shown = {"dropped_demonstrations": dropped} if self.data.demonstrations else {}
         return {
             "tasks": {task.name: len(task.inputs) for task in self.tasks},
             "truncated_inputs": sum(task.truncated_inputs for task in self.tasks),
             "truncated_targets": sum(task.truncated_targets for task in self.tasks),
+            **shown,
             "examples_per_row": sum(map(len, rows)) / len(rows),
             "fill_rate": used / (len(rows) * self.capacity[0]),
         }

@@ -108,6 +108,13 @@ def evaluate(
     ] = None,
     input_length: InputLength = None,
     target_length: TargetLength = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", metavar="K", min=0, help="Training examples before each input."),
+    ] = None,
+    shots_seed: Annotated[
+        int | None, typer.Option("--shots_seed", metavar="N", min=0, help="Which ones.")
+    ] = None,
     dtype: Dtype = None,
     weights_dtype: WeightsDtype = None,
     vocabulary: Vocabulary = None,
@@ -141,6 +148,8 @@ def evaluate(
         max_examples=max_examples,
         input_length=input_length,
         target_length=target_length,
+        shots=shots,
+        shots_seed=shots_seed,
         dtype=dtype,
         weights_dtype=weights_dtype,
         vocabulary=vocabulary,

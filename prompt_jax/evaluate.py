@@ -4,6 +4,7 @@ The same `TaskScorer` serves the evaluations within a run and the `eval` verb (`
 so that both print the same numbers for the same prompt.
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -71,9 +72,14 @@ class Evaluation:
         return Answering(mode=self.mode, beams=self.beams, length_normalised=self.length_normalised)
 
     def read(self, data: Data) -> TaskText:
-        """The examples of the split, cut to the lengths of `data`, the run's."""
+        """The examples of the split, cut to the lengths of `data`, the run's.
+
+        As many demonstrations as in training stand before them, drawn from what is trained on.
+        """
+        task = self.task or data.task
+        shots = data.demonstrations if isinstance(data, Data) else 0
         return Data(
-            task=self.task or data.task,
+            task=task,
             split=self.split,
             input_length=data.input_length,
             target_length=data.target_length,
@@ -81,7 +87,9 @@ class Evaluation:
             max_examples=self.max_examples,
             examples_per_class=self.examples_per_class,
             sample_seed=self.sample_seed,
-        ).read()
+            demonstrations=shots,
+            demonstration_seed=data.demonstration_seed if shots else 0,
+        ).read(dataclasses.replace(data, task=task) if shots else None)
 
     def scored(self, data: Data) -> dict[str, str]:
         """What is scored, for the record."""
@@ -113,6 +121,11 @@ class TaskScorer:
         from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, get_task
 
         data = text.data
+        if data.demonstrations and how.mode in ("retrieve", "mine"):
+            raise UserError(
+                f"Data.demonstrations = {data.demonstrations}: the mode {how.mode!r} compares "
+                "inputs alone; leave them out"
+            )
         limits = (data.input_length, data.target_length)
         self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
         self.vocabulary, self.how, self.journal = vocabulary, how, journal

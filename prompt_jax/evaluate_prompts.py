@@ -60,6 +60,8 @@ def evaluate_prompts(
     max_examples: int | None = None,
     input_length: int | None = None,
     target_length: int | None = None,
+    shots: int | None = None,
+    shots_seed: int | None = None,
     dtype: str | None = None,
     weights_dtype: str | None = None,
     vocabulary: str | None = None,
@@ -69,11 +71,12 @@ def evaluate_prompts(
 ) -> tuple[dict[str, Any], list[dict]]:
     """What the `eval` verb reports, and the predictions row by row.
 
-    No prompt: the bare backbone. Lengths and dtype are by default those the prompts were trained
-    with. `journal` is a file that keeps every answer: a killed evaluation goes on after them (what
-    `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics of each,
-    their mean, and those of the vote. Several processes answer every batch together, and all of
-    them have the whole report.
+    No prompt: the bare backbone. Lengths, dtype and shots are by default those the prompts were
+    trained with; `shots` demonstrations of the split `train` stand before each input, drawn by
+    `shots_seed`. `journal` is a file that keeps every answer: a killed evaluation goes on after
+    them (what `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics
+    of each, their mean, and those of the vote. Several processes answer every batch together, and
+    all of them have the whole report.
 
     Raises:
       UserError: a prompt that does not fit, or prompts that were trained with other lengths.
@@ -81,14 +84,17 @@ def evaluate_prompts(
     if journal is not None and hosts.several():
         raise UserError(f"--journal={journal}: one process can keep it; leave it out for several")
     saved = [load_prompt(path) for path in prompts]
-    text = Data(
+    data = Data(
         task=task,
         split=split,
         input_length=input_length or trained(saved, "input_length", 512),
         target_length=target_length or trained(saved, "target_length", 64),
         batch_size=batch_size,
         max_examples=max_examples,
-    ).read()
+        demonstrations=default(shots, saved, "demonstrations", 0),
+        demonstration_seed=default(shots_seed, saved, "demonstration_seed", 0),
+    )
+    text = data.read(dataclasses.replace(data, split="train", max_examples=None))
     held = dtype or trained(saved, "dtype", "bfloat16")
     small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
@@ -120,12 +126,10 @@ def _settings(
     text: TaskText, saved: Sequence[Prompt], backbone: Backbone, dtype: str, small: str, how
 ) -> dict[str, Any]:
     """What answers depend on; a journal of other ones is refused."""
-    limit = text.data.max_examples
-    asked = [[e["inputs"] for e in examples[:limit]] for examples in text.by_task.values()]
     return {
         "task": text.data.task,
         "split": text.data.split,
-        "inputs": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "inputs": hashlib.sha256(json.dumps(text.asked()).encode()).hexdigest(),
         "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in saved],
         "backbone": backbone.digest,
         "dtype": dtype,
@@ -142,6 +146,11 @@ def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
         shown = ", ".join(f"{path}: {value}" for path, value in told.items())
         raise UserError(f"the prompts were trained with different {name} ({shown}): give --{name}")
     return next(iter(told.values()), default)
+
+
+def default(given: int | None, saved: Sequence[Prompt], name: str, otherwise: int) -> int:
+    """What was given, 0 included; else what all prompts were trained with."""
+    return trained(saved, name, otherwise) if given is None else given
 
 
 def answer_all(

@@ -319,6 +319,9 @@ class Job:
                 "vocabulary": run.backbone.vocabulary,
             },
         }
+        if isinstance(run.data, Data) and run.data.demonstrations:
+            named = ("demonstrations", "demonstration_seed")
+            facts["run"] |= {key: vars(run.data)[key] for key in named}
         trainable = sharding.whole(state.trainable)
         if hosts.writes():
             model: Any = nnx.merge(self.graphdef, trainable, self.frozen)
