@@ -103,7 +103,7 @@ COLUMNS = (
         "pos_other_languages",
         "xtreme_udpos_word_en",
         "tag_accuracy",
-        bindings=(DRAWN,),
+        bindings=(DRAWN, "Evaluation.max_examples=250"),
         backbone="mnano",
         scored="scoreboard_pos",
         classification=False,
