@@ -8,9 +8,11 @@ life any more. launch/README.md says how processes are started.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -124,6 +126,7 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
     line.call(time.monotonic() + timeout, timeout)
     _line = line
     line.watch()
+    _listen_before_abort()
     _keep_stdout()
     jax_service.start(place.coordinator, place.processes, place.process, place.cluster)
     try:
@@ -141,6 +144,19 @@ def _keep_stdout() -> None:
     os.dup2(2, 1)
 
 
+def _listen_before_abort() -> None:
+    """Has `listen` called where C++ aborts this process.
+
+    Where a process is lost, gloo's calls fail device by device, so that those of one process may
+    meet in different collectives; gloo ends the process then, often before it has heard who is
+    lost.
+    """
+    global _at_abort
+    _at_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: listen())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _at_abort)
+
+
+_at_abort: Any = None  # as long as this process lives, as C may call it
 _line: "_Line | None" = None
 
 

@@ -4,7 +4,10 @@ The calls are made by threads of this process; whole runs of several processes a
 test_rehearse.py.
 """
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -224,3 +227,27 @@ def test_signs_of_life_keep_a_quiet_run_going(met):
         line.watch()
     time.sleep(2.5)
     assert ended == []
+
+
+ABORT = """
+import os, threading, time
+from prompt_jax import hosts
+line = hosts._line = hosts._Line(hosts.Place("localhost:1", 2, 1), "")
+line.names[0] = "far"
+hosts._listen_before_abort()
+threading.Thread(target=lambda: (time.sleep(0.3), line._lost(0))).start()
+os.abort()
+"""
+
+
+def test_an_abort_waits_for_word_of_a_lost_process():
+    ended = subprocess.run([sys.executable, "-c", ABORT], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "process 0 of 2 (far) was killed or cannot be reached any more" in ended.stderr
+
+
+def test_an_abort_by_itself_stays_one():
+    told = ABORT.replace("threading.Thread", "hosts.time.sleep = print; threading.Thread")
+    told = told.replace("line._lost(0)", "0")
+    ended = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGABRT
