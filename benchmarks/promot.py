@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import promot_table
@@ -30,6 +31,7 @@ RECIPE, CONTROL = "runs/promot_nano.gin", "runs/promot_control_nano.gin"
 PERIOD = 10  # steps between the scores of a fine-tuning
 SHARED = ("BATCH_SIZE=32", "INPUT_LENGTH=16", "TARGET_LENGTH=8", "Data.packed=False",
           "TRAIN_STEPS=100", f"EVAL_PERIOD={PERIOD}")  # fmt: skip
+GRADIENT_STEPS = (0, 10, 20, 50, 100, 200, 400)
 PROMPT = ("prompt/Evaluation.period=100",)
 
 
@@ -114,6 +116,42 @@ def without_prompt(graphdef: Any, trainable: Any, frozen: Any) -> tuple:
     return graph, nnx.State({}), params
 
 
+class Program:
+    """The run of a target, or its runs in turn, in a folder of the library."""
+
+    def __init__(self, name: str, target: Target, seed: int, kept: spot.Bench):
+        from etils import epath
+
+        from prompt_jax import config
+        from prompt_jax.stages import resolved
+
+        bindings = [f"TASK={target.task}", f"SEED={seed}", *SHARED, *target.bindings]
+        bindings += [*(PROMPT if name == RECIPE else ()), *kept.more]
+        built = config.load(("Stages", "Train"), [name], bindings)
+        self.operative, self.fingerprint = built.operative, fingerprint(built, bindings)
+        self.folder = epath.Path(kept.library / f"{Path(name).stem}_{self.fingerprint}")
+        self.runs = resolved(built.root, self.folder) if name == RECIPE else [built.root]
+        words = [f"--gin.{binding}" for binding in bindings]
+        words = ["prompt-jax", "train", f"--gin_file={name}", "--model_dir=D", *words]
+        self.command = shlex.join(words)
+
+    def train(self, stages: int | None) -> Any:
+        """Trains the first so many of the runs, or all; the folder of the last one."""
+        from flax import nnx
+
+        from prompt_jax.stages import stage_folder
+        from prompt_jax.train import train
+
+        place = self.folder
+        for number, run in enumerate(self.runs[:stages], start=1):
+            place = stage_folder(self.folder, number)
+            if run.method.trainable is nnx.Param:
+                evaluation = WithUntouched(run.evaluation, promot_tasks.MIXTURE)
+                run = dataclasses.replace(run, evaluation=evaluation)
+            train(run, str(place), operative=self.operative)
+        return place
+
+
 class Bench:
     """What runs a cell, and keeps it as `spot.py` does."""
 
@@ -122,34 +160,27 @@ class Bench:
 
     def cell(self, row: str, target: Target, seed: int) -> None:
         """Trains a row's run, unless its line is kept."""
-        from etils import epath
-        from flax import nnx
+        program, key = Program(ROWS[row], target, seed, self.kept), (row, target.name, seed)
+        if self.kept.fresh(key, program.fingerprint):
+            return
+        began = time.perf_counter()
+        marks = marks_of(str(program.train(stages=1 if row == "prompt" else None)))
+        told = {"marks": marks, "command": program.command}
+        self.kept.keep(key, marks[-1]["accuracy"], program.fingerprint, began, told)
 
-        from prompt_jax import config
-        from prompt_jax.stages import resolved, stage_folder
-        from prompt_jax.train import train
+    def gradient(self, row: str, target: Target, seed: int) -> None:
+        """The cosine of a fine-tuning's gradient and its format gradient, as it trains anew."""
+        from prompt_jax.format_gradient import measure
 
-        bindings = [f"TASK={target.task}", f"SEED={seed}", *SHARED, *target.bindings]
-        bindings += [*(PROMPT if ROWS[row] == RECIPE else ()), *self.kept.more]
-        run = config.load(("Stages", "Train"), [ROWS[row]], bindings)
-        key, recipe = (row, target.name, seed), fingerprint(run, bindings)
+        program = Program(ROWS[row], target, seed, self.kept)
+        key = (f"{row}_gradient", target.name, seed)
+        recipe = f"{program.fingerprint} {GRADIENT_STEPS}"
         if self.kept.fresh(key, recipe):
             return
         began = time.perf_counter()
-        folder = epath.Path(self.kept.library / f"{Path(ROWS[row]).stem}_{recipe}")
-        runs = resolved(run.root, folder) if ROWS[row] == RECIPE else [run.root]
-        runs = runs[:1] if row == "prompt" else runs
-        for number, root in enumerate(runs, start=1):
-            place = stage_folder(folder, number)
-            if root.method.trainable is nnx.Param:
-                evaluation = WithUntouched(root.evaluation, promot_tasks.MIXTURE)
-                root = dataclasses.replace(root, evaluation=evaluation)
-            train(root, str(place), operative=run.operative)
-        marks = marks_of(str(place))
-        words = [f"--gin.{binding}" for binding in bindings]
-        words = ["prompt-jax", "train", f"--gin_file={ROWS[row]}", "--model_dir=D", *words]
-        told = {"marks": marks, "command": shlex.join(words)}
-        self.kept.keep(key, marks[-1]["accuracy"], recipe, began, told)
+        program.train(stages=len(program.runs) - 1)
+        found = measure(program.runs[-1], str(program.folder), GRADIENT_STEPS, show=lambda _: None)
+        self.kept.keep(key, mean(found[-1]["cosines"]), recipe, began, {"gradients": found})
 
     def backbone(self) -> None:
         """Scores the untouched tasks before any training."""
@@ -214,6 +245,9 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
             for target in targets:
                 for row in ROWS:
                     bench.cell(row, target, seed)
+                    bench.draw(command)
+                for row in ("full", "promot"):
+                    bench.gradient(row, target, seed)
                     bench.draw(command)
     bench.draw(command)
     print(bench.kept.board.table_file)

@@ -21,6 +21,7 @@ def draw(targets: Sequence[Any], untouched: Sequence[Any], lines: Lines, command
     for target in here:
         parts += [f"## {target.name}\n", chosen_table(target, untouched, names, lines, bare[0])]
         parts += [matched(target.name, names, lines), course(target.name, names, lines)]
+        parts += [gradients(target.name, lines)]
     return "\n".join(parts)
 
 
@@ -138,3 +139,32 @@ def course(target: str, names: Sequence[str], lines: Lines) -> str:
             cells.append(shown([others(mark, names) for mark in found]))
         text.append(f"| {marks[0]['step']} | {' | '.join(cells)} |")
     return "Step by step:\n\n" + "\n".join(text) + "\n"
+
+
+def gradients(target: str, lines: Lines) -> str:
+    """The cosine of each fine-tuning's gradient and its format gradient, by step."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for line in lines:
+        if line["column"] == target and "gradients" in line:
+            for mark in line["gradients"]:
+                some = found.setdefault(mark["step"], {}).setdefault(line["row"], [])
+                some.append(mean(mark["cosines"]))
+    if not found:
+        return ""
+    text = ["| step | plain fine-tuning | ProMoT |", "|---|---|---|"]
+    for step, by_row in sorted(found.items()):
+        cells = [cosine(by_row.get(f"{row}_gradient", [])) for row in TITLES]
+        text.append(f"| {step} | {' | '.join(cells)} |")
+    return (
+        "Cosine of the gradient and the format gradient, that of the same batch with its targets\n"
+        "shuffled (mean of four batches; the paper, plain fine-tuning of mT5 XXL: 0.96 to 0.99 at\n"
+        "step 0, 0.05 to 0.2 at step 400):\n\n" + "\n".join(text) + "\n"
+    )
+
+
+def cosine(found: Sequence[float]) -> str:
+    """`0.96 ± 0.01` over seeds."""
+    if not found:
+        return "-"
+    told = f"{mean(found):.2f}"
+    return told if len(found) == 1 else f"{told} ± {stdev(found):.2f}"

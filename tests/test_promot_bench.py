@@ -56,8 +56,11 @@ def test_the_page_compares_both_at_the_same_score_of_the_target() -> None:
                 ((0, 30, 80), (10, 41, 79), (20, 40, 78))]  # fmt: skip
         kept += [line("prompt", seed, mark(100, 30, 80, 60)), line("full", seed, *plain)]
         kept.append(line("promot", seed, *ours))
+        for row, at in (("full_gradient", 0.9), ("promot_gradient", 0.5)):
+            steps = [{"step": step, "cosines": [at - 0.2 * seed, at]} for step in (0, 400)]
+            kept.append({**line(row, seed), "gradients": steps})
     page = table.draw((AIM,), OTHERS, kept, "make it")
-    assert "`make it` from 7 cells" in page
+    assert "`make it` from 11 cells" in page
     assert "| one: first | 300 | 50.0 | 80.0 |" in page
     assert "| nano | | | | 80.0 | 60.0 | 70.0 |" in page
     fine = "| plain fine-tuning | 20, 20 | 50.0 ± 0.0 | - | 60.0 ± 0.0 | 40.0 ± 0.0 | 50.0 ± 0.0 |"
@@ -66,6 +69,7 @@ def test_the_page_compares_both_at_the_same_score_of_the_target() -> None:
     assert "| 0 | 41.0 | 20, 50.0, 50.0 | 10, 41.0, 68.5 | +18.5 |" in page
     assert "| 1 | 41.0 | 10, 41.0, 60.0 | 10, 41.0, 68.5 | +8.5 |" in page
     assert "keeps of untouched tasks: +13.5 ± 7.1." in page
+    assert "| 400 | 0.85 ± 0.07 | 0.45 ± 0.07 |" in page
     assert "| 10 | 40.5 ± 0.7 | 60.0 ± 0.0 | 41.0 ± 0.0 | 68.5 ± 0.0 |" in page
 
 
@@ -113,13 +117,14 @@ def test_cells_are_run_once(tiny, tmp_path, monkeypatch, capsys) -> None:
     small = ("INPUT_LENGTH=28", "TARGET_LENGTH=4", "BATCH_SIZE=8", "TRAIN_STEPS=2", "EVAL_PERIOD=1",
              "CHECKPOINT_PERIOD=1", "Evaluation.max_examples=8", "Data.packed=False")  # fmt: skip
     monkeypatch.setattr(promot, "SHARED", small)
+    monkeypatch.setattr(promot, "GRADIENT_STEPS", (0, 1))
     monkeypatch.setattr(promot, "PROMPT", ("PROMPT_LENGTH=4", "PROMPT_STEPS=1"))
     asked = [f"--gin=BACKBONE='files:{tiny}/backbone'", "--seeds=0", f"--output={tmp_path}/b",
              f"--library={tmp_path}/library"]  # fmt: skip
     assert promot.main(asked) == 0
-    assert capsys.readouterr().out.count(", seed 0: ") == 4
+    assert capsys.readouterr().out.count(", seed 0: ") == 6
     lines = [json.loads(text) for text in (tmp_path / "b.jsonl").read_text().splitlines()]
-    by_row = {x["row"]: x["marks"] for x in lines}
+    by_row = {x["row"]: x.get("marks") for x in lines}
     assert [m["step"] for m in by_row["promot"]] == [0, 1, 2] == [m["step"] for m in by_row["full"]]
     for row in ("promot", "full"):
         names = {"accuracy", "promot_t1/accuracy", "promot_t2/accuracy"} - by_row[row][0].keys()
