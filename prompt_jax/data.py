@@ -83,6 +83,12 @@ class Data:
             if vars(self)[name] < 0:
                 raise UserError(f"Data.{name} = {vars(self)[name]}: give 0 or more")
 
+    def __repr__(self) -> str:
+        """What checkpoints say of the data; without demonstrations as in those from before them."""
+        names = [f.name for f in dataclasses.fields(self)]
+        names = names if self.demonstrations else [n for n in names if "demonstration" not in n]
+        return f"Data({', '.join(f'{name}={vars(self)[name]!r}' for name in names)})"
+
     def read(self, training: "Data | None" = None) -> "TaskText":
         """Every example of the split as text: what can be checked before any weight is read.
 

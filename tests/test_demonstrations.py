@@ -150,6 +150,16 @@ def test_a_run_and_eval_show_the_same(tiny, task, tmp_path, capsys):
     assert "compares inputs alone" in capsys.readouterr().err
 
 
+def test_runs_from_before_demonstrations_go_on(task):
+    """Checkpoints hold the data's repr; the number of demonstrations is in it where there are."""
+    assert repr(data("t", demonstrations=0)) == (
+        "Data(task='t', input_length=64, target_length=4, batch_size=2, packed=True, "
+        "split='train', max_examples=None, examples_per_class=None, sampled_examples=None, "
+        "sample_seed=0)"
+    )
+    assert repr(data("t")).endswith("sample_seed=0, demonstrations=1, demonstration_seed=0)")
+
+
 def test_a_journal_of_other_demonstrations_is_refused(tiny, task, tmp_path, capsys):
     ask = ["eval", f"--backbone=files:{tiny}/backbone", f"--task={task}", "--split=validation",
            f"--journal={tmp_path}/j.jsonl", "--input_length=64", "--target_length=4"]  # fmt: skip
