@@ -86,7 +86,8 @@ def legend(columns: Sequence[Any], lines: Lines) -> str:
         + """
 
 Scored on the first 500 examples of a split (pos_other_languages: 250 of each language), after the
-last step: no checkpoint is chosen. Labels are ranked by their likelihood; e2e is written. Numbers are in percent.
+last step: no checkpoint is chosen. Labels are ranked by their likelihood; e2e is written. Numbers
+are in percent.
 """
     )
 
@@ -125,18 +126,20 @@ def share(gain: float, gap: float) -> str:
 
 
 def languages(columns: Sequence[Any], lines: Lines) -> list[str]:
-    """A table for each column that is scored on several tasks: the prompt by task."""
+    """A table for each column that is scored on several tasks: what is reached in each."""
     parts = []
     for column in (c for c in columns if c.scored):
-        by_row: dict[str, dict[str, list[float]]] = {"majority": {}, "prompt": {}}
+        rows = ("majority", "prompt", "full", "prompt_random")
+        by_row: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
         for line in (x for x in lines if x["column"] == column.name and x["row"] in by_row):
             for name, value in line["metrics"].items():
                 task, _, metric = name.rpartition("/")
                 if metric == column.metric and task:
                     by_row[line["row"]].setdefault(task, []).append(value)
-        text = [f"| {column.name} | commonest answer | prompt |", "|---|---|---|"]
+        titles = "commonest answer | prompt | full | prompt, random weights"
+        text = [f"| {column.name} | {titles} |", "|---" * 5 + "|"]
         for task in by_row["prompt"]:
-            cells = [shown(by_row[row].get(task, [])) for row in ("majority", "prompt")]
+            cells = [shown(by_row[row].get(task, [])) for row in rows]
             text.append(f"| {task} | {' | '.join(cells)} |")
         parts.append("\n".join(text) + "\n")
     return parts

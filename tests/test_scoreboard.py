@@ -113,7 +113,7 @@ def test_the_page_has_a_table_of_languages() -> None:
     metrics = {"accuracy": 60.0, "xx_de/accuracy": 70.0, "xx_fr/accuracy": 50.0, "xx_fr/f1": 1.0}
     kept = [line(row, "far", 0, 60.0, metrics=metrics) for row in ("majority", "prompt")]
     page = table.draw(scoreboard.ROWS, (column,), kept, "c")
-    assert "| xx_de | 70.0 | 70.0 |\n| xx_fr | 50.0 | 50.0 |\n" in page
+    assert "| xx_de | 70.0 | 70.0 | - | - |\n| xx_fr | 50.0 | 50.0 | - | - |\n" in page
 
 
 def test_a_board_without_cells_says_so() -> None:
