@@ -35,6 +35,12 @@ ROWS = (
         "runs/scoreboard_p_tuning_v2.gin",
         quick=False,
     ),
+    Row(
+        "p_tuning_v2_short",
+        "the same with as many parameters as the prompt",
+        "runs/scoreboard_p_tuning_v2_short.gin",
+        quick=False,
+    ),
     Row("ia3", "(IA)3 (Liu et al. 2022)", "runs/scoreboard_ia3.gin", quick=False),
     Row("lora", "LoRA (Hu et al. 2021)", "runs/scoreboard_lora.gin", quick=False),
     Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
