@@ -120,6 +120,8 @@ EVAL_DEFAULTS = {
     "max_examples": None,
     "input_length": None,
     "target_length": None,
+    "shots": None,
+    "shots_seed": None,
     "dtype": None,
     "weights_dtype": None,
     "vocabulary": None,
@@ -147,6 +149,7 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
     others = ["--prompt=P", "--prompt=Q", "--dtype=float32", "--allow_other_backbone", "--json"]
     others += ["--weights_dtype=int8", "--journal=J", "--vocabulary=V"]
     how = ["--mode=rank", "--length_normalised", "--temperature=0.5", "--top_k=3", "--seed=2"]
+    how += ["--shots=4", "--shots_seed=3"]
     predictions = tmp_path / "predictions.jsonl"
     told = [f"--predictions={predictions}"]
     assert main([*EVAL, *numbers, *others, *how, *told]) == 0
@@ -164,6 +167,8 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
         "max_examples": 8,
         "input_length": 16,
         "target_length": 2,
+        "shots": 4,
+        "shots_seed": 3,
         "dtype": "float32",
         "weights_dtype": "int8",
         "vocabulary": "V",
