@@ -81,7 +81,7 @@ def load(
             recipe.read_file(find_recipe(name, search_paths))
         for binding in bindings:
             recipe.read_binding(binding)
-        chosen = choose([root] if isinstance(root, str) else root, recipe.binds)
+        chosen = choose(root, registered, recipe.binds)
         recipe.check_macros()
         built = recipe.build(chosen)
         recipe.check_used()

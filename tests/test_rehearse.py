@@ -138,7 +138,7 @@ def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(start, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(start, tmp_path, victim):
-    """A real SIGSTOP in the midst of training: the other says so and leaves within two minutes."""
+    """A real SIGSTOP in the midst of training: the other says so and leaves within 80 s."""
     model_dir, other = tmp_path / "run", 1 - victim
     long = [f"--gin.{name}=1000000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]
     started = start(model_dir, 2, *long)
@@ -146,8 +146,8 @@ def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(start
         assert started[0].poll() is None
         time.sleep(0.1)
     started[victim].send_signal(signal.SIGSTOP)
-    said = started[other].communicate(timeout=2 * hosts.HANGING)[1]
-    assert started[other].returncode == 1
+    assert started[other].wait(timeout=hosts.HANGING + 2 * hosts.BEAT) == 1
+    said = started[other].communicate(timeout=60)[1]  # JAX's service holds the pipe for a while
     name = rf"process {victim} of 2 \(\S+\) was stopped or hangs: no sign of life for 60 s"
     assert re.search(rf"{name}; process {other} stops as well: run the same command again", said)
     started[victim].send_signal(signal.SIGCONT)

@@ -116,6 +116,24 @@ def test_the_page_has_a_table_of_languages() -> None:
     assert "| xx_de | 70.0 | 70.0 | - | - |\n| xx_fr | 50.0 | 50.0 | - | - |\n" in page
 
 
+def test_the_page_says_what_a_row_takes() -> None:
+    column = scoreboard.Column("trec", "trec", "accuracy")
+    more = {"trainable": 3840, "artefact_bytes": 16697, "steps": 600}
+    kept = [line(row, "trec", 0, 50.0, **more) for row in ("prompt", "prompt_random")]
+    page = table.draw(scoreboard.ROWS, (column,), [*kept, line("full", "trec", 0, 80.0)], "c")
+    assert "| prompt (Lester et al. 2021) | 3,840 | 17 kB | 600 | 9 s |" in page
+    assert page.count("3,840") == 1
+    assert "trained parameters" not in table.draw(scoreboard.ROWS, (column,), kept[:0], "c")
+
+
+def test_one_seed_has_no_spread() -> None:
+    column = scoreboard.Column("trec", "trec", "accuracy")
+    rows = {"majority": 20.0, "prompt": 50.0, "full": 80.0, "prompt_random": 25.0}
+    kept = [line(row, "trec", 0, value) for row, value in rows.items()]
+    page = table.draw(scoreboard.ROWS, (column,), kept, "c")
+    assert "| trec | +30.0 | +25.0 | - | 50 % |" in page
+
+
 def test_a_board_without_cells_says_so() -> None:
     assert "No cell is finished yet" in table.draw(scoreboard.ROWS, scoreboard.COLUMNS, [], "c")
 
