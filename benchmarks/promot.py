@@ -255,18 +255,7 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0; 2 for a wrong argument or a missing set, 1 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
-    parser.add_argument("--targets", help="some of them, with commas")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--library", default="runs/promot", help="of the runs")
-    parser.add_argument("--draw", action="store_true", help="run nothing")
-    parser.add_argument("--output", default="docs/promot", help="without .jsonl and .md")
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
-                        help="one more binding of every cell")  # fmt: skip
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_args(words)
-    command = shlex.join(["python", "benchmarks/promot.py", *words])
+    parsed, command = spot.command_line("promot", __doc__, "runs/promot", arguments)
     return scoreboard.exit_code("promot", partial(fill, parsed, command))
 
 

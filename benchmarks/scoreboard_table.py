@@ -60,7 +60,7 @@ def table(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> str:
 
 def takes(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> list[str]:
     """What each trained row takes, from the column in which most rows say so."""
-    said = [line for line in lines if "trainable" in line and not line["backbone"].startswith("r")]
+    said = [line for line in lines if "trainable" in line and line["row"] != "prompt_random"]
     by_column = {c.name: {x["row"]: x for x in said if x["column"] == c.name} for c in columns}
     name = max(by_column, key=lambda name: len(by_column[name]))
     if not by_column[name]:

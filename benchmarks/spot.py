@@ -285,20 +285,24 @@ def check_data(tasks: Sequence[Task]) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 for a wrong argument or a missing set, 1 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def command_line(name: str, doc: str, library: str, given: Sequence[str] | None) -> tuple:
+    """The parsed arguments of a board that keeps its runs, and the command that they are of."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
     parser.add_argument("--targets", help="some of them, with commas")
     parser.add_argument("--seeds", default="0,1,2", help="of the targets")
-    parser.add_argument("--library", default="runs/spot_library", help="of the sources")
+    parser.add_argument("--library", default=library, help="of the runs")
     parser.add_argument("--draw", action="store_true", help="run nothing")
-    parser.add_argument("--output", default="docs/spot", help="without .jsonl and .md")
+    parser.add_argument("--output", default=f"docs/{name}", help="without .jsonl and .md")
     parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
                         help="one more binding of every cell")  # fmt: skip
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_args(words)
-    command = shlex.join(["python", "benchmarks/spot.py", *words])
+    words = list(sys.argv[1:] if given is None else given)
+    return parser.parse_args(words), shlex.join(["python", f"benchmarks/{name}.py", *words])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0; 2 for a wrong argument or a missing set, 1 where a run failed."""
+    parsed, command = command_line("spot", __doc__, "runs/spot_library", arguments)
     return scoreboard.exit_code("spot", partial(fill, parsed, command))
 
 
