@@ -187,8 +187,9 @@ class Bench:
         from prompt_jax.evaluate_prompts import model_of
         from prompt_jax.sharding import MeshShape
 
-        run, mesh = self.kept.load(SHARED), MeshShape().build()
-        key, recipe = ("backbone", "untouched", 0), fingerprint(run, SHARED)
+        bindings = [*SHARED, *self.kept.more]
+        run, mesh = self.kept.load(bindings), MeshShape().build()
+        key, recipe = ("backbone", "untouched", 0), fingerprint(run, bindings)
         if self.kept.fresh(key, recipe):
             return
         began, backbone = time.perf_counter(), run.root.backbone.load(mesh)
@@ -211,7 +212,7 @@ class Bench:
 def fingerprint(run: Any, bindings: Sequence[str]) -> str:
     """Of the recipe, what a cell binds in it, and what is scored."""
     scored = [f"{task.name} {promot_tasks.ROWS}" for task in promot_tasks.UNTOUCHED]
-    return scoreboard.fingerprint(run, [*bindings, *scored], TARGETS[0].column)
+    return scoreboard.fingerprint(run, [*bindings, *scored, TARGETS[0].column.metric])
 
 
 def marks_of(folder: str) -> list[dict[str, float]]:

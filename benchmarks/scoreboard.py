@@ -154,11 +154,11 @@ def finish(cell: Cell, run: Any, digest: str, recipe: str, command: str) -> dict
     }
 
 
-def fingerprint(run: Any, bindings: Sequence[str], column: Column) -> str:
-    """Of the recipe's statements, the bindings and the metric: what makes a kept cell stale."""
+def fingerprint(run: Any, more: Sequence[str]) -> str:
+    """Of the recipe's statements, bindings and what else makes a kept cell stale."""
     lines = [line for name in run.files for line in Path(name).read_text().splitlines()]
     said = [line for line in lines if line and not line.startswith("#")]
-    return sha256("\n".join([*said, *bindings, column.metric]).encode()).hexdigest()[:12]
+    return sha256("\n".join([*said, *more]).encode()).hexdigest()[:12]
 
 
 class Board:
@@ -309,7 +309,7 @@ def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
     if cell.row.random and cell.column.backbone in board.backbones:
         bindings.append(f"VOCABULARY={board.vocabulary(cell)}")
     run, digest = load(cell, bindings), board.digest(cell)
-    recipe = fingerprint(run, bindings, cell.column)
+    recipe = fingerprint(run, [*bindings, cell.column.metric])
     kept = board.kept.get(cell.key)
     told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"
     if kept and (kept["digest"], kept["recipe"]) == (digest, recipe):

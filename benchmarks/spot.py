@@ -135,12 +135,12 @@ class Bench:
 
         self.board = scoreboard.Board(output, {})
         self.library, self.more, self.recipe = Path(library), list(more), recipe
-        self.digest = load_backbone(self.load([]).root.backbone.name, "float32").digest
+        self.digest = load_backbone(self.load(self.more).root.backbone.name, "float32").digest
 
     def load(self, bindings: Sequence[str]) -> Any:
         from prompt_jax import config
 
-        return config.load("Train", [self.recipe], [*bindings, *self.more])
+        return config.load("Train", [self.recipe], bindings)
 
     def fresh(self, key: tuple[str, str, int], recipe: str) -> dict[str, Any] | None:
         """The kept line of a cell, if it is about this backbone and these settings."""
@@ -154,8 +154,9 @@ class Bench:
         from prompt_jax.spot_embed import take
         from prompt_jax.train import train
 
-        run = self.load([f"TASK={task.task}", "SEED=0", *SOURCE, *task.bindings])
-        key, recipe = ("source", task.name, 0), fingerprint(run)
+        bindings = [f"TASK={task.task}", "SEED=0", *SOURCE, *task.bindings, *self.more]
+        run = self.load(bindings)
+        key, recipe = ("source", task.name, 0), scoreboard.fingerprint(run, bindings)
         if self.fresh(key, recipe) and (self.library / task.name / "entry.json").exists():
             return
         began = time.perf_counter()
@@ -179,8 +180,9 @@ class Bench:
             path = self.library / init
             bindings += ["SoftPrompt.init=@FileInit()", f"FileInit.path={str(path)!r}"]
             used = json.loads((path / "entry.json").read_text())["sha256"]["prompt"]
+        bindings += self.more
         run = self.load(bindings)
-        key, recipe = (init, task.name, seed), fingerprint(run, used)
+        key, recipe = (init, task.name, seed), scoreboard.fingerprint(run, [*bindings, used])
         self.library.mkdir(parents=True, exist_ok=True)
         place = self.library / f"target_{task.name}.npy"
         embeds = init == VOCABULARY and seed == 0
@@ -192,7 +194,7 @@ class Bench:
             scores = scores_of(folder)
             if embeds:
                 np.save(place, early_arrays(run.root, folder, EARLY)[0]["encoder"])
-        words = [f"--gin.{binding}" for binding in [*bindings, *self.more]]
+        words = [f"--gin.{binding}" for binding in bindings]
         command = shlex.join(
             ["prompt-jax", "train", f"--gin_file={RECIPE}", "--model_dir=D", *words]
         )
@@ -238,11 +240,6 @@ def scores_of(folder: str) -> list[float]:
     from prompt_jax.metrics import read_metrics
 
     return [record["accuracy"] for record in read_metrics(folder) if record["kind"] == "eval"]
-
-
-def fingerprint(run: Any, used: str = "") -> str:
-    """Of every value in force and the source's prompt."""
-    return sha256(f"{run.operative}\n{used}".encode()).hexdigest()[:12]
 
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
