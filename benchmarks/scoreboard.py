@@ -72,7 +72,7 @@ def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
     if column.scored is not None:
         bound.append(f"Evaluation.task={column.scored}")
     unlabelled = [NO_LABELS] if cell.row.recipe == PROMPT and not column.labels else []
-    return [*bound, *column.bindings, *unlabelled, *more]
+    return [*bound, *column.bindings, *unlabelled, *cell.row.bindings, *more]
 
 
 def load(cell: Cell, bindings: Sequence[str]) -> Any:
@@ -222,7 +222,7 @@ def cells_of(rows: Sequence[Row], columns: Sequence[Column], seeds: Sequence[int
         for seed in seeds
         for column in columns
         for row in rows
-        if seed in row.seeds
+        if seed in row.seeds and (not row.columns or column.name in row.columns)
     ]
 
 

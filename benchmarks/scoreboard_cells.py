@@ -8,7 +8,10 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Row:
-    """A way to answer a task. `recipe` also says how it is scored; `trained` rows have seeds."""
+    """A way to answer a task. `recipe` also says how it is scored; `trained` rows have seeds.
+
+    `bindings`: what it changes in its recipe. `columns`: the only ones it is run in; (): all.
+    """
 
     name: str
     title: str
@@ -16,6 +19,8 @@ class Row:
     kind: Literal["majority", "bare", "trained"] = "trained"
     random: bool = False  # on random weights of the column's backbone
     quick: bool = True  # of the quick board as well
+    bindings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -23,6 +28,26 @@ class Row:
 
 
 PROMPT = "runs/scoreboard_lester.gin"
+
+
+def _beside(name: str, title: str, recipe: str, *bindings: str) -> Row:
+    """A row of 200 steps that is compared in one column alone."""
+    return Row(name, title, recipe, quick=False, bindings=bindings, columns=("empath",))
+
+
+def _suffix(length: int, kind: str = "", title: str = "") -> Row:
+    """A cross-lingual prompt: so many rows before EOS."""
+    name, said = f"suffix_{kind or 'rows'}_{length}", f"a suffix of {length} {title}".strip()
+    return Row(
+        name,
+        f"{said} (Philippy et al. 2024)",
+        f"runs/scoreboard_suffix{kind and f'_{kind}'}.gin",
+        quick=False,
+        bindings=(f"PROMPT_LENGTH={length}",),
+        columns=("pos_other_languages",),
+    )
+
+
 ROWS = (
     Row("majority", "always the commonest answer", PROMPT, "majority"),
     Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
@@ -40,11 +65,23 @@ ROWS = (
         "the same with as many parameters as the prompt",
         "runs/scoreboard_p_tuning_v2_short.gin",
         quick=False,
+        columns=("pos", "pos_word"),
     ),
     Row("ia3", "(IA)3 (Liu et al. 2022)", "runs/scoreboard_ia3.gin", quick=False),
     Row("lora", "LoRA (Hu et al. 2021)", "runs/scoreboard_lora.gin", quick=False),
     Row("full", "full fine-tuning", "runs/scoreboard_full.gin"),
     Row("prompt_random", "the same prompt on random weights", PROMPT, random=True),
+    _beside("prompt_short", "the prompt of 200 steps", PROMPT, "TRAIN_STEPS=200"),
+    _beside("p_tuning", "P-tuning, an LSTM (Liu et al. 2021)", "runs/scoreboard_p_tuning.gin"),
+    _beside("text", "the prompt, begun at a text", "runs/scoreboard_text.gin"),
+    _beside("wayward", "and held to it (Khashabi et al. 2022)", "runs/scoreboard_wayward.gin"),
+    _beside("context", "the text in a ball (Blau et al. 2024)", "runs/scoreboard_context.gin"),
+    _beside("prograd", "ProGrad (Zhu et al. 2023)", "runs/scoreboard_prograd.gin"),
+    _suffix(1),
+    _suffix(5),
+    _suffix(20),
+    _suffix(50),
+    _suffix(20, "network", "out of a network"),
 )
 
 

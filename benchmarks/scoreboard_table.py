@@ -15,7 +15,7 @@ def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str
         return "# Scoreboard\n\nNo cell is finished yet.\n"
     parts = [head(lines, command), table(rows, here, lines), *takes(rows, here, lines)]
     parts.append(legend(here, lines))
-    return "\n".join([*parts, *claims(here, lines), *languages(here, lines)])
+    return "\n".join([*parts, *claims(here, lines), *languages(rows, here, lines)])
 
 
 def head(lines: Lines, command: str) -> str:
@@ -125,21 +125,21 @@ def share(gain: float, gap: float) -> str:
     return f"{100 * gain / gap:.0f} %" if gap > 0 else "-"
 
 
-def languages(columns: Sequence[Any], lines: Lines) -> list[str]:
-    """A table for each column that is scored on several tasks: what is reached in each."""
+def languages(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> list[str]:
+    """A table for each column that is scored on several tasks: what each row reaches in each."""
     parts = []
     for column in (c for c in columns if c.scored):
-        rows = ("majority", "prompt", "full", "prompt_random")
-        by_row: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
-        for line in (x for x in lines if x["column"] == column.name and x["row"] in by_row):
+        by_row: dict[str, dict[str, list[float]]] = {}
+        for line in (x for x in lines if x["column"] == column.name):
             for name, value in line["metrics"].items():
                 task, _, metric = name.rpartition("/")
                 if metric == column.metric and task:
-                    by_row[line["row"]].setdefault(task, []).append(value)
-        titles = "commonest answer | prompt | full | prompt, random weights"
-        text = [f"| {column.name} | {titles} |", "|---" * 5 + "|"]
-        for task in by_row["prompt"]:
-            cells = [shown(by_row[row].get(task, [])) for row in rows]
-            text.append(f"| {task} | {' | '.join(cells)} |")
+                    language = task.rpartition("_")[2]
+                    by_row.setdefault(line["row"], {}).setdefault(language, []).append(value)
+        found = sorted({language for scores in by_row.values() for language in scores})
+        text = [f"| {column.name} | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+        for row in (r for r in rows if r.name in by_row):
+            cells = [shown(by_row[row.name].get(language, [])) for language in found]
+            text.append(f"| {row.title} | {' | '.join(cells)} |")
         parts.append("\n".join(text) + "\n")
     return parts

@@ -2,8 +2,8 @@
 
 In the thirteen languages of mnano, less those that a data set does not have:
 
-- `cross_lingual_pos`: parts of speech, a row for each word, in every language. Training on
-  `xtreme_udpos_token_en` and scoring this is zero-shot.
+- `cross_lingual_pos`: parts of speech of a word beside its neighbours, in every language. Training
+  on `xtreme_udpos_word_en` and scoring this is zero-shot.
 - `x_gen_tags`: names (PAN-X) in every language and parts of speech in all but three, UNSEEN, whose
   pair with parts of speech only factorised prompts have; `x_gen_tags_unseen` is these pairs. PAN-X
   and most treebanks have no labelled `train` here but English's: train on `validation`.
@@ -55,14 +55,14 @@ def _register_text(language: str) -> str:
 
 
 POS = [ll for ll in LANGUAGES if ll in sets.UDPOS_SIZES]
-SEEN = [f"xtreme_udpos_token_{ll}" for ll in POS if ll not in UNSEEN]
-TAGS = [f"xtreme_panx_token_{ll}" for ll in LANGUAGES if ll in sets.PANX_SIZES] + SEEN
+SEEN = [f"xtreme_udpos_word_{ll}" for ll in POS if ll not in UNSEEN]
+TAGS = [f"xtreme_panx_word_{ll}" for ll in LANGUAGES if ll in sets.PANX_SIZES] + SEEN
 TEXTS = [_register_text(ll) for ll in LANGUAGES]
 _text_rate = TEXT_SHARE / (1 - TEXT_SHARE) * len(TAGS) / len(TEXTS)
 for _name, _tasks in {
-    "cross_lingual_pos": [(f"xtreme_udpos_token_{ll}", 1.0) for ll in POS],
+    "cross_lingual_pos": [(f"xtreme_udpos_word_{ll}", 1.0) for ll in POS],
     "x_gen_tags": [(task, 1.0) for task in TAGS],
-    "x_gen_tags_unseen": [(f"xtreme_udpos_token_{ll}", 1.0) for ll in UNSEEN],
+    "x_gen_tags_unseen": [(f"xtreme_udpos_word_{ll}", 1.0) for ll in UNSEEN],
     "x_gen_text": [(task, 1.0) for task in TEXTS],
     "x_gen_tags_and_text": [(t, 1.0) for t in TAGS] + [(t, _text_rate) for t in TEXTS],
 }.items():

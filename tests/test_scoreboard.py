@@ -113,7 +113,16 @@ def test_the_page_has_a_table_of_languages() -> None:
     metrics = {"accuracy": 60.0, "xx_de/accuracy": 70.0, "xx_fr/accuracy": 50.0, "xx_fr/f1": 1.0}
     kept = [line(row, "far", 0, 60.0, metrics=metrics) for row in ("majority", "prompt")]
     page = table.draw(scoreboard.ROWS, (column,), kept, "c")
-    assert "| xx_de | 70.0 | 70.0 | - | - |\n| xx_fr | 50.0 | 50.0 | - | - |\n" in page
+    assert "| far | de | fr |\n|---|---|---|\n" in page
+    assert "| prompt (Lester et al. 2021) | 70.0 | 50.0 |\n" in page
+
+
+def test_a_row_is_run_in_its_own_columns_and_changes_its_recipe() -> None:
+    columns = [c for c in scoreboard.COLUMNS if c.name in ("trec", "pos_other_languages")]
+    cells = scoreboard.cells_of(scoreboard.ROWS, columns, [0])
+    (suffix,) = [cell for cell in cells if cell.row.name == "suffix_rows_5"]
+    assert suffix.column.name == "pos_other_languages"
+    assert scoreboard.bindings_of(suffix, "mnano", ["SEED=7"])[-2:] == ["PROMPT_LENGTH=5", "SEED=7"]
 
 
 def test_the_page_says_what_a_row_takes() -> None:
