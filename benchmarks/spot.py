@@ -32,9 +32,8 @@ RECIPE = "runs/spot_nano.gin"
 EXAMPLES = 500  # of a target
 EARLY = 50  # step of the embeddings
 VOCABULARY = "vocabulary"
-CHEAP = ("BATCH_SIZE=8", "Checkpoints.keep_period=50")
-SOURCE = (*CHEAP, "TRAIN_STEPS=300", "EVAL_PERIOD=100", "Evaluation.max_examples=300")
-TARGET = (*CHEAP, "TRAIN_STEPS=200", "EVAL_PERIOD=200", "BEST_METRIC=None",
+SOURCE = ("TRAIN_STEPS=600", "EVAL_PERIOD=200", "Evaluation.max_examples=300")
+TARGET = ("BATCH_SIZE=8", "TRAIN_STEPS=200", "EVAL_PERIOD=200", "BEST_METRIC=None",
           "Evaluation.max_examples=500", f"Data.sampled_examples={EXAMPLES}")  # fmt: skip
 MATTHEWS = "BEST_METRIC=('matthews_corrcoef','max')"
 
