@@ -180,8 +180,25 @@ def _print_report(title: str, report: dict[str, Any]) -> None:
     else:
         print_facts(title, facts)
     for task, table in tables.items():
+        if len(table) > MANY_LABELS:
+            print_table(f"{task}: the commonest mistakes", _mistakes(table))
+            continue
         rows = [{"target": target, **outputs} for target, outputs in table.items()]
         print_table(f"{task}: rows by target and output", rows)
+
+
+MANY_LABELS = 9  # more columns than a terminal is wide
+
+
+def _mistakes(table: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Of a table {target: {output: rows}} the ten largest cells where the two differ."""
+    cells = [
+        {"target": target, "output": output, "rows": rows}
+        for target, outputs in table.items()
+        for output, rows in outputs.items()
+        if output != target and rows
+    ]
+    return sorted(cells, key=lambda cell: -cell["rows"])[:10]
 
 
 def infer(

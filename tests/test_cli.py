@@ -356,6 +356,19 @@ def test_eval_of_several_prompts_is_a_table(callee, capsys):
     assert all(word in told for word in ("P", "Q", "mean", "vote", "75", "t: rows by target"))
 
 
+def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):
+    labels = [f"label{i}" for i in range(12)]
+    table = {target: {output: 0 for output in labels} for target in labels}
+    table["label3"] |= {"label3": 40, "label7": 31}
+    callee("evaluate_prompts", "evaluate_prompts", ({"confusion": {"t": table}}, []))
+    assert main([*EVAL, "--prompt=P"]) == 0
+    told = capsys.readouterr().out
+    assert "t: the commonest mistakes" in told and "40" not in told
+    assert [line.split()[1::2] for line in told.splitlines() if "label3" in line] == [
+        ["label3", "label7", "31"]
+    ]
+
+
 def test_infer_calls_the_function(callee, capsys):
     calls = callee("infer", "infer", {"rows": 3})
     argv = ["infer", "--backbone=nano", "--input=a.jsonl", "--output=b.jsonl", "--json"]
