@@ -44,7 +44,7 @@ def _suffix(length: int, kind: str = "", title: str = "") -> Row:
         f"runs/scoreboard_suffix{kind and f'_{kind}'}.gin",
         quick=False,
         bindings=(f"PROMPT_LENGTH={length}",),
-        columns=("pos_other_languages",),
+        columns=("emoji_other_languages",),
     )
 
 
@@ -78,10 +78,9 @@ ROWS = (
     _beside("context", "the text in a ball (Blau et al. 2024)", "runs/scoreboard_context.gin"),
     _beside("prograd", "ProGrad (Zhu et al. 2023)", "runs/scoreboard_prograd.gin"),
     _suffix(1),
-    _suffix(5),
-    _suffix(20),
+    _suffix(10),
     _suffix(50),
-    _suffix(20, "network", "out of a network"),
+    _suffix(10, "network", "out of a network"),
 )
 
 

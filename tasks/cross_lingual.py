@@ -4,25 +4,23 @@ In the thirteen languages of mnano, less those that a data set does not have:
 
 - `cross_lingual_pos`: parts of speech of a word beside its neighbours, in every language. Training
   on `xtreme_udpos_word_en` and scoring this is zero-shot.
-- `x_gen_tags`: names (PAN-X) in every language and parts of speech in all but three, UNSEEN, whose
-  pair with parts of speech only factorised prompts have; `x_gen_tags_unseen` is these pairs. PAN-X
-  and most treebanks have no labelled `train` here but English's: train on `validation`.
 - `x_gen_text`: half of a line to its other half, `unlabelled_LL`, the text that Vu et al. 2022
-  (https://arxiv.org/abs/2205.12647) mix in against forgetting a language; `x_gen_tags_and_text` has
-  one row of it in ten. NTREX-128 lies in the data folder's `corpus`.
+  (https://arxiv.org/abs/2205.12647) mix in against forgetting a language: one row in ten of
+  `x_gen_names_and_text` (`cldr_names.py`). NTREX-128 lies in the data folder's `corpus`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import seqio
 
+import prompt_jax.tasks.xtreme  # noqa: F401 (a mixture is of its tasks)
 from prompt_jax.tasks import xtreme_sets as sets
 from prompt_jax.tasks.nano_text import Row, corpus_file, ntrex, read_corpus
 from prompt_jax.tasks.text import RowsSource, add_task
 
 LANGUAGES = ("en", "de", "es", "ru", "ar", "hi", "zh", "ja", "ko", "el", "tr", "vi", "sw")
-UNSEEN = ("hi", "tr", "vi")  # other families and scripts than what parts of speech are learned in
+UNSEEN = ("hi", "tr", "vi")  # of which a task never has training rows
 MOST = 160  # characters of a line
 LEAST = 20
 TEXT_SHARE = 0.1
@@ -54,16 +52,13 @@ def _register_text(language: str) -> str:
     return f"unlabelled_{language}"
 
 
-POS = [ll for ll in LANGUAGES if ll in sets.UDPOS_SIZES]
-SEEN = [f"xtreme_udpos_word_{ll}" for ll in POS if ll not in UNSEEN]
-TAGS = [f"xtreme_panx_word_{ll}" for ll in LANGUAGES if ll in sets.PANX_SIZES] + SEEN
 TEXTS = [_register_text(ll) for ll in LANGUAGES]
-_text_rate = TEXT_SHARE / (1 - TEXT_SHARE) * len(TAGS) / len(TEXTS)
-for _name, _tasks in {
-    "cross_lingual_pos": [(f"xtreme_udpos_word_{ll}", 1.0) for ll in POS],
-    "x_gen_tags": [(task, 1.0) for task in TAGS],
-    "x_gen_tags_unseen": [(f"xtreme_udpos_word_{ll}", 1.0) for ll in UNSEEN],
-    "x_gen_text": [(task, 1.0) for task in TEXTS],
-    "x_gen_tags_and_text": [(t, 1.0) for t in TAGS] + [(t, _text_rate) for t in TEXTS],
-}.items():
-    seqio.MixtureRegistry.add(_name, _tasks)
+POS = [f"xtreme_udpos_word_{ll}" for ll in LANGUAGES if ll in sets.UDPOS_SIZES]
+seqio.MixtureRegistry.add("cross_lingual_pos", POS, default_rate=1.0)
+seqio.MixtureRegistry.add("x_gen_text", TEXTS, default_rate=1.0)
+
+
+def text_beside(tasks: Sequence[str]) -> list[tuple[str, float]]:
+    """The tasks at a rate of 1 each, and text without labels in TEXT_SHARE of all rows."""
+    rate = TEXT_SHARE / (1 - TEXT_SHARE) * len(tasks) / len(TEXTS)
+    return [(task, 1.0) for task in tasks] + [(text, rate) for text in TEXTS]

@@ -115,7 +115,7 @@ def _vendored(package: str, file: str) -> Path:
 
 def cldr_language_entries() -> Iterable[Entry]:
     """Names of things in the eight LANGUAGES, where all eight names differ."""
-    names = {language: _cldr_names(language) for language in LANGUAGES}
+    names = {language: cldr_names(language) for language in LANGUAGES}
     shared = set.intersection(*(set(of_language) for of_language in names.values()))
     uses = Counter(name for of_language in names.values() for name in set(of_language.values()))
     for key in sorted(shared):
@@ -124,7 +124,7 @@ def cldr_language_entries() -> Iterable[Entry]:
                 yield key, names[language][key], target
 
 
-def _cldr_names(language: str) -> dict[str, str]:
+def cldr_names(language: str) -> dict[str, str]:
     """ "kind/CLDR key" -> name in that language, of territories, languages and currencies."""
     locale = _babel().Locale.parse(language)
     tables = {

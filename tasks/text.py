@@ -47,6 +47,7 @@ BUNDLED_MODULES = (
     "mnano_mixture",
     "cross_lingual",
     "emoji_topic",
+    "cldr_names",
     "quickstart",
 )
 READ_BATCH = 4096  # rows that leave TensorFlow at a time

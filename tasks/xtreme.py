@@ -11,8 +11,7 @@ A task for each language, which is the last part of its name, and a mixture over
                                      TFDS alone; in xquad and mlqa `validation` is translated too,
                                      but for MLQA's own
   xtreme_udpos_token_sw              UDPOS and PAN-X with a row for each word (ToPro)
-  xtreme_udpos_word_sw               both with a row for each word and its neighbours: the two are
-                                     asked in the same form, so that the prompt says which
+  xtreme_udpos_word_sw               UDPOS with a row for each word and its neighbours
 
 The mixtures in_language and translate_train hold English as well, at the same rate as any other
 language, as in mT5. A split trains or is scored where it is there: the zero-shot mixture trains on
@@ -143,15 +142,6 @@ FAMILIES = {
         choices=tuple(forms.ENTITY_WORDS.values()),
         postprocess=forms.tag_of_word(forms.ENTITY_WORDS),
         note="sizes are sentences; a row for each word",
-    ),
-    "panx_word": Family(
-        languages=tuple(sorted(sets.PANX_SIZES)),
-        read=in_form(forms.by_window(forms.ENTITY_WORDS), forms.number_sentences),
-        metrics=always(grouped(span_f1)),
-        zero_shot=sets.panx,
-        choices=tuple(forms.ENTITY_WORDS.values()),
-        postprocess=forms.tag_of_word(forms.ENTITY_WORDS),
-        note="sizes are sentences; a row for each word and its neighbours",
     ),
     "xquad": Family(
         languages=sets.XQUAD_LANGUAGES,

@@ -118,11 +118,11 @@ def test_the_page_has_a_table_of_languages() -> None:
 
 
 def test_a_row_is_run_in_its_own_columns_and_changes_its_recipe() -> None:
-    columns = [c for c in scoreboard.COLUMNS if c.name in ("trec", "pos_other_languages")]
+    columns = [c for c in scoreboard.COLUMNS if c.name in ("trec", "emoji_other_languages")]
     cells = scoreboard.cells_of(scoreboard.ROWS, columns, [0])
-    (suffix,) = [cell for cell in cells if cell.row.name == "suffix_rows_5"]
-    assert suffix.column.name == "pos_other_languages"
-    assert scoreboard.bindings_of(suffix, "mnano", ["SEED=7"])[-2:] == ["PROMPT_LENGTH=5", "SEED=7"]
+    (suffix,) = [cell for cell in cells if cell.row.name == "suffix_rows_10"]
+    assert suffix.column.name == "emoji_other_languages"
+    assert scoreboard.bindings_of(suffix, "mnano", ["SEED=7"])[-2:] == ["PROMPT_LENGTH=10", "SEED=7"]
 
 
 def test_the_page_says_what_a_row_takes() -> None:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from prompt_jax.errors import UserError
-from prompt_jax.tasks import emoji_topic, quickstart, text
+from prompt_jax.tasks import cldr_names, emoji_topic, quickstart, text
 
 QUICK = {
     "vader_polarity": (5000, 60.0),
@@ -62,6 +62,25 @@ def test_names_of_emoji_are_the_same_in_every_language():
         (one[1], other[1], one[2]) for one, other in zip(names["en"], names["de"], strict=True)
     }
     assert emoji_topic.family("woman cook") == emoji_topic.family("cook")
+
+
+def test_names_in_a_language_are_chosen_among_those_in_all_languages():
+    (rows,) = text.load_examples("cldr_name_currency_de", "train").values()
+    (row,) = [row for row in rows if row["inputs"] == "British Pound"]
+    assert row["targets"] == "Britisches Pfund"
+    assert len(set(row["choices"])) == 13 and {"British Pound", "英镑", "英国ポンド"} <= set(row["choices"])
+    splits = [cldr_names.rows(s, kind="currency", language="hi") for s in ("train", "test")]
+    train, test = ({row["inputs"] for row in rows} for rows in splits)
+    assert len(train) > 90 and len(test) > 35 and not train & test
+
+
+def test_a_mixture_holds_three_pairs_back():
+    seen, unseen = (text.mixture_rates(f"x_gen_names{end}") for end in ("", "_unseen"))
+    assert set(unseen) == {f"cldr_name_currency_{ll}" for ll in ("hi", "tr", "vi")}
+    assert len(seen) == 3 * 13 - 3 and not set(seen) & set(unseen)
+    rates = text.mixture_rates("x_gen_names_and_text")
+    texts = sum(rate for name, rate in rates.items() if name.startswith("unlabelled_"))
+    assert texts / sum(rates.values()) == pytest.approx(0.1)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -32,7 +32,7 @@ def source_of(name: str) -> RowsSource:
 LANGUAGES = {
     "xnli": 15, "pawsx": 7, "udpos": 33, "panx": 40, "xquad": 11, "mlqa": 7, "tydiqa": 9,
     "bucc": 4, "tatoeba": 36, "xcopa": 12, "udpos_token": 33, "panx_token": 40,
-    "udpos_word": 33, "panx_word": 40,
+    "udpos_word": 33,
     "xnli_translate_train": 15, "pawsx_translate_train": 7, "xquad_translate_train": 11,
     "mlqa_translate_train": 7, "tydiqa_translate_train": 9, "tydiqa_in_language": 9,
     "panx_in_language": 40, "udpos_in_language": 30,
@@ -73,7 +73,6 @@ METRICS = {
     "udpos_word_de": ["grouped", "grouped"],
     "panx_sw": ["named_f1"],
     "panx_token_sw": ["grouped"],
-    "panx_word_sw": ["grouped"],
     "xquad_de": ["squad"],
     "mlqa_zh": ["mlqa"],
     "tydiqa_sw": ["squad"],
@@ -150,7 +149,6 @@ FIRST = {
         "Ilé-ìgbìmọ̀ Aṣòfin Oníbínibí ilẹ̀ Nàìjíríà The named entity of Ilé-ìgbìmọ̀ is a kind of:",
         "organisation",
     ),
-    "panx_word_yo": ("validation", "Ilé-ìgbìmọ̀ in: Ilé-ìgbìmọ̀ Aṣòfin", "organisation"),
     "mlqa_zh": (
         "validation",
         "question: 吉尔吉斯斯坦的主要宗教为什么是伊斯兰教 ？ "
