@@ -122,7 +122,8 @@ def test_a_row_is_run_in_its_own_columns_and_changes_its_recipe() -> None:
     cells = scoreboard.cells_of(scoreboard.ROWS, columns, [0])
     (suffix,) = [cell for cell in cells if cell.row.name == "suffix_rows_10"]
     assert suffix.column.name == "emoji_other_languages"
-    assert scoreboard.bindings_of(suffix, "mnano", ["SEED=7"])[-2:] == ["PROMPT_LENGTH=10", "SEED=7"]
+    bound = scoreboard.bindings_of(suffix, "mnano", ["SEED=7"])
+    assert bound[-2:] == ["PROMPT_LENGTH=10", "SEED=7"]
 
 
 def test_the_page_says_what_a_row_takes() -> None:

@@ -68,7 +68,8 @@ def test_names_in_a_language_are_chosen_among_those_in_all_languages():
     (rows,) = text.load_examples("cldr_name_currency_de", "train").values()
     (row,) = [row for row in rows if row["inputs"] == "British Pound"]
     assert row["targets"] == "Britisches Pfund"
-    assert len(set(row["choices"])) == 13 and {"British Pound", "英镑", "英国ポンド"} <= set(row["choices"])
+    choices = set(row["choices"])
+    assert len(choices) == 13 and {"British Pound", "英镑", "英国ポンド"} <= choices
     splits = [cldr_names.rows(s, kind="currency", language="hi") for s in ("train", "test")]
     train, test = ({row["inputs"] for row in rows} for rows in splits)
     assert len(train) > 90 and len(test) > 35 and not train & test
