@@ -67,12 +67,12 @@ def head(tasks: Sequence[Any], targets: Sequence[Any], lines: Lines, command: st
 
 Drawn by `{command}` from {len(cells)} cells, run {" to ".join(sorted({dates[0], dates[-1]}))} on
 {os.cpu_count()} CPU cores beside other work (median {seconds[len(seconds) // 2]:.0f} s a cell).
-Backbone `nano` {lines[0]["digest"][:12]}. Recipe `runs/spot_nano.gin` with 8 rows a step.
+Backbone `nano` {lines[0]["digest"][:12]}. Recipe `runs/spot_nano.gin`.
 
-A source trains for 300 steps; its prompt is the best of steps 0, 100, 200 and 300 by its own
-validation (best scores: {sources}).
-A target has 500 examples and 200 steps, from the vocabulary or from a source, and is scored after
-the last step, so that nothing is chosen on what is scored: {names}.
+A source trains for 600 steps of 16 rows; its prompt is the best of steps 0, 200, 400 and 600 by its
+own validation (best scores: {sources}).
+A target has 500 examples and 200 steps of 8 rows, from the vocabulary or from a source, and is
+scored after the last step, so that nothing is chosen on what is scored: {names}.
 Embeddings are the prompts of step 50. Sources have seed 0; ± is the standard deviation over the
 targets' seeds. Accuracy in percent. No task here is in nano's own pretraining mixture. MR and SST-2
 are of the same reviews: MR's sentences that begin or end as a scored one are left out.
