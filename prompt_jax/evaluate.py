@@ -123,8 +123,8 @@ class TaskScorer:
         data = text.data
         if data.demonstrations and how.mode in ("retrieve", "mine"):
             raise UserError(
-                f"Data.demonstrations = {data.demonstrations}: the mode {how.mode!r} compares "
-                "inputs alone; leave them out"
+                f"{data.demonstrations} demonstrations (Data.demonstrations, --shots): the mode "
+                f"{how.mode!r} compares inputs alone; leave them out"
             )
         limits = (data.input_length, data.target_length)
         self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)

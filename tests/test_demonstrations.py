@@ -113,7 +113,7 @@ def test_tokens_of_another_number_are_never_taken(task, tmp_path, monkeypatch):
 
 
 def test_a_task_with_too_few_is_named(task):
-    with pytest.raises(UserError, match=r"Data.demonstrations = 12: task .* has 11 training"):
+    with pytest.raises(UserError, match=r"12 demonstrations .*: task .* has 11 training"):
         data(task, demonstrations=12).read().tokenized(WORDS)
     twice = [{"inputs": "x", "targets": "a"}] * 3
     with pytest.raises(UserError, match=r"task 't' has 0 training examples with another input"):
