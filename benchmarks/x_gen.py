@@ -89,9 +89,10 @@ def draw(lines: Sequence[dict[str, Any]], command: str) -> str:
     titles = [re.sub(r"^.*_(\w+)/.*$", r"\1", name) for name in names]
     used = sorted({f"`{line['backbone']}` {line['digest'][:12]}" for line in lines})
     dates = sorted({line["date"][:10] for line in lines})
+    when = " to ".join(sorted({dates[0], dates[-1]}))
     text = [
         "# Prompts of unseen pairs\n",
-        f"Drawn by `{command}`; run from {dates[0]} to {dates[-1]} on {', '.join(used)}.\n",
+        f"Drawn by `{command}`; run {when} on {', '.join(used)}.\n",
         "Factorised prompts (X-Gen, Vu et al. 2022): rows of the language, then rows of the task.",
         "They learn what territories, languages and currencies are called in thirteen languages,",
         "but no currencies in the three below; then they name held-out currencies in these. The",
