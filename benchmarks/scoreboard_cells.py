@@ -65,7 +65,7 @@ ROWS = (
         "the same with as many parameters as the prompt",
         "runs/scoreboard_p_tuning_v2_short.gin",
         quick=False,
-        columns=("pos", "pos_word"),
+        columns=("pos", "pos_word", "emoji_other_languages"),
     ),
     Row("ia3", "(IA)3 (Liu et al. 2022)", "runs/scoreboard_ia3.gin", quick=False),
     Row("lora", "LoRA (Hu et al. 2021)", "runs/scoreboard_lora.gin", quick=False),
