@@ -173,14 +173,13 @@ class Bench:
         from prompt_jax.train import train
 
         bindings = [f"TASK={task.task}", f"SEED={seed}", *TARGET]
-        bindings.append(f"Evaluation.split={task.scored}")
-        used = ""
+        bindings += [f"Evaluation.split={task.scored}", *self.more]
+        used, begin = "", []  # the source's prompt, wherever the library lies
         if init != VOCABULARY:
             path = self.library / init
-            bindings += ["SoftPrompt.init=@FileInit()", f"FileInit.path={str(path)!r}"]
+            begin = ["SoftPrompt.init=@FileInit()", f"FileInit.path={str(path)!r}"]
             used = json.loads((path / "entry.json").read_text())["sha256"]["prompt"]
-        bindings += self.more
-        run = self.load(bindings)
+        run = self.load([*bindings, *begin])
         key, recipe = (init, task.name, seed), scoreboard.fingerprint(run, [*bindings, used])
         self.library.mkdir(parents=True, exist_ok=True)
         place = self.library / f"target_{task.name}.npy"
@@ -193,7 +192,7 @@ class Bench:
             scores = scores_of(folder)
             if embeds:
                 np.save(place, early_arrays(run.root, folder, EARLY)[0]["encoder"])
-        words = [f"--gin.{binding}" for binding in bindings]
+        words = [f"--gin.{binding}" for binding in [*bindings, *begin]]
         command = shlex.join(
             ["prompt-jax", "train", f"--gin_file={RECIPE}", "--model_dir=D", *words]
         )
