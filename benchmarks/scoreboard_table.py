@@ -6,6 +6,10 @@ from statistics import mean, stdev
 from typing import Any
 
 Lines = Sequence[dict[str, Any]]
+OTHERS = """Methods of more than one run have boards of their own, each beside its control: transfer
+between tasks (SPoT) in [spot.md](spot.md), ProMoT in [promot.md](promot.md), factorised prompts of
+unseen pairs (X-Gen) in [x_gen.md](x_gen.md).
+"""
 
 
 def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str) -> str:
@@ -15,7 +19,7 @@ def draw(rows: Sequence[Any], columns: Sequence[Any], lines: Lines, command: str
         return "# Scoreboard\n\nNo cell is finished yet.\n"
     parts = [head(lines, command), table(rows, here, lines), *takes(rows, here, lines)]
     parts.append(legend(here, lines))
-    return "\n".join([*parts, *claims(here, lines), *languages(rows, here, lines)])
+    return "\n".join([*parts, *claims(here, lines), *languages(rows, here, lines), OTHERS])
 
 
 def head(lines: Lines, command: str) -> str:
