@@ -121,9 +121,15 @@ COLUMNS = (
         "tag_accuracy",
         bindings=TAGS,
         labels=False,
+    ),
+    Column(
+        "pos_word",
+        "xtreme_udpos_word_en",
+        "tag_accuracy",
+        bindings=(DRAWN,),
+        labels=False,
         quick=True,
     ),
-    Column("pos_word", "xtreme_udpos_word_en", "tag_accuracy", bindings=(DRAWN,), labels=False),
     Column(
         "e2e",
         "e2e_nlg",
