@@ -63,7 +63,7 @@ def measure(recipe: str, corpus: str, vocabulary: str | None) -> dict[str, float
     for _ in range(ROUNDS):
         best["steps"] = min(best["steps"], seconds(steps) / STEPS)
         best["product"] = min(best["product"], seconds(lambda: product(square, square)))
-    columns = run.data.batch_size * (run.data.input_length + run.data.target_length)
+    columns = batch["encoder_input_tokens"].size + batch["decoder_target_tokens"].size
     step_rate, peak = per_step / best["steps"], 2 * SIZE**3 / best["product"]
     return {
         "seconds_per_step": best["steps"],

@@ -236,6 +236,7 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     use_data_dir(arguments.data_dir)
     targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")
     seeds = parse_seeds(arguments.seeds)
+    scoreboard.own_output(arguments.output, "docs/promot", arguments.gin)
     bench = Bench(arguments.output, arguments.library, arguments.gin)
     spot.register_tasks()
     promot_tasks.register()

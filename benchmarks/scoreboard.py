@@ -40,6 +40,8 @@ from scoreboard_cells import (
 
 from prompt_jax.errors import RunError, UserError
 
+OUTPUT = "docs/scoreboard"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -212,6 +214,7 @@ class Board:
             for cell in cells_of(ROWS, list(known), SEEDS)
             if cell.key in self.kept and self.kept[cell.key]["digest"] == self.digest(cell)
         ]
+        self.table_file.parent.mkdir(parents=True, exist_ok=True)
         self.table_file.write_text(scoreboard_table.draw(ROWS, COLUMNS, fresh, command))
 
 
@@ -232,6 +235,8 @@ def with_backbone(columns: Sequence[Column], board: Board) -> Iterator[Column]:
         try:
             board.digest(Cell(ROWS[0], column, SEEDS[0]))
         except UserError as error:
+            if column.backbone in board.backbones:  # one that was asked for
+                raise
             print(f"column {column.name} is left out: {error}", file=sys.stderr)
         else:
             yield column
@@ -269,8 +274,24 @@ def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:
     wanted = {entry.name for entry in known} if names is None else set(names.split(","))
     if unknown := wanted - {entry.name for entry in known}:
         told = ", ".join(entry.name for entry in known)
-        raise UserError(f"--{what}={names}: no {min(unknown)}; there are {told}")
+        raise UserError(f"--{what}={names}: no {min(unknown)!r}; there are {told}")
     return [entry for entry in known if entry.name in wanted]
+
+
+def own_output(output: str, usual: str, changes: Sequence[str]) -> None:
+    """UserError where changed cells would replace those of the page that is committed."""
+    if changes and Path(output).resolve() == Path(usual).resolve():
+        raise UserError(f"{changes[0]} makes other cells than those of {usual}; give --output=FILE")
+
+
+def parse_backbones(pairs: Sequence[str]) -> dict[str, str]:
+    """{a column's backbone: what takes its place}, of NAME=STRING."""
+    known = sorted({column.backbone for column in COLUMNS})
+    for pair in pairs:
+        name, equals, string = pair.partition("=")
+        if name not in known or not equals or not string:
+            raise UserError(f"--backbone={pair}: give NAME=STRING, NAME of {', '.join(known)}")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
@@ -278,12 +299,14 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     from prompt_jax.options import use_data_dir
     from prompt_jax.seeds import parse_seeds
 
+    backbones = parse_backbones(arguments.backbone)
+    own_output(arguments.output, OUTPUT, [*arguments.backbone, *arguments.gin])
     use_data_dir(arguments.data_dir)
     register_mixtures()
     columns = chosen(COLUMNS, arguments.columns, "columns")
     if arguments.quick:
         columns = [column for column in columns if column.quick]
-    board = Board(arguments.output, dict(pair.split("=", 1) for pair in arguments.backbone))
+    board = Board(arguments.output, backbones)
     columns = list(with_backbone(columns, board))
     seeds = list(SEEDS[:1] if arguments.quick else SEEDS)
     if arguments.seeds is not None:
@@ -329,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--columns", help="some of them, with commas")
     parser.add_argument("--rows", help="some of them, with commas")
     parser.add_argument("--seeds", help="some of them, with commas")
-    parser.add_argument("--output", default="docs/scoreboard", help="without .jsonl and .md")
+    parser.add_argument("--output", default=OUTPUT, help="without .jsonl and .md")
     parser.add_argument("--backbone", action="append", default=[], metavar="NAME=STRING",
                         help="in place of a column's: nano=files:DIR")  # fmt: skip
     parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",

@@ -6,6 +6,8 @@ from statistics import mean, stdev
 from typing import Any
 
 Lines = Sequence[dict[str, Any]]
+SEEDS = 3  # of a trained row
+MINUTE = 60.0  # seconds that training a cell should take at most
 OTHERS = """Methods of more than one run have boards of their own, each beside its control: transfer
 between tasks (SPoT) in [spot.md](spot.md), ProMoT in [promot.md](promot.md), factorised prompts of
 unseen pairs (X-Gen) in [x_gen.md](x_gen.md).
@@ -28,13 +30,18 @@ def head(lines: Lines, command: str) -> str:
     versions = {" ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines}
     used = {(line["backbone"], line["digest"][:12]) for line in lines}
     told = ", ".join(f"`{n}` {digest}" for n, digest in sorted(used) if not n.startswith("random:"))
-    longest = max(line["training_seconds"] for line in lines)
+    spent = [line["training_seconds"] for line in lines if line["steps"]]
+    over = sum(seconds > MINUTE for seconds in spent)
+    took = f"Of {len(spent)} that train {over} took more than a minute of it, " if spent else ""
+    took += f"the longest {max(spent):.0f} s, beside other work." if spent else ""
     return f"""# Scoreboard
 
 Drawn by `{command}` from {len(lines)} cells, run {when} with
 {"; ".join(sorted(versions))} on {os.cpu_count()} CPU cores. Backbones: {told}.
-The longest training of a cell took {longest:.0f} s. Trained rows: mean over seeds, ± the standard
-deviation of the seeds (n - 1). Each line of the file beside this page has its command.
+{took}
+Trained rows: mean over three seeds, ± their standard deviation (n - 1); (2): over two so far;
+without ±: of one. Rows of different steps are of different budgets. Each line of the file beside
+this page has its command.
 """
 
 
@@ -46,36 +53,44 @@ def values(lines: Lines, row: str, column: str) -> list[float]:
     ]
 
 
-def shown(found: Sequence[float]) -> str:
-    """`62.1 ± 0.8`; a value alone has no spread."""
+def shown(found: Sequence[float], seeds: int = SEEDS) -> str:
+    """`62.1 ± 0.8`, `62.1 ± 0.8 (2)` of fewer seeds; a value alone has no spread."""
     if not found:
         return "-"
-    return f"{found[0]:.1f}" if len(found) == 1 else f"{mean(found):.1f} ± {stdev(found):.1f}"
+    if len(found) == 1:
+        return f"{found[0]:.1f}"
+    few = "" if len(found) == seeds else f" ({len(found)})"
+    return f"{mean(found):.1f} ± {stdev(found):.1f}{few}"
 
 
 def table(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> str:
     titles = " | ".join(f"{c.name}" for c in columns)
-    text = [f"| | {titles} |", "|---" * (len(columns) + 1) + "|"]
+    text = [f"| | steps | {titles} |", "|---" * (len(columns) + 2) + "|"]
     for row in rows:
         cells = " | ".join(shown(values(lines, row.name, c.name)) for c in columns)
-        text.append(f"| {row.title} | {cells} |")
+        steps = sorted({line["steps"] for line in lines if line["row"] == row.name} - {0})
+        text.append(f"| {row.title} | {', '.join(map(str, steps)) or '-'} | {cells} |")
     return "\n".join(text) + "\n"
 
 
 def takes(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> list[str]:
-    """What each trained row takes, from the column in which most rows say so."""
-    said = [line for line in lines if "trainable" in line and line["row"] != "prompt_random"]
-    by_column = {c.name: {x["row"]: x for x in said if x["column"] == c.name} for c in columns}
-    name = max(by_column, key=lambda name: len(by_column[name]))
-    if not by_column[name]:
-        return []
-    text = [f"| {name} | trained parameters | artefact | steps | of training |", "|---" * 5 + "|"]
-    for row in rows:
-        if line := by_column[name].get(row.name):
-            size = f"{line['artefact_bytes'] / 1e3:,.0f} kB"
-            spent = f"{line['steps']} | {line['training_seconds']:.0f} s"
-            text.append(f"| {row.title} | {line['trainable']:,} | {size} | {spent} |")
-    return ["\n".join(text) + "\n\nSeconds are of a machine with other work; see `benchmarks/`.\n"]
+    """What each trained row takes, of its fastest cell in the first column that says so."""
+    names = [column.name for column in columns if column.backbone == "nano"]
+    text = ["| on nano | trained parameters | artefact | steps | a step | in |", "|---" * 6 + "|"]
+    for row in (row for row in rows if row.name != "prompt_random"):
+        said = [line for line in lines if line["row"] == row.name and "trainable" in line]
+        column = next((n for n in names if any(line["column"] == n for line in said)), None)
+        if column is None:
+            continue
+        here = [line for line in said if line["column"] == column]
+        best = min(here, key=lambda line: line["training_seconds"])
+        size, steps = f"{best['artefact_bytes'] / 1e3:,.0f} kB", best["steps"]
+        step = f"{1e3 * best['training_seconds'] / steps:,.0f} ms"
+        text.append(
+            f"| {row.title} | {best['trainable']:,} | {size} | {steps} | {step} | {column} |"
+        )
+    told = "The seconds hold compilation, and are of a machine with other work; see `benchmarks/`."
+    return ["\n".join(text) + f"\n\n{told}\n"] if text[2:] else []
 
 
 def legend(columns: Sequence[Any], lines: Lines) -> str:
@@ -97,7 +112,7 @@ are in percent.
 
 
 def claims(columns: Sequence[Any], lines: Lines) -> list[str]:
-    """What the prompt is worth in each classification column, where all rows are there."""
+    """What the prompt is worth in each classification column, beside what full tuning is."""
     over = "over the commonest answer | over random weights"
     text = [f"| | {over} | spread of seeds | of the gap to full |", "|---" * 5 + "|"]
     gaps = []
@@ -106,17 +121,15 @@ def claims(columns: Sequence[Any], lines: Lines) -> list[str]:
             row: values(lines, row, column.name)
             for row in ("majority", "prompt", "full", "prompt_random")
         }
-        if not all(found.values()):
+        if not all(some for row, some in found.items() if row != "prompt_random"):
             continue
-        at = {row: mean(some) for row, some in found.items()}
+        at = {row: mean(some) for row, some in found.items() if some}
+        beaten = f"{at['prompt'] - at['prompt_random']:+.1f}" if "prompt_random" in at else "-"
         seeds = [found[row] for row in ("prompt", "prompt_random") if len(found[row]) > 1]
         spread = f"{max(map(stdev, seeds)):.1f}" if len(seeds) == 2 else "-"
         gain, gap = at["prompt"] - at["majority"], at["full"] - at["majority"]
         gaps.append((gain, gap))
-        text.append(
-            f"| {column.name} | {gain:+.1f} | {at['prompt'] - at['prompt_random']:+.1f} "
-            f"| {spread} | {share(gain, gap)} |"
-        )
+        text.append(f"| {column.name} | {gain:+.1f} | {beaten} | {spread} | {share(gain, gap)} |")
     if not gaps:
         return []
     gain, gap = (mean(side) for side in zip(*gaps, strict=True))

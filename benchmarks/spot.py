@@ -248,6 +248,7 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     use_data_dir(arguments.data_dir)
     targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")
     seeds = parse_seeds(arguments.seeds)
+    scoreboard.own_output(arguments.output, "docs/spot", arguments.gin)
     bench = Bench(arguments.output, arguments.library, arguments.gin)
     register_tasks()
     if not arguments.draw:

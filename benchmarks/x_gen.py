@@ -23,6 +23,7 @@ import scoreboard
 from scoreboard_table import shown
 
 RECIPE = "runs/x_gen_mnano.gin"
+OUTPUT = "docs/x_gen"
 TASK = "cldr_name_currency"
 # Row: (title, what of the factorised prompt is taken; None: each example's own pair).
 WAYS = {
@@ -113,6 +114,7 @@ def draw(lines: Sequence[dict[str, Any]], command: str) -> str:
 def fill(arguments: argparse.Namespace, command: str) -> None:
     from prompt_jax.seeds import parse_seeds
 
+    scoreboard.own_output(arguments.output, OUTPUT, arguments.gin)
     board = scoreboard.Board(arguments.output, {})
     for seed in () if arguments.draw else parse_seeds(arguments.seeds):
         run_seed(board, seed, arguments.gin)
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2", help="with commas")
     parser.add_argument("--draw", action="store_true", help="run nothing")
-    parser.add_argument("--output", default="docs/x_gen", help="without .jsonl and .md")
+    parser.add_argument("--output", default=OUTPUT, help="without .jsonl and .md")
     parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
                         help="one more binding of every run")  # fmt: skip
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -36,6 +36,7 @@ from prompt_jax.show import print_facts, print_json, print_rows, print_table
 from prompt_jax.spot_cli import app as spot_app
 
 # They take --gin_file and --gin.NAME=VALUE.
+SHOWN = 10  # so many errors of `tasks check`
 RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -256,7 +257,7 @@ def pretrain(
 
     \b
     Example:
-      prompt-jax pretrain --gin_file=runs/pretrain_nano.gin --model_dir=/tmp/nano
+      prompt-jax pretrain --gin_file=runs/pretrain_nano.gin --model_dir=/tmp/nano --gin.CORPUS=DIR
     """
     from prompt_jax import config
 
@@ -365,8 +366,10 @@ def tasks_check(
         for pair in report["between"]:
             print("{task} {splits}: {shared_inputs} inputs in both, {first}".format(**pair))
         _print_lines(f"{split}: not at hand" for split in report["absent"])
-    for error in report["errors"]:
+    for error in report["errors"][:SHOWN]:
         print(error, file=sys.stderr)
+    if more := report["errors"][SHOWN:]:
+        print(f"and {len(more)} more; --json gives them all", file=sys.stderr)
     if report["errors"]:
         raise typer.Exit(2)
 

@@ -70,6 +70,9 @@ class Corpus:
     def features(self, layout: PromptLayout) -> dict[str, np.ndarray]:
         """A step's batch with nothing in it: the shapes and dtypes, for which no data are read."""
         lengths = (self.input_length, self.target_length)
+        if self.objective == "span_corruption":
+            _, noise, spans = corrupted_lengths(self)
+            lengths = (self.input_length, noise + spans + 1)
         T, S = (np.zeros((self.batch_size, n), np.int32) for n in lengths)
         return {
             "encoder_input_tokens": T,

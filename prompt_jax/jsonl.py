@@ -4,7 +4,7 @@ A path that ends in `.parquet` is read as such, its rows in place of lines, with
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
@@ -24,16 +24,18 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(
+            f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line"
+        ) from None
     if not isinstance(row, dict):
         raise ValueError(
             f"a JSON {type(row).__name__}, not an object with {' and '.join(text_keys)}"
         )
     for key in text_keys:
         if key not in row:
-            raise ValueError(
-                f"no key '{key}'; the row has {', '.join(map(repr, row)) or 'no keys'}"
-            )
+            has = ", ".join(map(repr, row)) or "no keys"
+            remedy = f"; call the right one '{key}'" if row and key in TEXT_KEYS else ""
+            raise ValueError(f"no key '{key}'; the row has {has}{remedy}")
         check_text(key, row[key])
     return row
 
@@ -79,12 +81,18 @@ def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{file}: not Parquet ({error})") from None
 
 
-def read_jsonl(path: str, text_keys: tuple[str, ...] = TEXT_KEYS) -> list[dict]:
-    """Every row in file order; UserError "FILE:LINE: what" for a bad line, or "FILE: no rows"."""
+def read_jsonl(
+    path: str,
+    text_keys: tuple[str, ...] = TEXT_KEYS,
+    check: Callable[[dict], None] = lambda row: None,
+) -> list[dict]:
+    """Every row in file order; UserError "FILE:LINE: what" for a bad line, or one of which `check`
+    raises a ValueError, or "FILE: no rows"."""
     rows = []
     for number, line in numbered_lines(path):
         try:
             rows.append(parse_row(line, text_keys))
+            check(rows[-1])
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from None
     if not rows:

@@ -1,7 +1,9 @@
 """Optimizers and schedules, all optax's, with the defaults of prompt tuning."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -126,3 +128,34 @@ class AdamW:
         if self.clip_global_norm is not None:
             parts.insert(0, optax.clip_by_global_norm(self.clip_global_norm))
         return optax.chain(*parts)
+
+
+OTHERS = "prompt"  # the group of parameters of which a method says nothing
+
+
+def check_groups(rates: Mapping[str, float], method: Any) -> None:
+    """UserError for a group that the method does not have, or a rate below 0."""
+    known = sorted({OTHERS, *method.groups.values()})
+    for name, rate in rates.items():
+        if name not in known:
+            told = f"{type(method).__name__} has {', '.join(known)}"
+            raise UserError(f"Train.group_rates: no group {name!r}; {told}")
+        if rate < 0:
+            raise UserError(f"Train.group_rates[{name!r}] = {rate}: give 0 or more")
+
+
+def by_group(
+    tx: optax.GradientTransformation, rates: Mapping[str, float], groups: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """`tx`, its updates times the rate of each parameter's group: {attribute: group}, by the first
+    part of a parameter's path that is there. Without rates it is `tx` itself."""
+    if not rates:
+        return tx
+
+    def scaled(path, update: jax.Array) -> jax.Array:
+        names = (str(getattr(part, "key", "")) for part in path)
+        group = next((groups[name] for name in names if name in groups), OTHERS)
+        return update * rates.get(group, 1.0)
+
+    scale = optax.stateless(lambda updates, params: jax.tree.map_with_path(scaled, updates))
+    return optax.chain(tx, scale)

@@ -158,9 +158,12 @@ def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> d
       targets; empty: {key: rows whose text is blank}; unit: "tokens" (with the EOS) if a backbone
       is given, else "characters"; lengths: {key: {"p50": ..., "p100": ...}}; truncated: {key:
       percent of rows longer than the limit}, of the keys with a limit; named: the places of the
-      first rows that are blank or too long.
+      first rows that are blank or too long, and whether all targets are one.
     """
     lengths = {key: [limits.length(row[key]) for row in rows] for key in TEXT_KEYS}
+    named = _named(rows, places, lengths, limits)
+    if len(rows) > 1 and len(targets := {row["targets"] for row in rows} - {UNLABELLED}) == 1:
+        named.append(f"every target is '{targets.pop()[:40]}': there is nothing to learn")
     return {
         "labels": _labels([row["targets"] for row in rows]),
         "duplicates": len(rows) - len({_pair(row) for row in rows}),
@@ -169,7 +172,7 @@ def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> d
         "unit": limits.unit,
         "lengths": {key: _percentiles(values) for key, values in lengths.items()},
         "truncated": {key: _share_above(lengths[key], lim) for key, lim in limits.limits.items()},
-        "named": _named(rows, places, lengths, limits),
+        "named": named,
     }
 
 

@@ -2,11 +2,12 @@
 
 A term says which passes it needs. A step makes each pass once, whoever asks for it, and minimises
 
-    loss + sum over terms of weight(step) * term * target tokens
+    loss + sum over terms of weight(step) * term * (target tokens, or 1)
 
-where `loss` is that of `Loss` (a sum over target tokens) and a term is a mean, so that neither
-packing nor the size of a batch changes what a weight means. A run without terms minimises `Loss`
-itself. New passes are entries of PASSES, new terms subclasses of `LossTerm`.
+where `loss` is that of `Loss`, a sum over target tokens. A term of predictions is a mean per target
+token, so that neither packing nor the size of a batch changes what its weight means; one of
+parameters alone is added once, as in T5X. A run without terms minimises `Loss` itself. New passes
+are entries of PASSES, new terms subclasses of `LossTerm`.
 """
 
 import abc
@@ -56,10 +57,12 @@ class LossTerm(abc.ABC):
 
     Attributes:
       needs: the passes that it looks at.
+      per_token: whether it is multiplied by the batch's target tokens.
       weight: a number, or a schedule of the step.
     """
 
     needs: tuple[PassName, ...]
+    per_token = True
     weight: float | Schedule
 
     @abc.abstractmethod
@@ -77,10 +80,12 @@ class LossTerm(abc.ABC):
 class Wayward(LossTerm):
     """Holds a prompt to a text: (1/P) sum over rows of |p_i - E(w_i)|^2, w the pieces of `text`.
 
-    Khashabi et al. 2022 (https://arxiv.org/abs/2112.08348), with the weight of their experiments.
+    Khashabi et al. 2022 (https://arxiv.org/abs/2112.08348), with the weight of their experiments,
+    added once to a loss that is a sum over tokens, as google-research/prompt-tuning does.
     """
 
     needs = ("bundle", "embeddings")
+    per_token = False
     text: str
     weight: float | Schedule = 0.01
 
@@ -132,10 +137,11 @@ class FrozenKL(LossTerm):
 
 
 class Objective:
-    """A loss and its terms, called as `Loss` is."""
+    """A loss and its terms, called as `Loss` is, for each of a batch's `pieces`."""
 
-    def __init__(self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure]):
+    def __init__(self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure], pieces):
         self.loss, self.terms, self.measures = loss, tuple(terms), tuple(measures)
+        self.pieces = pieces
         needed = {name for term in terms for name in term.needs}
         self.plan: tuple[PassName, ...] = tuple(
             name for name in PASSES if name in {"bundle", "logits", *needed}
@@ -151,9 +157,10 @@ class Objective:
         parts = {"Loss": total}
         for term, measure in zip(self.terms, self.measures, strict=True):
             name = type(term).__name__
-            value = measure(passes, batch) * sums["tokens"]
-            sums[f"term/{name}"] = value
-            parts[name] = term.weight_at(step) * value / self.loss.scale
+            value = measure(passes, batch)
+            sums[f"term/{name}"] = value * sums["tokens"]
+            times = sums["tokens"] / self.loss.scale if term.per_token else 1 / self.pieces
+            parts[name] = term.weight_at(step) * value * times
         return parts, sums
 
     def __call__(self, model, batch, key=None, step=0) -> tuple[jax.Array, dict]:
@@ -162,13 +169,13 @@ class Objective:
 
 
 def minimised(
-    loss: Loss, terms: Sequence[LossTerm], apart: bool, vocabulary, layout: PromptLayout
+    loss: Loss, terms: Sequence[LossTerm], apart: bool, vocabulary, layout: PromptLayout, pieces=1
 ) -> Callable:
     """What a step differentiates: the loss itself where there is nothing else, or an `Objective`;
-    with `apart` its parts."""
+    with `apart` its parts. `pieces`: of a batch, whose gradients are added up."""
     if not terms and not apart:
         return loss
-    whole = Objective(loss, terms, [term.open(vocabulary, layout) for term in terms])
+    whole = Objective(loss, terms, [term.open(vocabulary, layout) for term in terms], pieces)
     return whole.parts if apart else whole
 
 

@@ -5,12 +5,14 @@ read; `step.py` is where the gradient is taken.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from etils import epath
 from flax import nnx
 
@@ -25,7 +27,7 @@ from prompt_jax.folder import Stop, Stopped, open_folder, stop_signal
 from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.metrics import Meter, MetricsLog, Screen, check_best_metric
-from prompt_jax.optim import Adafactor, AdamW
+from prompt_jax.optim import Adafactor, AdamW, by_group, check_groups
 from prompt_jax.prefetch import Prefetch
 from prompt_jax.rules import GradRule, PostUpdate
 from prompt_jax.settings import settings
@@ -41,6 +43,7 @@ class Train:
       data: `Data` (a task) or `Corpus` (text, for pretraining).
       terms: what is minimised beside `loss` (`terms.py`).
       grad_rule, post_update: what happens before and after the optimizer (`rules.py`).
+      group_rates: {a group of the method's parameters: what its learning rate is times}.
       evaluation: `Evaluation`, `HeldOutLoss` or None.
       best_metric: (name, "max" or "min"): decides `prompt/best`; None keeps the last only.
       patience: training ends after so many evaluations in a row without a better `best_metric`.
@@ -53,6 +56,7 @@ class Train:
     data: Any
     optimizer: Adafactor | AdamW
     steps: int
+    group_rates: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
     loss: Loss = Loss()
     terms: tuple[LossTerm, ...] = ()
@@ -76,6 +80,7 @@ class Train:
             raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
         if self.method.trainable is nnx.Param:
             quantised.refuse_training(self.backbone.weights_dtype, type(self.method).__name__)
+        check_groups(self.group_rates, self.method)
         if self.patience is not None and (self.patience < 1 or self.selection is None):
             raise UserError(
                 f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
@@ -88,6 +93,10 @@ class Train:
                 f"Train.best_metric = {self.best_metric}: the split {split!r} would choose the "
                 "prompt; take validation for Evaluation.split, or BEST_METRIC=None"
             )
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer, with the rates of groups."""
+        return by_group(self.optimizer.build(), self.group_rates, self.method.groups)
 
     @property
     def selection(self) -> dict[str, str] | None:
@@ -184,9 +193,9 @@ def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = N
     """The compiled step of a run; `state`, arrays or shapes, says where it stays."""
     key = jax.random.fold_in(jax.random.key(run.seed), 1) if run.backbone.dropout_rate else None
     places = jax.tree.map(lambda x: x.sharding, state)
-    tx = run.optimizer.build()
+    tx, layout = run.transform(), run.method.layout
     rule, after = run.grad_rule, run.post_update
-    loss = minimised(run.loss, run.terms, rule is not None, vocabulary, run.method.layout)
+    loss = minimised(run.loss, run.terms, rule is not None, vocabulary, layout, run.accumulate)
     loss = activations.within(places.step.mesh, loss)
     return make_train_step(graphdef, loss, tx, key, places, run.accumulate, rule, after)
 
@@ -228,7 +237,7 @@ class Job:
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
-        self.tx = run.optimizer.build()
+        self.tx = run.transform()
         self.train_step = build_step(run, self.graphdef, self.first_state(), vocabulary)
         self.facts = {
             "seed": run.seed,

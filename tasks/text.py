@@ -187,27 +187,33 @@ def jsonl_task(
     Rows have `inputs` and `targets` as strings. Another key is kept if every row of the file has it
     as a string, as a whole number, as a number or as true/false. `choices` are the label strings of
     a classification task. A bad line, a target outside `choices` or an empty file is a UserError
-    when the split is read.
+    when the split is read; choices that cannot be are one at once.
     """
     paths = {split: str(path) for split, path in files.items()}
+    if choices is not None:
+        _check_choices(name, choices)
+
+    def known(row: dict) -> None:
+        if choices is not None and (label := row["targets"]) not in choices:
+            raise ValueError(
+                f"the target '{label}' is none of the task's choices {', '.join(choices)}; "
+                "correct it or add it to them"
+            )
 
     def read(split: str) -> list[dict]:
-        return _keep_scalars(_read_checked(paths[split], choices))
+        return _keep_scalars(read_jsonl(paths[split], check=known))
 
     described = f"JSONL {', '.join(paths.values())}"
     source = RowsSource(read, tuple(paths), described, where=_file_of(paths))
     return add_task(name, source, [], metrics, choices)
 
 
-def _read_checked(path: str, choices: Sequence[str] | None) -> list[dict]:
-    rows = read_jsonl(path)
-    for number, row in enumerate(rows, start=1):
-        if choices is not None and row["targets"] not in choices:
-            raise UserError(
-                f"{path}: row {number} has the target '{row['targets']}', which is none of the "
-                f"task's choices {', '.join(choices)}"
-            )
-    return rows
+def _check_choices(name: str, choices: Sequence[str]) -> None:
+    """UserError unless they are two or more label strings, each once."""
+    if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+        raise UserError(f"task '{name}': choices={choices!r}; give strings: ('good', 'bad')")
+    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
+        raise UserError(f"task '{name}': choices={choices!r}; give two or more, each once")
 
 
 def _keep_scalars(rows: list[dict]) -> list[dict]:

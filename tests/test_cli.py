@@ -226,6 +226,15 @@ def test_tasks_check_of_a_bad_file(callee, capsys):
     assert json.loads(capsys.readouterr().out) == report
 
 
+def test_tasks_check_names_the_first_errors_alone(callee, capsys):
+    errors = [f"f.jsonl:{n}: no key 'inputs'" for n in range(1, 91)]
+    callee("task_check", "check_jsonl", {"rows": 0, "errors": errors, "named": []})
+    callee("task_check", "check_task", None)
+    assert main(["tasks", "check", "f.jsonl"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [*errors[:10], "and 80 more; --json gives them all"]
+
+
 def test_tasks_check_of_a_task(callee, capsys, tmp_path):
     facts = {"task": "cb", "split": "train", "rows": 2, "named": ["cb train row 2 of f: blank"]}
     between = {"task": "cb", "splits": "train, test", "shared_inputs": 1, "first": "a = b"}

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from flax import nnx
@@ -32,7 +33,7 @@ from prompt_jax.methods.p_tuning import PTuning
 from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.methods.x_gen import XGen
-from prompt_jax.optim import Adafactor, Schedule
+from prompt_jax.optim import Adafactor, Schedule, by_group
 from prompt_jax.packing import Piece
 from prompt_jax.registered import REGISTERED
 from prompt_jax.sharding import MeshShape
@@ -163,6 +164,18 @@ def test_the_optimizer_is_as_large_as_what_trains(trained):
     count = sum(leaf.size for leaf in leaves)
     size = sum(leaf.size for leaf in host(trained.state.opt_state))
     assert count <= size <= count + 3 * len(leaves) + 4  # Adafactor's placeholders and counters
+
+
+def test_a_group_is_of_its_own_parameters(trained):
+    """A group at rate 0 stays as it is, and nothing else does."""
+    groups, module = trained.method.groups, trained.model.prompt
+    ones = jax.tree.map(np.ones_like, trained.state.trainable)
+    for group in {*groups.values()}:
+        tx = by_group(optax.identity(), {group: 0.0}, groups)
+        scaled = host(tx.update(ones, tx.init(ones), ones)[0])
+        owned = [vars(module).get(name) for name, of in groups.items() if of == group]
+        wanted = sum(len(jax.tree.leaves(x)) for x in owned if x is not None)
+        assert sum(not leaf.any() for leaf in scaled) == wanted
 
 
 def test_one_compilation_serves_every_step(trained):

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from prompt_jax.errors import UserError
-from prompt_jax.optim import Adafactor, AdamW, Schedule
+from prompt_jax.methods.p_tuning import PTuning
+from prompt_jax.optim import Adafactor, AdamW, Schedule, by_group, check_groups
 
 CONSTANT = Schedule(learning_rate=0.3)
 
@@ -152,3 +153,27 @@ def test_a_decay_needs_its_end(decay):
 def test_a_negative_rate_is_refused():
     with pytest.raises(UserError, match=r"Schedule.learning_rate = -1.0: give a value >= 0"):
         Schedule(learning_rate=-1.0)
+
+
+@pytest.mark.parametrize("optimizer", [Adafactor, AdamW])
+def test_a_group_learns_at_its_own_rate(optimizer):
+    made = optimizer(schedule=Schedule(learning_rate=0.1), weight_decay=0.0)
+    params = {"prompt": {"rows": jnp.ones((3, 2)), "mlp": {"kernel": jnp.ones((2, 2))}}}
+    grads = jax.tree.map(jnp.ones_like, params)
+
+    def change(rates):
+        tx = by_group(made.build(), rates, {"mlp": "network"})
+        return tx.update(grads, tx.init(params), params)[0]["prompt"]
+
+    plain, half = change({}), change({"network": 0.5, "prompt": 0.0})
+    np.testing.assert_allclose(half["mlp"]["kernel"], plain["mlp"]["kernel"] / 2)
+    assert np.all(plain["rows"] != 0) and np.all(half["rows"] == 0)
+
+
+def test_a_group_that_is_not_there_is_refused():
+    method = PTuning(length=3)
+    check_groups({"network": 0.1, "prompt": 2}, method)
+    with pytest.raises(UserError, match=r"no group 'nets'; PTuning has network, prompt$"):
+        check_groups({"nets": 0.1}, method)
+    with pytest.raises(UserError, match=r"group_rates\['network'\] = -1: give 0 or more"):
+        check_groups({"network": -1}, method)

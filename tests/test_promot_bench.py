@@ -137,5 +137,5 @@ def test_cells_are_run_once(tiny, tmp_path, monkeypatch, capsys) -> None:
 def test_a_wrong_argument_is_one_line(capsys, tmp_path) -> None:
     assert promot.main(["--targets=sst9", f"--output={tmp_path}/b"]) == 2
     assert capsys.readouterr().err == (
-        "promot: error: --targets=sst9: no sst9; there are empath_topic, trec\n"
+        "promot: error: --targets=sst9: no 'sst9'; there are empath_topic, trec\n"
     )

@@ -100,7 +100,7 @@ def step_of(run, graphdef):
     rule, after = run.grad_rule, run.post_update
     loss = minimised(run.loss, run.terms, rule is not None, NANO, run.method.layout)
     key = jax.random.key(0) if run.backbone.dropout_rate else None
-    tx = run.optimizer.build()
+    tx = run.transform()
     return make_train_step(graphdef, loss, tx, key, None, run.accumulate, rule, after)
 
 
@@ -108,7 +108,7 @@ def step_of(run, graphdef):
 def test_the_shapes_of_a_step_fit(name):
     for run in runs_of(load(name).root):
         graphdef, trainable, frozen = split(abstract_model(run), run.method.trainable)
-        tx = run.optimizer.build()
+        tx = run.transform()
         opt_state = jax.eval_shape(tx.init, trainable)
         state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state)
         step = step_of(run, graphdef)

@@ -47,7 +47,7 @@ def test_cells_are_run_once_and_anew_when_they_are_stale(board, tmp_path: Path, 
     assert lines[0]["value"] == 50.0  # of "a" and "b"
     assert lines[1]["command"].startswith("prompt-jax train --gin_file=runs/scoreboard_lester.gin")
     page = (tmp_path / "b.md").read_text()
-    assert "| always the commonest answer | 50.0 |" in page
+    assert "| always the commonest answer | - | 50.0 |" in page
     assert lines[0]["digest"][:12] in page
     capsys.readouterr()
     assert board(rows) == (0, lines)
@@ -63,8 +63,13 @@ def test_cells_are_run_once_and_anew_when_they_are_stale(board, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--columns=sst9"], "--columns=sst9: no sst9; there are toy"),
-        (["--rows=lola"], "--rows=lola: no lola; there are majority"),
+        (["--columns=sst9"], "--columns=sst9: no 'sst9'; there are toy"),
+        (["--rows=lola"], "--rows=lola: no 'lola'; there are majority"),
+        (["--columns="], "--columns=: no ''; there are toy"),
+        (["--backbone=nano"], "--backbone=nano: give NAME=STRING, NAME of nano"),
+        (["--backbone=nani=nano"], "--backbone=nani=nano: give NAME=STRING"),
+        (["--backbone=nano=files:/no/such"], "/no/such"),
+        (["--output=docs/scoreboard"], "other cells than those of docs/scoreboard; give --output"),
         (["--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
     ],
 )
@@ -83,16 +88,18 @@ def test_a_set_that_is_not_at_hand_is_named(board, capsys, tmp_path, monkeypatch
 
 
 def test_a_column_without_its_backbone_is_left_out(board, capsys, monkeypatch) -> None:
-    column = dataclasses.replace(scoreboard.COLUMNS[0], backbone="files:/no/such")
-    monkeypatch.setattr(scoreboard, "COLUMNS", (column,))
-    assert board() == (0, [])
-    assert "column toy is left out: " in capsys.readouterr().err
+    toy = scoreboard.COLUMNS[0]
+    column = dataclasses.replace(toy, name="gone", backbone="files:/no/such")
+    monkeypatch.setattr(scoreboard, "COLUMNS", (toy, column))
+    code, lines = board("--rows=majority")
+    assert (code, [line["column"] for line in lines]) == (0, ["toy"])
+    assert "column gone is left out: " in capsys.readouterr().err
 
 
 def line(row: str, column: str, seed: int, value: float, **more) -> dict:
     """A kept cell."""
     facts = {"date": "2030-01-02T03:04:05", "versions": {"jax": "1"}, "training_seconds": 9.0}
-    told = {"row": row, "column": column, "seed": seed, "value": value, "metrics": {}}
+    told = {"row": row, "column": column, "seed": seed, "value": value, "metrics": {}, "steps": 9}
     return {**told, **facts, "backbone": "nano", "digest": "abc", **more}
 
 
@@ -102,8 +109,9 @@ def test_the_page_says_what_the_prompt_is_worth() -> None:
     for row, at in (("prompt", 50.0), ("full", 80.0), ("prompt_random", 25.0)):
         kept += [line(row, "trec", seed, at + step) for seed, step in enumerate((-2.0, 0.0, 2.0))]
     page = table.draw(scoreboard.ROWS, (column,), kept, "make scoreboard")
-    assert "| prompt (Lester et al. 2021) | 50.0 ± 2.0 |" in page
-    assert "| the frozen backbone, no prompt | - |" in page
+    assert "| prompt (Lester et al. 2021) | 9 | 50.0 ± 2.0 |" in page
+    assert "| the frozen backbone, no prompt | - | - |" in page
+    assert "Of 10 that train 0 took more than a minute" in page
     assert "| trec | +30.0 | +25.0 | 2.0 | 50 % |" in page
     assert "`make scoreboard`" in page and "2030-01-02" in page
 
@@ -131,7 +139,7 @@ def test_the_page_says_what_a_row_takes() -> None:
     more = {"trainable": 3840, "artefact_bytes": 16697, "steps": 600}
     kept = [line(row, "trec", 0, 50.0, **more) for row in ("prompt", "prompt_random")]
     page = table.draw(scoreboard.ROWS, (column,), [*kept, line("full", "trec", 0, 80.0)], "c")
-    assert "| prompt (Lester et al. 2021) | 3,840 | 17 kB | 600 | 9 s |" in page
+    assert "| prompt (Lester et al. 2021) | 3,840 | 17 kB | 600 | 15 ms | trec |" in page
     assert page.count("3,840") == 1
     assert "trained parameters" not in table.draw(scoreboard.ROWS, (column,), kept[:0], "c")
 
@@ -142,6 +150,14 @@ def test_one_seed_has_no_spread() -> None:
     kept = [line(row, "trec", 0, value) for row, value in rows.items()]
     page = table.draw(scoreboard.ROWS, (column,), kept, "c")
     assert "| trec | +30.0 | +25.0 | - | 50 % |" in page
+    part = table.draw(scoreboard.ROWS, (column,), kept[:-1], "c")
+    assert "| trec | +30.0 | - | - | 50 % |" in part
+
+
+def test_fewer_seeds_than_there_should_be_are_told():
+    column = scoreboard.Column("trec", "trec", "accuracy")
+    kept = [line("prompt", "trec", seed, 50.0 + seed) for seed in (0, 1)]
+    assert "| 9 | 50.5 ± 0.7 (2) |" in table.draw(scoreboard.ROWS, (column,), kept, "c")
 
 
 def test_a_board_without_cells_says_so() -> None:

@@ -38,8 +38,8 @@ def test_check_counts_what_is_wrong(tmp_path, backbone):
     path.write_text("\n".join(LINES))
     report = check_jsonl(str(path), backbone, input_length=5, target_length=4)
     assert report["errors"] == [
-        f"{path}:5: not JSON (Expecting value at column 1)",
-        f"{path}:8: no key 'targets'; the row has 'inputs'",
+        f"{path}:5: not JSON (Expecting value at column 1); write one JSON object a line",
+        f"{path}:8: no key 'targets'; the row has 'inputs'; call the right one 'targets'",
     ]
     assert report["rows"] == 5
     assert report["labels"] == {"yes": 3, "no": 1, "": 1}
@@ -49,6 +49,12 @@ def test_check_counts_what_is_wrong(tmp_path, backbone):
     assert report["lengths"]["inputs"] == {"p50": 5, "p90": 10, "p95": 10, "p99": 10, "p100": 10}
     assert report["truncated"] == {"inputs": 20.0, "targets": 0.0}
     json.dumps(report)
+
+
+def test_check_says_that_all_targets_are_one(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"inputs": "a", "targets": "same"}\n{"inputs": "b", "targets": "same"}\n')
+    assert check_jsonl(str(path))["named"] == ["every target is 'same': there is nothing to learn"]
 
 
 def test_check_without_a_backbone_counts_characters(tmp_path):

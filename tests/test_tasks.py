@@ -101,8 +101,16 @@ def test_empty_and_missing_files_and_unknown_labels_are_refused(tmp_path, regist
         text.load_examples("poor", "train")
     with pytest.raises(UserError, match=r"no such file of rows: .*none\.jsonl"):
         text.load_examples("poor", "validation")
-    with pytest.raises(UserError, match=r"t\.jsonl: row 2 has the target 'odd'.*even, uneven"):
+    with pytest.raises(UserError, match=r"t\.jsonl:2: the target 'odd' .*even, uneven; correct"):
         text.load_examples("poor", "test")
+
+
+@pytest.mark.parametrize(
+    "choices", ["good bad", ("good",), ("good", "good"), ("good", " "), (0, 1)]
+)
+def test_choices_that_cannot_be_are_refused(registry, choices):
+    with pytest.raises(UserError, match=r"task 'reviews': choices=.*; give "):
+        text.jsonl_task("reviews", {"train": "t.jsonl"}, choices=choices)
 
 
 def test_a_jsonl_path_is_a_task_with_a_tenth_held_out(tmp_path, registry):

@@ -63,7 +63,7 @@ def train_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Progr
     sharding.check_rows(mesh, run.data.batch_size, run.accumulate)
     graphdef, trainable, frozen = _halves(run, config, mesh)
     everywhere = sharding.replicated(mesh)
-    opt_state = jax.eval_shape(run.optimizer.build().init, trainable)
+    opt_state = jax.eval_shape(run.transform().init, trainable)
     opt_state = _placed(opt_state, opt_shardings(opt_state, trainable, everywhere))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     state = TrainState(step, trainable, opt_state)

@@ -8,6 +8,7 @@ padding, an example's own tokens alone are pooled, so that its length in a batch
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from prompt_jax.t5 import T5Config
 
 @settings
 class Attempt(PromptMethod):
-    """Settings of ATTEMPT.
+    """Settings of ATTEMPT; the group `network` weighs the prompts.
 
     Attributes:
       sources: saved prompts of the same backbone and length (the paper: six).
@@ -38,6 +39,7 @@ class Attempt(PromptMethod):
       placement: where the rows stand.
     """
 
+    groups: ClassVar = dict.fromkeys(("down", "up", "scale", "bias"), "network")
     sources: tuple[str, ...] = ()
     length: int = 100
     hidden: int = 100

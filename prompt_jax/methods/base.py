@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -48,10 +48,12 @@ class PromptMethod(abc.ABC):
 
     `create` builds the module that owns the method's parameters; calling that module gives the
     `PromptBundle` of a forward pass. `trainable` is the variable type that training changes; it
-    is said here and nowhere else.
+    is said here and nowhere else. `groups` names those of the module's parameters that may learn
+    at a rate of their own (`Train.group_rates`): {attribute: group}; all others are `prompt`.
     """
 
     trainable: type[nnx.Variable] = PromptParam
+    groups: ClassVar[Mapping[str, str]] = {}
 
     @property
     @abc.abstractmethod

@@ -13,7 +13,7 @@ Every P_k is a plain prompt [P, D]; the saved ones are `DIR?task=NAME`. Which ro
 carries is said by its task's name (`factors.py`), so rows of several tasks are packed together.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ Combine = Literal["separate", "add", "length", "feature", "projection"]
 
 @settings
 class MultitaskPrompt(PromptMethod):
-    """Settings of multitask prompts.
+    """Settings of multitask prompts; the group `tasks` is what each task has alone.
 
     Attributes:
       tasks: names of tasks; each also stands for the tasks that begin with it and `_`.
@@ -46,6 +46,7 @@ class MultitaskPrompt(PromptMethod):
       init: how rows begin; with `add` the tasks' begin at 0, with `projection` at its scale.
     """
 
+    groups: ClassVar = dict.fromkeys(("own", "bias"), "tasks")
     tasks: tuple[str, ...] = ()
     length: int = 100
     combine: Combine = "add"

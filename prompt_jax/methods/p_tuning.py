@@ -8,7 +8,7 @@ adds the initial rows of an input prompt, trained too: PRE (Minh et al. 2023), V
 keeps a vocabulary init. It folds to a plain prompt [P, D].
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from prompt_jax.t5 import T5Config
 
 @settings
 class PTuning(PromptMethod):
-    """Settings of P-tuning.
+    """Settings of P-tuning; the group `network` is what makes the rows.
 
     Attributes:
       length: P.
@@ -37,6 +37,7 @@ class PTuning(PromptMethod):
       residual: E is added to what the network makes of it.
     """
 
+    groups: ClassVar = dict.fromkeys(("lstm", "mlp", "norm"), "network")
     length: int = 20
     encoder: Literal["lstm", "mlp", "mlp_norm"] = "lstm"
     width: int | None = None

@@ -10,6 +10,8 @@ A prefix stands at no position, so its bias is 0, and every column sees it, pack
 prefixes of a T5 never reach the encoder, these do. L layers, H heads of width K, D model width.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,7 +27,7 @@ from prompt_jax.t5 import T5Config
 
 @settings
 class PrefixTuning(PromptMethod):
-    """Settings of prefix tuning.
+    """Settings of prefix tuning; the group `network` is the MLPs.
 
     Attributes:
       length: P (the paper: 10 for table-to-text, 200 for summaries).
@@ -36,6 +38,7 @@ class PrefixTuning(PromptMethod):
       scale: standard deviation of what is drawn at first, E or the keys and values themselves.
     """
 
+    groups: ClassVar = dict.fromkeys(("encoder_mlp", "decoder_mlp", "cross_mlp"), "network")
     length: int = 10
     attentions: Attentions = ("encoder", "decoder", "cross")
     hidden: int | None = 512

@@ -11,7 +11,7 @@ is `DIR?language=sw&task=wiki_lingua`, the average that the pair has to beat
 `DIR?language=mean&task=mean`.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ TABLES: tuple[Table, ...] = ("language", "task")
 
 @settings
 class XGen(PromptMethod):
-    """Settings of factorised prompts.
+    """Settings of factorised prompts; their groups are `language` and `task`.
 
     Attributes:
       languages: codes, the ends of tasks' names.
@@ -46,6 +46,7 @@ class XGen(PromptMethod):
       placement: where the rows stand.
     """
 
+    groups: ClassVar = {"language": "language", "task": "task"}
     languages: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     language_length: int = 50
