@@ -32,6 +32,7 @@ def fill(arguments: argparse.Namespace) -> None:
     from prompt_jax.stages import resolved, run_in_turn
     from prompt_jax.train import Train
 
+    steps = steps_of(arguments.steps)
     use_data_dir(arguments.data_dir)
     bindings = ["Data.packed=False", *arguments.gin]
     root = config.load(("Stages", "Train"), [arguments.gin_file], bindings).root
@@ -39,7 +40,7 @@ def fill(arguments: argparse.Namespace) -> None:
         folder = epath.Path(arguments.model_dir or temporary)
         runs = [root] if isinstance(root, Train) else resolved(root, folder)
         run_in_turn(runs[:-1], folder)
-        measure(runs[-1], str(folder), steps_of(arguments.steps), arguments.batches, say)
+        measure(runs[-1], str(folder), steps, arguments.batches, say)
 
 
 def steps_of(text: str) -> list[int]:

@@ -20,7 +20,7 @@ def draw(targets: Sequence[Any], untouched: Sequence[Any], lines: Lines, command
     parts = [head(untouched, lines, bare[0], command)]
     for target in here:
         parts += [f"## {target.name}\n", chosen_table(target, untouched, names, lines, bare[0])]
-        parts += [matched(target.name, names, lines), course(target.name, names, lines)]
+        parts += [matched(target.name, names, lines, bare[0]), course(target.name, names, lines)]
         parts += [gradients(target.name, lines)]
     return "\n".join(parts)
 
@@ -108,8 +108,11 @@ def chosen_table(
     )
 
 
-def matched(target: str, names: Sequence[str], lines: Lines) -> str:
+def matched(target: str, names: Sequence[str], lines: Lines, bare: dict[str, Any]) -> str:
     """Both fine-tunings where they first reach the lower one of their best scores."""
+    whole = others(bare["marks"][0], names)
+    chance = mean(bare["chance"][name.partition("/")[0]] for name in names)
+    left: tuple[list[float], list[float]] = ([], [])
     text = ["| seed | score | plain: step, target, untouched | ProMoT: step, target, untouched "]
     text[0] += "| ProMoT keeps |"
     text.append("|---" * 5 + "|")
@@ -119,12 +122,27 @@ def matched(target: str, names: Sequence[str], lines: Lines) -> str:
         score = min(best(marks)["accuracy"] for marks in courses)
         at = [next(m for m in marks if m["accuracy"] >= score) for marks in courses]
         cells = [f"{m['step']}, {m['accuracy']:.1f}, {others(m, names):.1f}" for m in at]
-        kept.append(others(at[1], names) - others(at[0], names))
+        for some, mark in zip(left, at, strict=True):
+            some.append(others(mark, names))
+        kept.append(left[1][-1] - left[0][-1])
         text.append(f"| {seed} | {score:.1f} | {' | '.join(cells)} | {kept[-1]:+.1f} |")
     return (
         "Each stopped where it first reaches the lower one of the two best scores:\n\n"
         + "\n".join(text)
-        + f"\n\nPoints that ProMoT keeps of untouched tasks: {shown(kept, '+')}.\n"
+        + f"\n\nPoints that ProMoT keeps of untouched tasks: {shown(kept, '+')}. "
+        + told_ratios(*map(mean, left), whole, chance)
+    )
+
+
+def told_ratios(plain: float, promot: float, whole: float, chance: float) -> str:
+    """Whether ProMoT keeps twice as much, by each way to count."""
+    above = (promot - chance) / (plain - chance) if plain > chance else float("inf")
+    holds = "holds" if promot >= 2 * plain else "does not hold"
+    return (
+        f"Of nano's {whole:.1f} it loses\n{whole - promot:.1f} points, plain fine-tuning "
+        f"{whole - plain:.1f}. That it keeps twice as much of the score {holds}:\nit keeps "
+        f"{promot / plain:.2f} times as much, and {above:.2f} times as much of what is above "
+        f"chance ({chance:.1f}).\n"
     )
 
 

@@ -166,9 +166,11 @@ def fingerprint(run: Any, more: Sequence[str]) -> str:
 class Board:
     """The kept cells, in a file that is written anew after each."""
 
-    def __init__(self, output: str, backbones: dict[str, str]):
+    def __init__(self, output: str, backbones: dict[str, str], more: Sequence[str] = ()):
         self.lines_file, self.table_file = Path(f"{output}.jsonl"), Path(f"{output}.md")
         self.backbones = backbones  # another string for a column's backbone
+        self.more = more  # bindings of every cell
+        self.recipes: dict[tuple[str, str, int], str] = {}
         self.facts: dict[str, tuple[str, str]] = {}
         self.kept: dict[tuple[str, str, int], dict[str, Any]] = {}
         if self.lines_file.exists():
@@ -197,6 +199,26 @@ class Board:
     def name(self, cell: Cell) -> str:
         return self.backbones.get(cell.backbone, cell.backbone)
 
+    def bindings(self, cell: Cell) -> list[str]:
+        bound = bindings_of(cell, self.name(cell), self.more)
+        if cell.row.random and cell.column.backbone in self.backbones:
+            bound.append(f"VOCABULARY={self.vocabulary(cell)}")
+        return bound
+
+    def recipe(self, cell: Cell) -> str:
+        """The fingerprint of what makes a cell today."""
+        if cell.key not in self.recipes:
+            bindings = self.bindings(cell)
+            told = [*bindings, cell.column.metric]
+            self.recipes[cell.key] = fingerprint(load(cell, bindings), told)
+        return self.recipes[cell.key]
+
+    def fresh(self, cell: Cell) -> bool:
+        """Whether a cell is kept, of today's backbone and recipe."""
+        kept = self.kept.get(cell.key, {})
+        now = (self.digest(cell), self.recipe(cell)) if kept else ()
+        return bool(kept) and (kept["digest"], kept["recipe"]) == now
+
     def keep(self, line: dict[str, Any]) -> None:
         self.kept[line["row"], line["column"], line["seed"]] = line
         text = "".join(json.dumps(self.kept[key]) + "\n" for key in sorted(self.kept))
@@ -206,14 +228,11 @@ class Board:
         part.replace(self.lines_file)
 
     def draw(self, command: str) -> None:
-        """The table of all kept cells whose backbone is at hand and today's."""
+        """The table of all kept cells whose backbone is at hand, and it and the recipe today's."""
         columns = {column for _, column, _ in self.kept}
         known = with_backbone([column for column in COLUMNS if column.name in columns], self)
-        fresh = [
-            self.kept[cell.key]
-            for cell in cells_of(ROWS, list(known), SEEDS)
-            if cell.key in self.kept and self.kept[cell.key]["digest"] == self.digest(cell)
-        ]
+        cells = cells_of(ROWS, list(known), SEEDS)
+        fresh = [self.kept[cell.key] for cell in cells if self.fresh(cell)]
         self.table_file.parent.mkdir(parents=True, exist_ok=True)
         self.table_file.write_text(scoreboard_table.draw(ROWS, COLUMNS, fresh, command))
 
@@ -306,7 +325,7 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     columns = chosen(COLUMNS, arguments.columns, "columns")
     if arguments.quick:
         columns = [column for column in columns if column.quick]
-    board = Board(arguments.output, backbones)
+    board = Board(arguments.output, backbones, arguments.gin)
     columns = list(with_backbone(columns, board))
     seeds = list(SEEDS[:1] if arguments.quick else SEEDS)
     if arguments.seeds is not None:
@@ -320,25 +339,21 @@ def fill(arguments: argparse.Namespace, command: str) -> None:
     if not arguments.draw:
         check_data(columns)
         for number, cell in enumerate(cells, start=1):
-            run_one(board, cell, arguments.gin, f"{number}/{len(cells)}")
+            run_one(board, cell, f"{number}/{len(cells)}")
             board.draw(command)
     board.draw(command)
     print(board.table_file)
 
 
-def run_one(board: Board, cell: Cell, more: Sequence[str], place: str) -> None:
+def run_one(board: Board, cell: Cell, place: str) -> None:
     """Runs a cell unless it is kept and neither its backbone nor its recipe has changed."""
-    bindings = bindings_of(cell, board.name(cell), more)
-    if cell.row.random and cell.column.backbone in board.backbones:
-        bindings.append(f"VOCABULARY={board.vocabulary(cell)}")
-    run, digest = load(cell, bindings), board.digest(cell)
-    recipe = fingerprint(run, [*bindings, cell.column.metric])
-    kept = board.kept.get(cell.key)
     told = f"{place} {cell.row.name} {cell.column.name} seed {cell.seed}"
-    if kept and (kept["digest"], kept["recipe"]) == (digest, recipe):
-        print(f"{told}: {kept['value']} is kept")
+    if board.fresh(cell):
+        print(f"{told}: {board.kept[cell.key]['value']} is kept")
         return
-    line = finish(cell, run, digest, recipe, cell.command(bindings))
+    bindings = board.bindings(cell)
+    run, command = load(cell, bindings), cell.command(bindings)
+    line = finish(cell, run, board.digest(cell), board.recipe(cell), command)
     board.keep(line)
     print(f"{told}: {line['value']} ({line['seconds']} s)", flush=True)
 

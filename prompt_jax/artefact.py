@@ -189,7 +189,12 @@ def _folded(prompt: Prompt, names: Mapping[str, str], path: str) -> Prompt:
     return Prompt(arrays, manifest, path)
 
 
-def check_backbone(prompt: Prompt, backbone: Backbone, allow_other: bool = False) -> None:
+def check_backbone(
+    prompt: Prompt,
+    backbone: Backbone,
+    allow_other: bool = False,
+    remedy: str = "load the former, or give --allow_other_backbone",
+) -> None:
     """Refuses a prompt of another width, and, unless `allow_other`, one tuned for other weights.
 
     A `.npy` does not say what it was tuned for; only its width is checked.
@@ -210,8 +215,7 @@ def check_backbone(prompt: Prompt, backbone: Backbone, allow_other: bool = False
     if tuned["digest"] != backbone.digest:
         raise UserError(
             f"prompt {prompt.path!r} was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not "
-            f"for {backbone.name!r} ({backbone.digest[:12]}): load the former, or give "
-            "--allow_other_backbone"
+            f"for {backbone.name!r} ({backbone.digest[:12]}): {remedy}"
         )
 
 

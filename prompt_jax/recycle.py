@@ -67,7 +67,7 @@ def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dic
     if inside := sorted(set(saved.arrays) - set(SIDES)):
         raise UserError(f"prompt {prompt!r} has {inside[0]}: only rows of the input are recycled")
     old, new = load_backbone(source, "float32"), load_backbone(target, "float32")
-    check_backbone(saved, old)
+    check_backbone(saved, old, remedy="give the former to --from")
     pairs, held_out = shared_rows(old, new, fit)
     mapped = fitted(fit, *pairs)
     arrays = {side: mapped(rows) for side, rows in saved.arrays.items()}

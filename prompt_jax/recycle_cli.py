@@ -1,5 +1,6 @@
 """The verb `recycle`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -49,3 +50,6 @@ def recycle(
         print_json(record)
     else:
         print_facts(output, record)
+    if (record["held_out_error"] or 0.0) >= 1.0:
+        text = "warning: on held-out pieces the map is no better than zeros; try another --how"
+        print(text, file=sys.stderr)

@@ -1,5 +1,7 @@
 """Prompts that each example mixes for itself: against NumPy, padded, packed and as an artefact."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from prompt_jax.bundle import axes_of, known_name, rank_of
 from prompt_jax.errors import UserError
-from prompt_jax.methods.attempt import Attempt
+from prompt_jax.methods.attempt import Attempt, Mixing
 from prompt_jax.mixture import Mixture, insert_mixed
 from prompt_jax.sizes import SIZES
 
@@ -24,13 +26,13 @@ OWN = RNG.normal(size=(P, D))
 TEXTS = [RNG.normal(size=(n, D)) for n in (4, 2)]
 
 
-def by_hand(text: np.ndarray) -> np.ndarray:
+def by_hand(text: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """ATTEMPT's equations for one example, float64."""
     prompts = np.concatenate([MIXTURE.sources, OWN[None]])
     hidden = text.max(axis=0) @ MIXTURE.down
     hidden = hidden / (1 + np.exp(-hidden)) @ MIXTURE.up
     hidden = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-5)
-    scores = prompts.max(axis=1) @ (hidden * MIXTURE.scale + MIXTURE.bias)
+    scores = prompts.max(axis=1) @ (hidden * MIXTURE.scale + MIXTURE.bias) / temperature
     weights = np.exp(scores) / np.exp(scores).sum()
     return OWN + np.einsum("k,kpd->pd", weights, prompts)
 
@@ -47,9 +49,9 @@ def row(texts: list[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray, 
     return x, segments, slots
 
 
-def mixed(rows) -> np.ndarray:
+def mixed(rows, mixture: Mixture = MIXTURE) -> np.ndarray:
     x, segments, slots = (jnp.asarray(np.stack(parts)) for parts in zip(*rows, strict=True))
-    mixture = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), MIXTURE)
+    mixture = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mixture)
     return np.asarray(insert_mixed(x, mixture, jnp.asarray(OWN, jnp.float32), segments, slots))
 
 
@@ -64,6 +66,17 @@ def test_an_example_mixes_its_prompt_as_the_paper_says():
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(apart[n, P : P + len(text)], text.astype(np.float32))
     assert np.abs(apart[0, :P] - apart[1, :P]).max() > 0.01, "the examples differ"
+
+
+@pytest.mark.parametrize(("given", "temperature"), [(None, D * math.e), (2.0, 2.0)])
+def test_scores_are_divided_by_the_temperature(given, temperature):
+    """By default D e, as the authors' code."""
+    how = Attempt(sources=("a", "b"), length=P, hidden=R, temperature=given)
+    module = Mixing(how, jax.random.key(0), jnp.asarray(OWN), jnp.asarray(MIXTURE.sources))
+    for name in ("down", "up", "scale", "bias"):
+        vars(module)[name].set_value(jnp.asarray(vars(MIXTURE)[name], jnp.float32))
+    found = mixed([row([TEXTS[0]], 16)], module().mixture)[0, :P]
+    np.testing.assert_allclose(found, by_hand(TEXTS[0], temperature), rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_without_an_example_stays_finite():

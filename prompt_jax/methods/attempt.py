@@ -63,8 +63,11 @@ class Attempt(PromptMethod):
 
     def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "Mixing":
         lengths, keys = {"encoder": self.length}, jax.random.split(key)
-        saved = [FileInit(path=path) for path in self.sources]
-        sources = np.stack([init.read(lengths, backbone)["encoder"] for init in saved])
+        try:
+            saved = [FileInit(path=path).read(lengths, backbone) for path in self.sources]
+        except UserError as error:
+            raise UserError(str(error).replace("FileInit.path", "Attempt.sources")) from None
+        sources = np.stack([rows["encoder"] for rows in saved])
         rows = begin(self.init, keys[0], lengths, backbone, choices)["encoder"]
         return Mixing(self, keys[1], jnp.asarray(rows), jnp.asarray(sources))
 
