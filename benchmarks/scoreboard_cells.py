@@ -76,6 +76,7 @@ ROWS = (
     _beside("text", "the prompt, begun at a text", "runs/scoreboard_text.gin"),
     _beside("wayward", "and held to it (Khashabi et al. 2022)", "runs/scoreboard_wayward.gin"),
     _beside("context", "the text in a ball (Blau et al. 2024)", "runs/scoreboard_context.gin"),
+    _beside("ofa_pt", "OFA-PT (Yang et al. 2022)", "runs/scoreboard_ofa_pt.gin"),
     _beside("prograd", "ProGrad (Zhu et al. 2023)", "runs/scoreboard_prograd.gin"),
     _suffix(1),
     _suffix(10),

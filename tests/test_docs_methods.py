@@ -19,6 +19,7 @@ def test_the_method_of_the_docs_is_a_method(tiny: Path, tmp_path: Path, monkeypa
     """Its file is short, and a recipe that names it trains it and saves a plain prompt."""
     (block,) = [b for b in BLOCK.findall((ROOT / "docs" / "methods.md").read_text())]
     assert block[:2] == ("file", "low_rank_prompt.py") and len(block[2].splitlines()) <= 60
+    assert (ROOT / "docs" / block[1]).read_text() == block[2]
     (tmp_path / block[1]).write_text(block[2])
     rows = [f'{{"inputs": "a {i}", "targets": "b"}}\n' for i in range(40)]
     (tmp_path / "toy.train.jsonl").write_text("".join(rows))
