@@ -107,6 +107,18 @@ def kept_steps(model_dir: str) -> list[int]:
         checkpoints.close()
 
 
+def keeps(run: Any, step: int) -> bool:
+    """Whether a run by these settings keeps an early checkpoint of that step to its end.
+
+    With `patience` the end is not known, nor then which checkpoints are the latest: True.
+    """
+    kept = run.checkpoints
+    saved = [*range(kept.period, run.steps, kept.period), run.steps]
+    for_good = bool(kept.keep_period) and step % kept.keep_period == 0
+    latest = run.patience is not None or step in saved[-kept.keep :]
+    return step in saved[:-1] and (for_good or latest)
+
+
 def _checkpoints(model_dir: str) -> RunCheckpoints:
     folder = epath.Path(model_dir)
     if not (folder / "checkpoints").exists():

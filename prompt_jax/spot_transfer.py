@@ -13,7 +13,7 @@ each with the control's recipe, seed and steps. Everything lies in `model_dir` a
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epath
 
@@ -24,7 +24,10 @@ from prompt_jax.library import Entry, Library
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.metrics import read_metrics
 from prompt_jax.seeds import score_of
-from prompt_jax.spot_embed import early_prompt, rows_of
+from prompt_jax.spot_embed import early_prompt, keeps, kept_steps, rows_of
+
+if TYPE_CHECKING:
+    from prompt_jax.train import Job
 
 Strategy = Literal["best", "average", "mixture"]
 STRATEGIES: tuple[Strategy, ...] = ("best", "average", "mixture")
@@ -63,9 +66,10 @@ class Transfer:
         selection = _check(recipe.root)
         entries = self.library.entries()
         step = self.early_step or _common_step(entries)
-        control = self._run("control", [])
+        self._check_step(recipe.root, step)
+        control = self._run("control", [], lambda job: self._usable(entries, _facts_of(job)))
         value = load_prompt(f"{control}/prompt/best")
-        sources, left_out = usable(entries, _facts(value), self.library.folder)
+        sources, left_out = self._usable(entries, _facts(value))
         early = early_prompt(recipe.root, control, value, step)
         ranking = spot.rank(early["arrays"]["encoder"], sources, self.by)
         by_name = {source.name: source for source in sources}
@@ -87,12 +91,34 @@ class Transfer:
         (epath.Path(self.model_dir) / "transfer.json").write_text(text)
         return report
 
-    def _run(self, name: str, bindings: Sequence[str]) -> str:
-        """Trains, or goes on, in `model_dir/name`; that folder."""
+    def _usable(
+        self, entries: Sequence[Entry], target: dict[str, Any]
+    ) -> tuple[list[Entry], list[dict[str, str]]]:
+        return usable(entries, target, self.library.folder)
+
+    def _check_step(self, run: Any, step: int) -> None:
+        """UserError if the control will not keep that step's checkpoint, nor has it already."""
+        control = f"{self.model_dir}/control"
+        done = (epath.Path(control) / "checkpoints").exists()
+        if keeps(run, step) or (done and step in kept_steps(control)):
+            return
+        given = self.early_step is not None
+        of = "" if given else f", that of the embeddings in --library={self.library.folder}"
+        kept = run.checkpoints
+        raise UserError(
+            f"--early_step={step}{of}: the control will not keep that checkpoint (TRAIN_STEPS = "
+            f"{run.steps}, CHECKPOINT_PERIOD = {kept.period}, Checkpoints.keep_period = "
+            f"{kept.keep_period}); give an earlier multiple of both periods, or bind them anew"
+        )
+
+    def _run(
+        self, name: str, bindings: Sequence[str], check: Callable[["Job"], Any] | None = None
+    ) -> str:
+        """Trains, or goes on, in `model_dir/name`; that folder. `check`: as of `train`."""
         from prompt_jax.train import train
 
         cfg, folder = self.load(bindings), f"{self.model_dir}/{name}"
-        train(cfg.root, folder, operative=cfg.operative, show=self.show)
+        train(cfg.root, folder, operative=cfg.operative, show=self.show, check=check)
         return folder
 
     def _from(self, name: str, path: str) -> str:
@@ -175,6 +201,12 @@ def _facts(prompt: Prompt) -> dict[str, Any]:
     """What `Entry.differs` compares."""
     told = {name: prompt.manifest[name] for name in ("backbone", "tokenizer", "task")}
     return {**told, "length": rows_of(prompt)}
+
+
+def _facts_of(job: "Job") -> dict[str, Any]:
+    """The same of a run whose prompt is not trained yet."""
+    layout = job.run.method.layout
+    return {**job.origin(), "length": {"encoder": layout.encoder, "decoder": layout.decoder}}
 
 
 def usable(

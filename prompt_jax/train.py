@@ -7,7 +7,7 @@ read; `step.py` is where the gradient is taken.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -115,8 +115,11 @@ def train(
     profile: bool = False,
     batch_digests: bool = False,
     show: bool = False,
+    check: Callable[["Job"], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains to `run.steps`, or on from the checkpoint in `model_dir`; returns the last metrics.
+
+    `check` sees the job once its backbone is read, before any step; its UserError ends the run.
 
     Raises:
       UserError: before any weight is read where settings, task or folder are wrong.
@@ -126,6 +129,8 @@ def train(
         stop = stack.enter_context(stop_signal())
         folder = stack.enter_context(open_folder(model_dir))
         job = Job(run, folder)
+        if check is not None:
+            check(job)
         if batch_digests:
             job.digests = BatchDigests(folder, *hosts.number())
             stack.callback(job.digests.close)
@@ -309,13 +314,20 @@ class Job:
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
+    def origin(self) -> dict[str, Any]:
+        """Task, backbone and tokenizer, as a prompt's manifest names them."""
+        run, backbone = self.run, self.backbone
+        return {
+            "task": run.data.task if isinstance(run.data, Data) else None,
+            "backbone": {"name": backbone.name, "digest": backbone.digest},
+            "tokenizer": backbone.vocabulary and backbone.vocabulary.digest,
+        }
+
     def save_prompt(self, state: TrainState, name: str, metrics: dict[str, Any] | None) -> None:
         """Writes the artefact `prompt/NAME`; `metrics`: the evaluation at this step, if any."""
         run, best = self.run, self.run.best_metric
         facts = {
-            "task": run.data.task if isinstance(run.data, Data) else None,
-            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
-            "tokenizer": self.backbone.vocabulary and self.backbone.vocabulary.digest,
+            **self.origin(),
             "step": int(state.step),
             "seed": run.seed,
             "metric": {best[0]: metrics[best[0]]} if best and metrics else None,

@@ -19,8 +19,8 @@ from prompt_jax.methods.inits import FileInit
 from prompt_jax.spot_embed import take
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
-SHORT = ["TRAIN_STEPS=4", "EVAL_PERIOD=2", "CHECKPOINT_PERIOD=2", "Checkpoints.keep_period=2",
-         "SoftPrompt.decoder_length=2", "Evaluation.max_examples=8"]  # fmt: skip
+sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))
+SHORT, runs, library = (sources[name] for name in ("SHORT", "runs", "library"))
 
 
 def by_hand(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
@@ -61,26 +61,6 @@ def test_the_average_is_weighted_by_similarity() -> None:
     assert made["encoder"].dtype == np.float32
     with pytest.raises(UserError, match=r"'b' has similarity -0.100: .* smaller --k"):
         spot.weights([{"source": "b", "pairs": -0.1}], "pairs")
-
-
-@pytest.fixture(scope="module")
-def runs(tiny: Path, tmp_path_factory):
-    """A folder with finished runs of two tasks of the tiny backbone, `one` and `two`."""
-    folder = tmp_path_factory.mktemp("spot")
-    for seed, name in enumerate(("one", "two")):
-        for split in ("train", "validation"):
-            shutil.copy(tiny / f"toy.{split}.jsonl", folder / f"{name}.{split}.jsonl")
-        bindings = [*SHORT, f"TASK='{folder}/{name}.train.jsonl'", f"SEED={seed}"]
-        pj.train([str(tiny / "run.gin")], bindings, str(folder / f"run_{name}"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def library(runs: Path) -> Path:
-    """A library with both."""
-    for name in ("one", "two"):
-        take(Library(str(runs / "library")), str(runs / f"run_{name}"), name, None)
-    return runs / "library"
 
 
 def test_an_entry_says_where_its_prompts_come_from(runs: Path, library: Path) -> None:
@@ -307,61 +287,3 @@ def test_a_picture_without_matplotlib(library, capsys, monkeypatch) -> None:
     monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
     line = fails(capsys, "spot", "rank", f"--library={library}", "--picture=a.png")
     assert "needs matplotlib: pip install 'prompt-jax[pictures]'" in line
-
-
-@pytest.fixture
-def transfer(tiny, library, tmp_path, capsys):
-    """Runs `spot transfer` of the tiny task with some flags; (the report, its folder)."""
-
-    def run(*flags: str) -> tuple[dict, Path]:
-        told = report(
-            capsys, "spot", "transfer", f"--gin_file={tiny}/run.gin",
-            *(f"--gin.{binding}" for binding in SHORT), f"--library={library}",
-            f"--model_dir={tmp_path}/t", *flags,
-        )  # fmt: skip
-        return told, tmp_path / "t"
-
-    return run
-
-
-def test_transfer_from_the_nearest_source(transfer, library, tmp_path) -> None:
-    told, folder = transfer("--k=1", f"--picture={tmp_path}/gains.png")
-    control, nearest = told["runs"]
-    assert (control["strategy"], control["gain"], nearest["strategy"]) == ("control", 0.0, "best")
-    assert nearest["init"] == told["ranking"][0]["source"]
-    assert nearest["gain"] == nearest["accuracy"] - control["accuracy"]
-    manifest = load_prompt(f"{nearest['model_dir']}/prompt/best").manifest
-    assert manifest["settings"]["init"]["path"] == f"{library}/{nearest['init']}/prompt"
-    assert sum(row["best"] for row in told["runs"]) == 1
-    assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "transfer.json").read_text()) == told
-
-
-@pytest.mark.slow
-def test_transfer_runs_every_strategy_and_then_nothing(transfer, library) -> None:
-    flags = ("--k=2", "--strategy=best,average,mixture")
-    told, folder = transfer(*flags)
-    kinds = ["control", "best", "best", "average", "mixture"]
-    assert [row["strategy"] for row in told["runs"]] == kinds
-    assert [row["source"] for row in told["ranking"]] == [row["init"] for row in told["runs"][1:3]]
-    (made,) = folder.glob("average_*_prompt")
-    parts = load_prompt(made).manifest["average_of"]
-    values = [Library(str(library)).read(part["source"]).value() for part in parts]
-    alphas = [part["weight"] for part in parts]
-    np.testing.assert_allclose(load_prompt(made).array, spot.average(values, alphas)["encoder"])
-    (together,) = folder.glob("mixture_*_together/prompt/best/manifest.json")
-    assert json.loads(together.read_text())["task"].count("+") == 2
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("prompt.safetensors")}
-    assert transfer(*flags)[0] == told
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/prompt/**/prompt.safetensors")}
-    assert kept.items() <= written.items()
-
-
-def test_transfer_is_refused_before_it_trains(tiny, library, tmp_path, capsys) -> None:
-    asked = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
-             f"--model_dir={tmp_path}/t"]  # fmt: skip
-    assert "BEST_METRIC = None: name a metric" in fails(capsys, *asked, "--gin.BEST_METRIC=None")
-    assert "SPoT begins the rows of SoftPrompt" in fails(
-        capsys, *asked, "--gin.Train.method=@FullTuning()"
-    )
-    assert not (tmp_path / "t").exists()

@@ -1,0 +1,121 @@
+"""`spot transfer`: what it refuses before it trains, its strategies, and its report."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from prompt_jax import spot
+from prompt_jax.artefact import load_prompt
+from prompt_jax.checkpoint.run import Checkpoints
+from prompt_jax.cli import main
+from prompt_jax.library import Library
+from prompt_jax.spot_embed import keeps
+
+tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
+sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))
+SHORT, runs, library = (sources[name] for name in ("SHORT", "runs", "library"))
+
+
+def fails(capsys, *argv: str) -> str:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+@pytest.fixture
+def transfer(tiny, library, tmp_path, capsys):
+    """Runs `spot transfer` of the tiny task with some flags; (the report, its folder)."""
+
+    def run(*flags: str) -> tuple[dict, Path]:
+        argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
+                f"--model_dir={tmp_path}/t", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+        assert main([*argv, *flags, "--json"]) == 0
+        return json.loads(capsys.readouterr().out), tmp_path / "t"
+
+    return run
+
+
+def test_transfer_from_the_nearest_source(transfer, library, tmp_path) -> None:
+    told, folder = transfer("--k=1", f"--picture={tmp_path}/gains.png")
+    control, nearest = told["runs"]
+    assert (control["strategy"], control["gain"], nearest["strategy"]) == ("control", 0.0, "best")
+    assert nearest["init"] == told["ranking"][0]["source"]
+    assert nearest["gain"] == nearest["accuracy"] - control["accuracy"]
+    manifest = load_prompt(f"{nearest['model_dir']}/prompt/best").manifest
+    assert manifest["settings"]["init"]["path"] == f"{library}/{nearest['init']}/prompt"
+    assert sum(row["best"] for row in told["runs"]) == 1
+    assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "transfer.json").read_text()) == told
+
+
+@pytest.mark.slow
+def test_transfer_runs_every_strategy_and_then_nothing(transfer, library) -> None:
+    flags = ("--k=2", "--strategy=best,average,mixture")
+    told, folder = transfer(*flags)
+    kinds = ["control", "best", "best", "average", "mixture"]
+    assert [row["strategy"] for row in told["runs"]] == kinds
+    assert [row["source"] for row in told["ranking"]] == [row["init"] for row in told["runs"][1:3]]
+    (made,) = folder.glob("average_*_prompt")
+    parts = load_prompt(made).manifest["average_of"]
+    values = [Library(str(library)).read(part["source"]).value() for part in parts]
+    alphas = [part["weight"] for part in parts]
+    np.testing.assert_allclose(load_prompt(made).array, spot.average(values, alphas)["encoder"])
+    (together,) = folder.glob("mixture_*_together/prompt/best/manifest.json")
+    assert json.loads(together.read_text())["task"].count("+") == 2
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("prompt.safetensors")}
+    assert transfer(*flags)[0] == told
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/prompt/**/prompt.safetensors")}
+    assert kept.items() <= written.items()
+
+
+def test_transfer_is_refused_before_it_trains(tiny, library, tmp_path, capsys) -> None:
+    asked = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
+             f"--model_dir={tmp_path}/t"]  # fmt: skip
+    assert "BEST_METRIC = None: name a metric" in fails(capsys, *asked, "--gin.BEST_METRIC=None")
+    assert "SPoT begins the rows of SoftPrompt" in fails(
+        capsys, *asked, "--gin.Train.method=@FullTuning()"
+    )
+    assert not (tmp_path / "t").exists()
+
+
+# How the entries differ from the control of a task, or a flag of the control, and what is said.
+UNFIT = [
+    (lambda e, task: None, "--gin.PROMPT_LENGTH=5", "has rows encoder 4 decoder 2, not encoder 5"),
+    (lambda e, task: e["backbone"].update(digest="f" * 64), None, "'one': tuned for"),
+    (lambda e, task: e.update(tokenizer="f" * 64), None, "'one': tuned with another tokenizer"),
+    (lambda e, task: e.update(task=task), None, "'one': of the target itself; embed sources of"),
+    (lambda e, task: None, "--early_step=3", "--early_step=3: the control will not keep that"),
+    (lambda e, task: None, "--early_step=4", "(TRAIN_STEPS = 4, CHECKPOINT_PERIOD = 2, Checkp"),
+    (lambda e, task: e.update(early_step=3), None, "--early_step=3, that of the embeddings in"),
+]
+
+
+@pytest.mark.parametrize(("change", "flag", "message"), UNFIT)
+def test_a_library_that_does_not_fit_is_refused_before_the_control_is_trained(
+    tiny, library, tmp_path, capsys, change, flag, message
+) -> None:
+    shutil.copytree(library, tmp_path / "library")
+    for path in tmp_path.glob("library/*/entry.json"):
+        facts = json.loads(path.read_text())
+        change(facts, f"{tiny}/toy.train.jsonl")
+        path.write_text(json.dumps(facts))
+    argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={tmp_path}/library",
+            f"--model_dir={tmp_path}/t", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+    assert message in fails(capsys, *argv, *filter(None, [flag]))
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep_period", "patience", "kept"),
+    [(None, None, [8]), (4, None, [4, 8]), (3, None, [6, 8]), (None, 1, [2, 4, 6, 8])],
+)
+def test_which_early_checkpoints_a_run_keeps(keep_period, patience, kept) -> None:
+    checkpoints = Checkpoints(period=2, keep=2, keep_period=keep_period)
+    run = SimpleNamespace(checkpoints=checkpoints, steps=9, patience=patience)
+    assert [step for step in range(1, 11) if keeps(run, step)] == kept
