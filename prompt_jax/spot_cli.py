@@ -179,7 +179,8 @@ def transfer(
     for row in report["left_out"]:
         print(f"{row['entry']} is left out: {row['why']}")
     print_table(f"sources by similarity to {report['target']}", report["ranking"])
-    runs = [{key: row[key] for key in row if key != "model_dir"} for row in report["runs"]]
+    left = ("model_dir", "sources")
+    runs = [{key: row[key] for key in row if key not in left} for row in report["runs"]]
     print_table("{target}, chosen on {chosen_by[task]} {chosen_by[split]}".format(**report), runs)
     best = next(row for row in report["runs"] if row["best"])
     print(f"best: {best['model_dir']}/prompt/best")

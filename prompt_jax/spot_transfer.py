@@ -7,7 +7,8 @@ as its recipe says; an early checkpoint of it is the target's embedding and rank
     average    one run from sum_j alpha_j P_j, alpha_j = sim_j / sum sim
     mixture    a run on the k sources' tasks and the target together, then one from its prompt
 
-each with the control's recipe, seed and steps. Everything lies in `model_dir` and is resumable.
+each with the control's recipe, seed and steps. Everything lies in `model_dir` and is resumable; its
+report also has the runs of earlier calls.
 """
 
 import json
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Strategy = Literal["best", "average", "mixture"]
 STRATEGIES: tuple[Strategy, ...] = ("best", "average", "mixture")
+REPORT = "transfer.json"
 SIZE_CAP = 2**19  # examples of one task that count in a mixture
 
 
@@ -67,6 +69,7 @@ class Transfer:
         entries = self.library.entries()
         step = self.early_step or _common_step(entries)
         self._check_step(recipe.root, step)
+        earlier = read_report(self.model_dir)
         control = self._run("control", [], lambda job: self._usable(entries, _facts_of(job)))
         value = load_prompt(f"{control}/prompt/best")
         sources, left_out = self._usable(entries, _facts(value))
@@ -74,21 +77,22 @@ class Transfer:
         ranking = spot.rank(early["arrays"]["encoder"], sources, self.by)
         by_name = {source.name: source for source in sources}
         nearest = [(by_name[row["source"]], row) for row in ranking[: self.k]]
-        runs = [{"init": "as the recipe says", "strategy": "control", "model_dir": control}]
+        runs = [_row("as the recipe says", "control", control, ())]
         for strategy in self.strategies:
             runs += STARTS[strategy](self, nearest, value)
-        rows = [_scored(run, selection) for run in runs]
         report = {
             "target": recipe.root.data.task,
+            "control": value.manifest["sha256"],
             "chosen_by": selection,
             "similarity": self.by,
             "early_step": step,
             "ranking": ranking,
             "left_out": left_out,
-            "runs": gains(rows, selection),
         }
+        runs = with_earlier(runs, earlier, report, sources)
+        report["runs"] = gains([_scored(run, selection) for run in runs], selection)
         text = json.dumps(report, indent=2, default=float) + "\n"
-        (epath.Path(self.model_dir) / "transfer.json").write_text(text)
+        (epath.Path(self.model_dir) / REPORT).write_text(text)
         return report
 
     def _usable(
@@ -129,14 +133,23 @@ class Transfer:
 Nearest = Sequence[tuple[Entry, dict[str, Any]]]
 
 
+def _row(init: str, strategy: str, folder: str, sources: Sequence[Entry]) -> dict[str, Any]:
+    """What is said of a run; `sources`: the prompts that it is made of."""
+    used = _digests(sources)
+    return {"init": init, "strategy": strategy, "model_dir": folder, "sources": used}
+
+
+def _digests(entries: Sequence[Entry]) -> dict[str, str]:
+    return {entry.name: entry.facts["sha256"]["prompt"] for entry in entries}
+
+
 def from_each(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
     """A run from each source; its folder's name tells the source's content, not its name alone."""
     rows = []
-    for entry, row in nearest:
+    for entry, _ in nearest:
         name = f"from_{entry.name}_{entry.facts['sha256']['prompt'][:8]}"
         folder = how._from(name, f"{entry.folder}/prompt")
-        told = {"init": entry.name, "strategy": "best", "similarity": row[how.by]}
-        rows.append({**told, "model_dir": folder})
+        rows.append(_row(entry.name, "best", folder, [entry]))
     return rows
 
 
@@ -153,7 +166,7 @@ def from_average(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[
     facts = {"task": None, "metric": None, "selection": None, "step": 0, "average_of": made_of}
     save_prompt(path, spot.average(values, alphas), {**values[0].manifest, **facts})
     told = " + ".join(f"{part['weight']:.2f} {part['source']}" for part in made_of)
-    return [{"init": told, "strategy": "average", "model_dir": how._from(name, path)}]
+    return [_row(told, "average", how._from(name, path), [entry for entry, _ in nearest])]
 
 
 def from_mixture(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
@@ -165,8 +178,9 @@ def from_mixture(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[
     name = "mixture_" + "_".join(e.facts["sha256"]["prompt"][:8] for e, _ in nearest)
     together = how._run(f"{name}_together", [f"TASK={task!r}"])
     folder = how._from(name, f"{together}/prompt/best")
-    told = " + ".join(entry.name for entry, _ in nearest)
-    return [{"init": f"{told} + target", "strategy": "mixture", "model_dir": folder}]
+    entries = [entry for entry, _ in nearest]
+    told = " + ".join([*(entry.name for entry in entries), "target"])
+    return [_row(told, "mixture", folder, entries)]
 
 
 STARTS: dict[Strategy, Callable[[Transfer, Nearest, Prompt], list[dict[str, Any]]]] = {
@@ -234,6 +248,52 @@ def usable(
     return sources, left_out
 
 
+def read_report(model_dir: str) -> dict[str, Any]:
+    """The report that an earlier call left; {} if there is none."""
+    path = epath.Path(model_dir) / REPORT
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a report ({error}); remove it and name its strategies again: what is "
+            "trained stays"
+        ) from None
+
+
+def with_earlier(
+    runs: Sequence[dict[str, Any]],
+    earlier: dict[str, Any],
+    report: dict[str, Any],
+    sources: Sequence[Entry],
+) -> list[dict[str, Any]]:
+    """The runs, the control first, and between it and them those of an earlier report.
+
+    These have the same target and control and are made of prompts that the library still has. A run
+    in the folder of an earlier one takes its place. `similarity` is that of `report`.
+    """
+    base, held = runs[0]["model_dir"].rpartition("/")[0], _digests(sources).items()
+    same = all(earlier.get(key) == report[key] for key in ("target", "control"))
+    found = {_name(runs[0]): runs[0]}
+    for row in earlier["runs"] if same else ():
+        run: dict[str, Any] = {key: row[key] for key in runs[0]}
+        run["model_dir"] = f"{base}/{_name(row)}"
+        if run["sources"].items() <= held and read_metrics(run["model_dir"]):
+            found[_name(run)] = run
+    found |= {_name(run): run for run in runs}
+    near = {row["source"]: row[report["similarity"]] for row in report["ranking"]}
+    return [
+        {**run, "similarity": near[run["init"]] if run["strategy"] == "best" else None}
+        for run in found.values()
+    ]
+
+
+def _name(run: dict[str, Any]) -> str:
+    """Of a run's folder in `model_dir`."""
+    return run["model_dir"].rpartition("/")[2]
+
+
 def _scored(run: dict[str, Any], selection: dict[str, str]) -> dict[str, Any]:
     """The run with the score and the step that its validation chose."""
     scores = score_of(read_metrics(run["model_dir"]), selection)
@@ -248,12 +308,13 @@ def gains(rows: Sequence[dict[str, Any]], selection: dict[str, str]) -> list[dic
         {
             "strategy": row["strategy"],
             "init": row["init"],
-            "similarity": row.get("similarity"),
+            "similarity": row["similarity"],
             selection["metric"]: row["score"],
             "gain": sign * (row["score"] - rows[0]["score"]),
             "step": row["step"],
             "best": row is best,
             "model_dir": row["model_dir"],
+            "sources": row["sources"],
         }
         for row in rows
     ]

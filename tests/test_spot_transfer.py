@@ -13,8 +13,9 @@ from prompt_jax import spot
 from prompt_jax.artefact import load_prompt
 from prompt_jax.checkpoint.run import Checkpoints
 from prompt_jax.cli import main
-from prompt_jax.library import Library
+from prompt_jax.library import Entry, Library
 from prompt_jax.spot_embed import keeps
+from prompt_jax.spot_transfer import with_earlier
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))
@@ -53,11 +54,28 @@ def test_transfer_from_the_nearest_source(transfer, library, tmp_path) -> None:
     assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "transfer.json").read_text()) == told
 
+    # A better run of an earlier call stays: here a copy of the control with another score.
+    mixed = folder / "mixture_of_both"
+    shutil.copytree(folder / "control", mixed)
+    records = [json.loads(line) for line in (mixed / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**r, "accuracy": 101.0}) for r in records if r["kind"] == "eval"]
+    (mixed / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    row = {**nearest, "init": "both", "strategy": "mixture", "model_dir": f"elsewhere/{mixed.name}"}
+    earlier = {**told, "runs": [*told["runs"], row]}
+    (folder / "transfer.json").write_text(json.dumps(earlier))
+    again, _ = transfer("--k=1")
+    assert again["runs"][0] == {**control, "best": False}
+    assert [row["init"] for row in again["runs"]] == [control["init"], nearest["init"], "both"]
+    assert [row["best"] for row in again["runs"]] == [False, False, True]
+    assert again["runs"][2]["gain"] == 101.0 - control["accuracy"]
+    assert again["runs"][2]["model_dir"] == str(mixed)
+
 
 @pytest.mark.slow
 def test_transfer_runs_every_strategy_and_then_nothing(transfer, library) -> None:
     flags = ("--k=2", "--strategy=best,average,mixture")
-    told, folder = transfer(*flags)
+    transfer("--k=2", "--strategy=best,average")
+    told, folder = transfer("--k=2", "--strategy=mixture")
     kinds = ["control", "best", "best", "average", "mixture"]
     assert [row["strategy"] for row in told["runs"]] == kinds
     assert [row["source"] for row in told["ranking"]] == [row["init"] for row in told["runs"][1:3]]
@@ -119,3 +137,50 @@ def test_which_early_checkpoints_a_run_keeps(keep_period, patience, kept) -> Non
     checkpoints = Checkpoints(period=2, keep=2, keep_period=keep_period)
     run = SimpleNamespace(checkpoints=checkpoints, steps=9, patience=patience)
     assert [step for step in range(1, 11) if keeps(run, step)] == kept
+
+
+ENTRIES = [
+    Entry("", {"name": name, "sha256": {"prompt": digest}})
+    for name, digest in (("one", "aaa"), ("two", "bbb"))
+]
+RANKING = [{"source": "one", "pairs": 0.5}, {"source": "two", "pairs": 0.25}]
+REPORT = {"target": "t", "control": "ccc", "similarity": "pairs", "ranking": RANKING}
+
+
+def row(folder: str, strategy: str = "control", **sources: str) -> dict:
+    init = next(iter(sources), "own")
+    return {"init": init, "strategy": strategy, "model_dir": folder, "sources": sources}
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, ["control", "from_two", "from_one", "mixture"]),
+        ({"target": "u"}, ["control", "from_one"]),
+        ({"control": "ddd"}, ["control", "from_one"]),
+    ],
+)
+def test_which_runs_of_an_earlier_report_stay(tmp_path, change, kept) -> None:
+    """Not a run of another control, of a prompt that the library has no more, or that is gone."""
+    names = ("control", "from_two", "from_one", "mixture", "replaced", "gone")
+    for name in names[:-1]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 0}\n')
+    rows = [row("D/control"), row("D/from_two", "best", two="bbb"),
+            row("D/from_one", "best", one="aaa"), row("D/mixture", "mixture", one="aaa", two="bbb"),
+            row("D/replaced", "best", one="eee"), row("D/gone", "best", two="bbb")]  # fmt: skip
+    now = [row(f"{tmp_path}/control"), row(f"{tmp_path}/from_one", "best", one="aaa")]
+    found = with_earlier(now, {**REPORT, **change, "runs": rows}, REPORT, ENTRIES)
+    assert [run["model_dir"] for run in found] == [f"{tmp_path}/{name}" for name in kept]
+    near = {"control": None, "from_two": 0.25, "from_one": 0.5, "mixture": None}
+    assert [run["similarity"] for run in found] == [near[name] for name in kept]
+
+
+def test_a_damaged_report_is_refused_before_the_control_is_trained(
+    tiny, library, tmp_path, capsys
+) -> None:
+    (tmp_path / "transfer.json").write_text("{")
+    argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
+            f"--model_dir={tmp_path}", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+    assert "transfer.json: not a report" in fails(capsys, *argv)
+    assert not (tmp_path / "control").exists()
