@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from prompt_jax.artefact import MANIFEST, TENSORS, Prompt, load_prompt, save_prompt
@@ -119,7 +120,7 @@ class Library:
         `facts`: FIELDS without `sha256`. The same entry again changes nothing.
 
         Raises:
-          UserError: a bad name, or another entry has it.
+          UserError: a bad name, or an entry with another value or embedding has it.
         """
         name = facts["name"]
         if not NAME.fullmatch(name):
@@ -127,13 +128,8 @@ class Library:
         base = epath.Path(self.folder) / name
         if (base / ENTRY).exists():
             there = self.read(name)
-            if there.facts["sha256"][VALUE] == value.manifest["sha256"]:
-                return there
-            raise UserError(
-                f"--library={self.folder}: {name!r} is there ({there.facts['task']}, seed "
-                f"{there.facts['seed']}, step {there.facts['best_step']}): give another --name, or "
-                "remove it"
-            )
+            self._check_same(there, value, early)
+            return there
         (base / VALUE).mkdir(parents=True, exist_ok=True)
         for file in (TENSORS, MANIFEST):
             (base / VALUE / file).write_bytes((epath.Path(value.path) / file).read_bytes())
@@ -143,6 +139,24 @@ class Library:
         whole = {"format_version": FORMAT_VERSION, **facts, "sha256": digests}
         (base / ENTRY).write_text(json.dumps(whole, indent=2) + "\n")
         return self.read(name)
+
+    def _check_same(self, there: Entry, value: Prompt, early: Mapping[str, Any]) -> None:
+        """UserError if the entry of that name has another value or another embedding."""
+        told = there.facts
+        what = f"--library={self.folder}: {there.name!r} is there"
+        if told["sha256"][VALUE] != value.manifest["sha256"]:
+            raise UserError(
+                f"{what} ({told['task']}, seed {told['seed']}, step {told['best_step']}): give "
+                "another --name, or remove it"
+            )
+        old, new = there.embedding().arrays, early["arrays"]
+        rows = old.keys() == new.keys() and all(np.array_equal(old[n], new[n]) for n in old)
+        step = early["manifest"]["step"]
+        if not rows or step != told["early_step"]:
+            raise UserError(
+                f"{what} with another embedding, of step {told['early_step']}, and this one is of "
+                f"step {step}: give another --name, or remove the entry"
+            )
 
 
 def load_value(path: str) -> Prompt:

@@ -104,6 +104,20 @@ def test_the_same_run_again_changes_nothing_and_another_is_refused(
         take(Library(str(library)), str(runs / "run_two"), "one", None)
 
 
+@pytest.mark.parametrize(("step", "rows"), [(3, 1.0), (2, 0.5)])
+def test_another_embedding_of_the_same_prompt_is_refused(library, tmp_path, step, rows) -> None:
+    shutil.copytree(library, tmp_path / "library")
+    entry = Library(str(tmp_path / "library")).read("one")
+    early = entry.embedding()
+    arrays = {side: rows * x for side, x in early.arrays.items()}
+    made = {"arrays": arrays, "manifest": {**early.manifest, "step": step}}
+    message = rf"'one' is there with another embedding, of step 2, and this one is of step {step}: "
+    with pytest.raises(UserError, match=message + "give another --name, or remove the entry"):
+        Library(str(tmp_path / "library")).add(entry.facts, entry.value(), made)
+    same = {"arrays": early.arrays, "manifest": early.manifest}
+    assert Library(str(tmp_path / "library")).add(entry.facts, entry.value(), same) == entry
+
+
 REFUSED_RUNS = [
     ({"early_step": 3}, "--early_step=3: .* kept the checkpoints 2, 4; take one of them"),
     ({"early_step": 4}, "step 4 is its last; the embedding is an early checkpoint"),
