@@ -62,7 +62,13 @@ def rows_of(prompt: Prompt) -> dict[str, int]:
 
 def chosen_prompt(model_dir: str) -> Prompt:
     """`prompt/best` of a run, if the validation of its own task chose it."""
-    path = epath.Path(model_dir) / "prompt" / "best"
+    folder = epath.Path(model_dir)
+    path = folder / "prompt" / "best"
+    if not folder.is_dir():
+        raise UserError(
+            f"--model_dir={model_dir}: no such folder; give that of a finished run, or a "
+            "--gin_file, which trains it there"
+        )
     if not path.exists():
         raise UserError(
             f"--model_dir={model_dir}: no prompt/best; train with BEST_METRIC, so that the "

@@ -289,6 +289,7 @@ def test_rank_leaves_out_what_cannot_be_compared(library, tmp_path, capsys) -> N
         (["rank", "--by=mean"], "--by=mean: one of pairs, means"),
         (["rank", "--picture=a.jpg"], "--picture=a.jpg: give the name of a .png file"),
         (["rank", "--gin.SEED=1"], "--gin.SEED=1: spot rank takes no bindings"),
+        (["embed", "--model_dir=no/run"], "--model_dir=no/run: no such folder; give that of a fin"),
         (["rank", "--target=three"], "no entry 'three'; there are one, two"),
         (["transfer", "--gin_file=R", "--model_dir=D", "--strategy=top"], "no 'top'; there"),
     ],
