@@ -176,8 +176,10 @@ def chosen(path: str) -> tuple[str, dict[str, str]]:
     """
     where, mark, query = path.partition("?")
     names = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(set(names) - {"task", "language"}) or (mark and not names):
-        raise UserError(f"prompt {path!r}: {unknown or query!r} after '?'; give task=, language=")
+    unknown = sorted(set(names) - {"task", "language"})
+    if unknown or (mark and not names):
+        wrong = ", ".join(unknown) or repr(query)
+        raise UserError(f"prompt {path!r}: {wrong} after '?'; give task=, language=")
     return where, names
 
 

@@ -125,7 +125,9 @@ def test_a_saved_table_gives_every_pair_a_plain_prompt(tmp_path):
     [
         ("?language=sw", r"task= is missing; it has rows for each language \(en, sw\) and task"),
         ("?language=sw&task=rt", "no task 'rt'; did you mean rte?"),
-        ("?lang=sw", r"\['lang'\] after '\?'; give task=, language="),
+        ("?lang=sw", r"sw': lang after '\?'; give task=, language="),
+        ("?lang=sw&kind=a", r"a': kind, lang after '\?'; give"),
+        ("?", r"'' after '\?'; give task="),
     ],
 )
 def test_a_pair_that_is_not_there_is_named(tmp_path, query, message):
