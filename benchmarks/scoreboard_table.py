@@ -89,7 +89,10 @@ def takes(rows: Sequence[Any], columns: Sequence[Any], lines: Lines) -> list[str
         text.append(
             f"| {row.title} | {best['trainable']:,} | {size} | {steps} | {step} | {column} |"
         )
-    told = "The seconds hold compilation, and are of a machine with other work; see `benchmarks/`."
+    told = (
+        "The times hold compilation, and are of a machine with other work: not to be compared. "
+        "`benchmarks/methods.py`\ntimes steps in turns; docs/methods.md has its table."
+    )
     return ["\n".join(text) + f"\n\n{told}\n"] if text[2:] else []
 
 
