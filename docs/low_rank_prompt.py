@@ -6,7 +6,7 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
-from prompt_jax.methods.base import PromptMethod
+from prompt_jax.methods.base import STILL, Context, PromptMethod
 from prompt_jax.methods.encoders import uniform
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -46,5 +46,5 @@ class Factors(nnx.Module):
         self.a = uniform(keys[0], (how.length, how.rank), 0.5)
         self.b = uniform(keys[1], (how.rank, config.emb_dim), 0.5)
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return PromptBundle(encoder=(self.a[...] @ self.b[...])[None])

@@ -116,11 +116,13 @@ class RelativeBias(nnx.Module):
 
 
 def dropout(x, rate, key, shared_dim=1):
-    """Inverted dropout whose mask is shared along `shared_dim`, as T5X's is along the length."""
+    """Inverted dropout whose mask is shared along `shared_dim`, as T5X's is along the length;
+    None: along no axis."""
     if key is None or rate == 0.0:
         return x
     shape = list(x.shape)
-    shape[shared_dim] = 1
+    if shared_dim is not None:
+        shape[shared_dim] = 1
     keep = jax.random.bernoulli(key, 1.0 - rate, shape)
     return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 

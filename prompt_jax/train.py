@@ -196,7 +196,8 @@ def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> No
 
 def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = None) -> Any:
     """The compiled step of a run; `state`, arrays or shapes, says where it stays."""
-    key = jax.random.fold_in(jax.random.key(run.seed), 1) if run.backbone.dropout_rate else None
+    drops = run.backbone.dropout_rate or run.method.dropout_rate
+    key = jax.random.fold_in(jax.random.key(run.seed), 1) if drops else None
     places = jax.tree.map(lambda x: x.sharding, state)
     tx, layout = run.transform(), run.method.layout
     rule, after = run.grad_rule, run.post_update

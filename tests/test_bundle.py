@@ -13,6 +13,7 @@ from prompt_jax.backbone import Backbone
 from prompt_jax.bundle import axes_of, bundle_of, known_name, named, rank_of
 from prompt_jax.errors import UserError
 from prompt_jax.layout import NO_ROWS, PromptLayout, lay_out
+from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.prefix import PrefixTuning
 
 CONFIG = t5.T5Config(40, 12, 2, 4, 16, 2, 3, dropout_rate=0.0, dtype="float32")
@@ -66,6 +67,23 @@ def test_a_prefix_reaches_the_encoder(model, batch):
         plain, prefixed = model.encode(batch), model.encode(batch, module())
         assert plain.shape == prefixed.shape
         assert float(jnp.abs(prefixed - plain).max()) > 0.1
+
+
+def test_a_prefix_drops_keys_and_values_in_training_alone(model):
+    method = PrefixTuning(length=40, hidden=None, dropout_rate=0.25)
+    module = method.create(jax.random.key(0), SimpleNamespace(config=CONFIG))
+    whole = named(module())
+    masks = []
+    for seed in (1, 1, 2):
+        found = named(PromptedT5(model, module).bundle(jax.random.key(seed)))
+        masks.append(np.concatenate([np.ravel(found[name] == 0) for name in whole]))
+        for name, array in whole.items():
+            kept = found[name] != 0
+            np.testing.assert_allclose(found[name][kept], array[kept] / 0.75, rtol=1e-6)
+    assert 0.2 < masks[0].mean() < 0.3
+    assert np.array_equal(masks[0], masks[1]) and not np.array_equal(masks[0], masks[2])
+    with pytest.raises(UserError, match=r"PrefixTuning\.dropout_rate = 1\.0: give 0 or more"):
+        PrefixTuning(dropout_rate=1.0)
 
 
 def packed(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def source(seed: int) -> str:
 VARIANTS = {  # in place of a class's defaults
     "prefix": SoftPrompt(length=3, init=NOISE),
     "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
-    "keys_values": PrefixTuning(length=3, hidden=None),
+    "keys_values": PrefixTuning(length=3, hidden=None, dropout_rate=0.2),
     "keys_values_mlp": PrefixTuning(length=3, hidden=5),
     "context": ContextPrompt(text="abc", length=3),
     "lstm": PTuning(length=3, init=NOISE, residual=True),

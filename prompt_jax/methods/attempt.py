@@ -18,7 +18,7 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
-from prompt_jax.methods.base import FixedParam, PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
 from prompt_jax.methods.encoders import uniform
 from prompt_jax.methods.inits import FileInit, Init, SampledVocabInit, begin
 from prompt_jax.mixture import Mixture
@@ -97,7 +97,7 @@ class Mixing(nnx.Module):
         self.bias = PromptParam(jnp.zeros((D,), jnp.float32))
         self.temperature = D * math.e if how.temperature is None else how.temperature
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         mixture = Mixture(
             sources=self.sources[...],
             down=self.down[...],

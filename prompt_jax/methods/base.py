@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -46,14 +46,17 @@ class FixedParam(nnx.Variable):
 class PromptMethod(abc.ABC):
     """One way to adapt a frozen T5; concrete methods are settings classes, never subclassed.
 
-    `create` builds the module that owns the method's parameters; calling that module gives the
-    `PromptBundle` of a forward pass. `trainable` is the variable type that training changes; it
-    is said here and nowhere else. `groups` names those of the module's parameters that may learn
-    at a rate of their own (`Train.group_rates`): {attribute: group}; all others are `prompt`.
+    `create` builds the module that owns the method's parameters; calling that module with the
+    `Context` of a forward pass gives its `PromptBundle`, without one that of evaluation.
+    `trainable` is the variable type that training changes; it is said here and nowhere else.
+    `groups` names those of the module's parameters that may learn at a rate of their own
+    (`Train.group_rates`): {attribute: group}; all others are `prompt`. `dropout_rate`: of what the
+    module itself drops while it trains.
     """
 
     trainable: type[nnx.Variable] = PromptParam
     groups: ClassVar[Mapping[str, str]] = {}
+    dropout_rate: float = 0.0
 
     @property
     @abc.abstractmethod
@@ -94,6 +97,19 @@ class PromptMethod(abc.ABC):
         return {"method": type(self).__name__, "settings": plain(self)}
 
 
+class Context(NamedTuple):
+    """What a forward pass tells a method's module.
+
+    `key`: of what is random while it trains; None: nothing is, as in evaluation.
+    """
+
+    key: jax.Array | None = None
+
+
+STILL = Context()
+OWN_KEY = 2**16  # folded into the step's key, which the T5 splits for itself
+
+
 class PromptedT5(nnx.Module):
     """A T5 and a method's module, called as one model."""
 
@@ -101,12 +117,13 @@ class PromptedT5(nnx.Module):
         self.t5 = t5
         self.prompt = prompt
 
-    def bundle(self) -> PromptBundle:
-        return self.prompt()
+    def bundle(self, dropout_key=None) -> PromptBundle:
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, OWN_KEY)
+        return self.prompt(Context(key))
 
     def __call__(self, batch, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] of a batch that carries the method's prompt slots."""
-        return self.t5(batch, self.bundle(), dropout_key)
+        return self.t5(batch, self.bundle(dropout_key), dropout_key)
 
 
 class FixedPrompt(nnx.Module):
@@ -117,5 +134,5 @@ class FixedPrompt(nnx.Module):
         leaves, self.structure = jax.tree.flatten(bundle)
         self.leaves = nnx.List([nnx.Variable(leaf) for leaf in leaves])
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return jax.tree.unflatten(self.structure, [leaf[...] for leaf in self.leaves])

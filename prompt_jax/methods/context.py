@@ -16,7 +16,7 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.inits import embedding_of, pieces_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -57,5 +57,5 @@ class Moved(nnx.Module):
         self.text = nnx.Variable(jnp.asarray(text_PD, jnp.float32))
         self.delta = PromptParam(jnp.zeros(self.text[...].shape, jnp.float32))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return PromptBundle(encoder=(self.text[...] + self.delta[...])[None])

@@ -15,7 +15,7 @@ from flax import nnx
 from prompt_jax.bundle import LayerEdit, PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.inits import FileInit, Init, UniformInit, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -80,7 +80,7 @@ class DeepRows(nnx.Module):
         for side in how.sides:
             setattr(self, side, PromptParam(jnp.asarray(rows[side], jnp.float32)))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         fields: dict[str, Any] = {}
         for side in self.sides:
             rows = vars(self)[side][...]

@@ -11,7 +11,7 @@ from flax import nnx
 from prompt_jax.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.checkpoint import files
 from prompt_jax.layout import NO_ROWS, PromptLayout
-from prompt_jax.methods.base import PromptedT5, PromptMethod
+from prompt_jax.methods.base import STILL, Context, PromptedT5, PromptMethod
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
 from prompt_jax.weights import arrays_of, t5x_shapes
@@ -46,5 +46,5 @@ class FullTuning(PromptMethod):
 
 
 class NoPrompt(nnx.Module):
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return NO_PROMPT

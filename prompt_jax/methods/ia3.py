@@ -11,7 +11,7 @@ from flax import nnx
 
 from prompt_jax.bundle import PromptBundle, bundle_of
 from prompt_jax.layout import NO_ROWS, PromptLayout
-from prompt_jax.methods.base import ATTENTIONS, PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.base import ATTENTIONS, STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
 
@@ -49,7 +49,7 @@ class Scales(nnx.Module):
         self.encoder_mlp = PromptParam(jnp.ones((config.num_encoder_layers, F), jnp.float32))
         self.decoder_mlp = PromptParam(jnp.ones((config.num_decoder_layers, F), jnp.float32))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {
             f"{place}/{what}/output_scale": vars(self)[f"{name}_{what}"][...]
             for name, place in ATTENTIONS.items()

@@ -14,7 +14,15 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle, bundle_of
 from prompt_jax.errors import UserError
 from prompt_jax.layout import NO_ROWS, PromptLayout
-from prompt_jax.methods.base import ATTENTIONS, Attentions, PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.base import (
+    ATTENTIONS,
+    STILL,
+    Attentions,
+    Context,
+    PromptMethod,
+    PromptParam,
+    depth_of,
+)
 from prompt_jax.methods.encoders import uniform
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -76,7 +84,7 @@ class LowRank(nnx.Module):
             zeros = jnp.zeros((L, how.rank, outputs), jnp.float32)
             setattr(self, f"{name}_{target}_b", PromptParam(zeros))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {}
         for name, target in self.places:
             place = f"{ATTENTIONS[name]}/{target}"

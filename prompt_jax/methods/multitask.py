@@ -23,7 +23,7 @@ from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.factors import Factor
 from prompt_jax.layout import Placement, PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.encoders import uniform
 from prompt_jax.methods.inits import Init, SampledVocabInit, begin
 from prompt_jax.settings import settings
@@ -137,7 +137,7 @@ class SharedAndOwn(nnx.Module):
             self.shared = PromptParam(shared.astype(jnp.float32))
         self.own = PromptParam(own.astype(jnp.float32))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return PromptBundle(encoder=self.table()[None])
 
     def table(self) -> jax.Array:

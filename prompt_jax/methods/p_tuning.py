@@ -17,7 +17,7 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.encoders import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
 from prompt_jax.methods.inits import FileInit, Init, embedding_of
 from prompt_jax.settings import settings
@@ -94,7 +94,7 @@ class EncodedPrompt(nnx.Module):
         self.norm = LayerNorm(D) if how.encoder == "mlp_norm" else None
         self.residual = how.residual
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         rows = self.rows[...]
         encoded = self.mlp(rows if self.lstm is None else self.lstm(rows))
         encoded = encoded if self.norm is None else self.norm(encoded)

@@ -18,8 +18,17 @@ from flax import nnx
 
 from prompt_jax.bundle import PromptBundle, bundle_of
 from prompt_jax.errors import UserError
+from prompt_jax.layers import dropout, split_keys
 from prompt_jax.layout import NO_ROWS, PromptLayout
-from prompt_jax.methods.base import ATTENTIONS, Attentions, PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.base import (
+    ATTENTIONS,
+    STILL,
+    Attentions,
+    Context,
+    PromptMethod,
+    PromptParam,
+    depth_of,
+)
 from prompt_jax.methods.encoders import MLP, Activation, mlp_count
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -36,6 +45,8 @@ class PrefixTuning(PromptMethod):
         trained themselves, which the paper found unstable.
       activation: of the MLP.
       scale: standard deviation of what is drawn at first, E or the keys and values themselves.
+      dropout_rate: of keys and values while they train, one mask for a batch (P-tuning v2: the
+        model's own rate).
     """
 
     groups: ClassVar = dict.fromkeys(("encoder_mlp", "decoder_mlp", "cross_mlp"), "network")
@@ -44,8 +55,13 @@ class PrefixTuning(PromptMethod):
     hidden: int | None = 512
     activation: Activation = "tanh"
     scale: float = 1.0
+    dropout_rate: float = 0.0
 
     def check(self):
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(
+                f"PrefixTuning.dropout_rate = {self.dropout_rate}: give 0 or more, less than 1"
+            )
         if self.length < 1 or (self.hidden is not None and self.hidden < 1):
             raise UserError(
                 f"PrefixTuning.length = {self.length}, hidden {self.hidden}: give at least 1"
@@ -80,7 +96,7 @@ class Prefixes(nnx.Module):
     """Owns one table [P, 2 L H K] per attention, or E [P, D] and the MLP that makes the table."""
 
     def __init__(self, how: PrefixTuning, config: T5Config, key: jax.Array):
-        self.attentions = how.attentions
+        self.attentions, self.rate = how.attentions, how.dropout_rate
         self.depths = tuple(depth_of(name, config) for name in how.attentions)
         HK = config.num_heads * config.head_dim
         for n, name in enumerate(how.attentions):
@@ -93,13 +109,15 @@ class Prefixes(nnx.Module):
                 mlp = MLP(keys[1], (config.emb_dim, how.hidden, out), how.activation)
                 setattr(self, f"{name}_mlp", mlp)
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {}
-        for name, depth in zip(self.attentions, self.depths, strict=True):
+        keys = split_keys(ctx.key, len(self.attentions))
+        for name, depth, key in zip(self.attentions, self.depths, keys, strict=True):
             table = vars(self)[f"{name}_rows"][...]
             if f"{name}_mlp" in vars(self):
                 table = vars(self)[f"{name}_mlp"](table)
             halves = table.reshape(len(table), 2, depth, -1).transpose(1, 2, 0, 3)
+            halves = dropout(halves, self.rate, key, shared_dim=None)
             arrays[f"{ATTENTIONS[name]}/keys"] = halves[0]
             arrays[f"{ATTENTIONS[name]}/values"] = halves[1]
         return bundle_of(arrays)

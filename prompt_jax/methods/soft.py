@@ -13,7 +13,7 @@ from flax import nnx
 from prompt_jax.bundle import PromptBundle, Visibility
 from prompt_jax.errors import UserError
 from prompt_jax.layout import Placement, PromptLayout
-from prompt_jax.methods.base import PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.inits import Init, SampledVocabInit, begin
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -82,7 +82,7 @@ class SoftPromptModule(nnx.Module):
             self.decoder = PromptParam(jnp.asarray(decoder, jnp.float32))
         self.visibility = visibility or Visibility()
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         rows: dict[str, Any] = {
             name: v[...][None] for name, v in vars(self).items() if isinstance(v, PromptParam)
         }

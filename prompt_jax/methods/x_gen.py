@@ -22,7 +22,7 @@ from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
 from prompt_jax.factors import Factor
 from prompt_jax.layout import Placement, PromptLayout
-from prompt_jax.methods.base import FixedParam, PromptMethod, PromptParam
+from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
 from prompt_jax.methods.inits import FileInit, Init, UniformInit, embedding_of
 from prompt_jax.settings import settings
 from prompt_jax.t5 import T5Config
@@ -142,7 +142,7 @@ class FactorTables(nnx.Module):
             kind = PromptParam if how.trains in ("both", name) else FixedParam
             setattr(self, name, kind(jnp.asarray(tables[name], jnp.float32)))
 
-    def __call__(self) -> PromptBundle:
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
         tables = (vars(self)[name][...] for name in TABLES)
         rows = [table.reshape(-1, table.shape[-1]) for table in tables]
         return PromptBundle(encoder=jnp.concatenate(rows)[None])
