@@ -115,7 +115,7 @@ class RelativeBias(nnx.Module):
         return self.rel_embedding[...].astype(jnp.float32)[:, buckets][None]
 
 
-def dropout(x, rate, key, shared_dim=1):
+def dropout(x, rate, key, shared_dim: int | None = 1):
     """Inverted dropout whose mask is shared along `shared_dim`, as T5X's is along the length;
     None: along no axis."""
     if key is None or rate == 0.0:
