@@ -136,13 +136,15 @@ def matched(target: str, names: Sequence[str], lines: Lines, bare: dict[str, Any
 
 def told_ratios(plain: float, promot: float, whole: float, chance: float) -> str:
     """Whether ProMoT keeps twice as much, by each way to count."""
-    above = (promot - chance) / (plain - chance) if plain > chance else float("inf")
     holds = "holds" if promot >= 2 * plain else "does not hold"
+    shares = ((promot, plain), (promot - chance, plain - chance))
+    whole_share, above = (
+        f"{a / b:.2f} times" if b > 0 else "any number of times" for a, b in shares
+    )
     return (
         f"Of nano's {whole:.1f} it loses\n{whole - promot:.1f} points, plain fine-tuning "
         f"{whole - plain:.1f}. That it keeps twice as much of the score {holds}:\nit keeps "
-        f"{promot / plain:.2f} times as much, and {above:.2f} times as much of what is above "
-        f"chance ({chance:.1f}).\n"
+        f"{whole_share} as much, and {above} as much of what is above chance ({chance:.1f}).\n"
     )
 
 

@@ -24,4 +24,4 @@ def test_steps_of_two_rows_are_compared() -> None:
     scales, full = methods.measure(rows, rounds=1)
     assert (scales["row"], scales["trained"], scales["share"]) == ("ia3", 6144, 1.0)
     assert full["trained"] == 4_066_304 and full["ms"] > 0
-    assert full["optimizer_bytes"] > 100 * scales["optimizer_bytes"]
+    assert full["optimizer_bytes"] > 5 * scales["optimizer_bytes"]  # factored
