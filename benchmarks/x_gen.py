@@ -104,10 +104,10 @@ def draw(lines: Sequence[dict[str, Any]], command: str) -> str:
     ]
     for way, (title, _) in WAYS.items():
         found = [line for line in lines if line["row"] == way]
-        cells = [shown([line["metrics"][name] for line in found]) for name in names]
-        text.append(
-            f"| {title} | {' | '.join(cells)} | {shown([line['value'] for line in found])} |"
-        )
+        columns = [[line["metrics"][name] for line in found] for name in names]
+        columns.append([line["value"] for line in found])
+        cells = [shown(column, len(column)) for column in columns]
+        text.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 
 

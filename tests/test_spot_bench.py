@@ -92,7 +92,7 @@ def test_cells_are_run_once(tiny: Path, tmp_path: Path, monkeypatch, capsys) -> 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [(["--targets=sst9"], "no sst9; there are"), (["--seeds=a"], "give different whole numbers")],
+    [(["--targets=sst9"], "no 'sst9'; there are"), (["--seeds=a"], "give different whole numbers")],
 )
 def test_a_wrong_argument_is_one_line(capsys, tmp_path, arguments, part) -> None:
     assert spot.main([*arguments, f"--output={tmp_path}/b"]) == 2
