@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from scoreboard_cells import SEEDS
+
 Lines = Sequence[dict[str, Any]]
-SEEDS = 3  # of a trained row
 MINUTE = 60.0  # seconds that training a cell should take at most
 OTHERS = """Methods of more than one run have boards of their own, each beside its control: transfer
 between tasks (SPoT) in [spot.md](spot.md), ProMoT in [promot.md](promot.md), factorised prompts of
@@ -53,7 +54,7 @@ def values(lines: Lines, row: str, column: str) -> list[float]:
     ]
 
 
-def shown(found: Sequence[float], seeds: int = SEEDS) -> str:
+def shown(found: Sequence[float], seeds: int = len(SEEDS)) -> str:
     """`62.1 ± 0.8`, `62.1 ± 0.8 (2)` of fewer seeds; a value alone has no spread."""
     if not found:
         return "-"

@@ -46,6 +46,7 @@ from prompt_jax.layout import PromptLayout
 from prompt_jax.metrics import is_local
 
 TENSORS, MANIFEST = "prompt.safetensors", "manifest.json"
+REMEDY = "load the former, or give --allow_other_backbone"
 FORMAT_VERSION = 1
 SIDES = ("encoder", "decoder")
 
@@ -190,10 +191,7 @@ def _folded(prompt: Prompt, names: Mapping[str, str], path: str) -> Prompt:
 
 
 def check_backbone(
-    prompt: Prompt,
-    backbone: Backbone,
-    allow_other: bool = False,
-    remedy: str = "load the former, or give --allow_other_backbone",
+    prompt: Prompt, backbone: Backbone, allow_other: bool = False, remedy: str = REMEDY
 ) -> None:
     """Refuses a prompt of another width, and, unless `allow_other`, one tuned for other weights.
 

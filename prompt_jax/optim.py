@@ -147,15 +147,15 @@ def check_groups(rates: Mapping[str, float], method: Any) -> None:
 def by_group(
     tx: optax.GradientTransformation, rates: Mapping[str, float], groups: Mapping[str, str]
 ) -> optax.GradientTransformation:
-    """`tx`, its updates times the rate of each parameter's group: {attribute: group}, by the first
-    part of a parameter's path that is there. Without rates it is `tx` itself."""
+    """`tx`, its updates times the rate of each parameter's group; without rates `tx` itself.
+
+    `groups`: {attribute of the method's module: group}; paths are those of a `PromptedT5`.
+    """
     if not rates:
         return tx
 
     def scaled(path, update: jax.Array) -> jax.Array:
-        names = (str(getattr(part, "key", "")) for part in path)
-        group = next((groups[name] for name in names if name in groups), OTHERS)
-        return update * rates.get(group, 1.0)
+        return update * rates.get(groups.get(path[1].key, OTHERS), 1.0)
 
     scale = optax.stateless(lambda updates, params: jax.tree.map_with_path(scaled, updates))
     return optax.chain(tx, scale)

@@ -139,7 +139,9 @@ class FrozenKL(LossTerm):
 class Objective:
     """A loss and its terms, called as `Loss` is, for each of a batch's `pieces`."""
 
-    def __init__(self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure], pieces):
+    def __init__(
+        self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure], pieces: int
+    ):
         self.loss, self.terms, self.measures = loss, tuple(terms), tuple(measures)
         self.pieces = pieces
         needed = {name for term in terms for name in term.needs}
@@ -169,7 +171,12 @@ class Objective:
 
 
 def minimised(
-    loss: Loss, terms: Sequence[LossTerm], apart: bool, vocabulary, layout: PromptLayout, pieces=1
+    loss: Loss,
+    terms: Sequence[LossTerm],
+    apart: bool,
+    vocabulary,
+    layout: PromptLayout,
+    pieces: int = 1,
 ) -> Callable:
     """What a step differentiates: the loss itself where there is nothing else, or an `Objective`;
     with `apart` its parts. `pieces`: of a batch, whose gradients are added up."""

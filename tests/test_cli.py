@@ -224,15 +224,10 @@ def test_tasks_check_of_a_bad_file(callee, capsys):
     assert capsys.readouterr().err == "f.jsonl:2: not JSON\nf.jsonl:3: no targets\n"
     assert main(["tasks", "check", "f.jsonl", "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == report
-
-
-def test_tasks_check_names_the_first_errors_alone(callee, capsys):
-    errors = [f"f.jsonl:{n}: no key 'inputs'" for n in range(1, 91)]
-    callee("task_check", "check_jsonl", {"rows": 0, "errors": errors, "named": []})
-    callee("task_check", "check_task", None)
+    report["errors"] = [f"f.jsonl:{n}: bad" for n in range(90)]
     assert main(["tasks", "check", "f.jsonl"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [*errors[:10], "and 80 more; --json gives them all"]
+    assert lines[9:] == ["f.jsonl:9: bad", "and 80 more; --json gives them all"]
 
 
 def test_tasks_check_of_a_task(callee, capsys, tmp_path):

@@ -55,6 +55,9 @@ def test_cells_are_run_once_and_anew_when_they_are_stale(board, tmp_path: Path, 
     for name in ("digest", "recipe"):
         stale = [{**lines[0], name: "another", "value": 1.0}, *lines[1:]]
         (tmp_path / "b.jsonl").write_text("".join(json.dumps(x) + "\n" for x in stale))
+        board(rows, "--draw")
+        drawn = (tmp_path / "b.md").read_text()
+        assert "| always the commonest answer | - | - |" in drawn  # what is stale is left out
         again = board(rows)[1]
         assert [x["value"] for x in again] == [x["value"] for x in lines]
         assert again[1:] == lines[1:]
