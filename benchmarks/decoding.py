@@ -23,9 +23,9 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils import logging
 
 import prompt_jax as pj
-from prompt_jax.backbone import read_arrays
-from prompt_jax.checkpoint import files
-from prompt_jax.convert import convert
+from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats import files
+from prompt_jax.backbone.load import read_arrays
 
 BACKBONES = {"nano": "nano", "T5-small's shape": "random:t5_small?seed=0"}
 EMBEDDING = "token_embedder/embedding"

@@ -4,8 +4,8 @@
         [--steps=0,10,100,400] [--batches=4] [--model_dir=DIR] [--gin=NAME=VALUE]
 
 The format gradient is that of the same batch with its targets shuffled among the examples
-(`prompt_jax/format_gradient.py`). Of a program of stages it is measured in the last one; those
-before it are trained in `--model_dir`, or found there.
+(`prompt_jax/inspect/format_gradient.py`). Of a program of stages it is measured in the last one;
+those before it are trained in `--model_dir`, or found there.
 """
 
 import argparse
@@ -26,11 +26,11 @@ STEPS = (0, 10, 20, 50, 100, 200, 400)
 
 def fill(arguments: argparse.Namespace) -> None:
     """Prints a line for each step as it is measured."""
-    from prompt_jax import config
-    from prompt_jax.format_gradient import measure
-    from prompt_jax.options import use_data_dir
-    from prompt_jax.stages import resolved, run_in_turn
-    from prompt_jax.train import Train
+    from prompt_jax.cli.options import use_data_dir
+    from prompt_jax.inspect.format_gradient import measure
+    from prompt_jax.recipe import config
+    from prompt_jax.run.settings import Train
+    from prompt_jax.run.stages import resolved, run_in_turn
 
     steps = steps_of(arguments.steps)
     use_data_dir(arguments.data_dir)

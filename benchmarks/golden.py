@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import prompt_jax as pj
-from prompt_jax.backbone import Backbone
+from prompt_jax.backbone.load import Backbone
 
 TOLERANCE = 5e-5  # logits are of the order of 10
 BATCH = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")

@@ -21,12 +21,14 @@ from unittest import mock
 
 import numpy as np
 
-from prompt_jax import config, token_cache
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.cli.options import use_data_dir
+from prompt_jax.data import token_cache
 from prompt_jax.errors import UserError
-from prompt_jax.metrics import Meter, read_metrics
-from prompt_jax.options import use_data_dir
-from prompt_jax.train import Train, train
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.recipe import config
+from prompt_jax.run.log import Meter, read_metrics
+from prompt_jax.run.settings import Train
+from prompt_jax.run.train import train
 
 STEPS, RECORD, BOUND = 12, 3, 0.05
 RECIPE = (
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--task", default="taskless_super_glue_multirc")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    module = importlib.import_module("prompt_jax.train")  # the name alone is the function's
+    module = importlib.import_module("prompt_jax.run.train")  # the name alone is the function's
     use_data_dir(options.data_dir)
     backbone = f"random:t5_1_1_small?vocabulary={options.vocabulary}"
     bindings = [*RECIPE, f"BACKBONE={backbone!r}", f"TASK={options.task!r}"]

@@ -57,9 +57,10 @@ COPY = "int8 copy"
 
 def generate(folder: Path, size: str) -> None:
     """A folder of random weights, one array in memory at a time, two GiB per file."""
-    from prompt_jax import sizes, weights
-    from prompt_jax.checkpoint import Box, Checkpoint, LazyArrays, Stored
-    from prompt_jax.checkpoint.write import write_hf
+    from prompt_jax.backbone import weights
+    from prompt_jax.backbone.formats import Box, Checkpoint, LazyArrays, Stored
+    from prompt_jax.backbone.formats.write import write_hf
+    from prompt_jax.model import sizes
 
     config, kind = sizes.SIZES[size], np.dtype(ml_dtypes.bfloat16)
     noise = np.random.default_rng(0).normal(size=1 << 20, scale=0.05).astype(kind)
@@ -106,8 +107,8 @@ def _ours(backbone: str):
     import jax
     from flax import nnx
 
-    from prompt_jax import sharding
-    from prompt_jax.backbone import load_backbone
+    from prompt_jax.backbone.load import load_backbone
+    from prompt_jax.model import sharding
 
     if "PROCESS" in os.environ:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -181,7 +182,7 @@ def main() -> None:
     shutil.rmtree(cache, ignore_errors=True)
     backbones = {role: f"hf:{folder}" for role in ROLES}
     if options.quantised:
-        from prompt_jax.convert import convert
+        from prompt_jax.backbone.convert import convert
 
         copy = folder.parent / f"{folder.name}.int8"
         if not copy.exists():

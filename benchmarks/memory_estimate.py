@@ -18,13 +18,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from prompt_jax import estimate, sizes, weights
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.loss import Loss
+from prompt_jax.backbone import weights
+from prompt_jax.fit import estimate
 from prompt_jax.methods.base import PromptedT5, PromptParam
 from prompt_jax.methods.soft import SoftPromptModule
-from prompt_jax.optim import Adafactor, Schedule
-from prompt_jax.step import TrainState, make_train_step, split
+from prompt_jax.model import sizes
+from prompt_jax.objective.loss import Loss
+from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.prompt.layout import PromptLayout, lay_out
+from prompt_jax.run.step import TrainState, make_train_step, split
 
 PROMPT = 20
 SHAPES = (  # size, rows, tokens of input and of target

@@ -22,7 +22,7 @@ from etils import epath
 from scoreboard_cells import COLUMNS, ROWS
 
 from prompt_jax.errors import UserError
-from prompt_jax.train import Job
+from prompt_jax.run.job import Job
 
 COLUMN = next(column for column in COLUMNS if column.name == "empath")
 TRAINED = [

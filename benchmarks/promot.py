@@ -77,7 +77,7 @@ class WithUntouched:
         return self.target.scored(data)
 
     def open(self, text: Any, vocabulary: Any, layout: Any, seed: int, mesh: Any) -> Callable:
-        from prompt_jax.layout import PromptLayout
+        from prompt_jax.prompt.layout import PromptLayout
 
         target = self.target.open(text, vocabulary, layout, seed, mesh)
         bare = self.target.open(text, vocabulary, PromptLayout(), seed, mesh)
@@ -97,9 +97,9 @@ class WithUntouched:
 
 def untouched_scorer(tasks: str, vocabulary: Any, mesh: Any) -> Any:
     """What scores a mixture's `test` without a prompt."""
-    from prompt_jax.data import Data
-    from prompt_jax.evaluate import TaskScorer
-    from prompt_jax.layout import PromptLayout
+    from prompt_jax.data.source import Data
+    from prompt_jax.evaluate.scorer import TaskScorer
+    from prompt_jax.prompt.layout import PromptLayout
 
     data = Data(task=tasks, input_length=128, target_length=16, batch_size=64, split="test")
     return TaskScorer(data.read(), vocabulary, PromptLayout(), mesh)
@@ -122,8 +122,8 @@ class Program:
     def __init__(self, name: str, target: Target, seed: int, kept: spot.Bench):
         from etils import epath
 
-        from prompt_jax import config
-        from prompt_jax.stages import resolved
+        from prompt_jax.recipe import config
+        from prompt_jax.run.stages import resolved
 
         bindings = [f"TASK={target.task}", f"SEED={seed}", *SHARED, *target.bindings]
         bindings += [*(PROMPT if name == RECIPE else ()), *kept.more]
@@ -139,8 +139,8 @@ class Program:
         """Trains the first so many of the runs, or all; the folder of the last one."""
         from flax import nnx
 
-        from prompt_jax.stages import stage_folder
-        from prompt_jax.train import train
+        from prompt_jax.run.stages import stage_folder
+        from prompt_jax.run.train import train
 
         place = self.folder
         for number, run in enumerate(self.runs[:stages], start=1):
@@ -170,7 +170,7 @@ class Bench:
 
     def gradient(self, row: str, target: Target, seed: int) -> None:
         """The cosine of a fine-tuning's gradient and its format gradient, as it trains anew."""
-        from prompt_jax.format_gradient import measure
+        from prompt_jax.inspect.format_gradient import measure
 
         program = Program(ROWS[row], target, seed, self.kept)
         key = (f"{row}_gradient", target.name, seed)
@@ -184,8 +184,8 @@ class Bench:
 
     def backbone(self) -> None:
         """Scores the untouched tasks before any training."""
-        from prompt_jax.evaluate_prompts import model_of
-        from prompt_jax.sharding import MeshShape
+        from prompt_jax.evaluate.prompts import model_of
+        from prompt_jax.model.sharding import MeshShape
 
         bindings = [*SHARED, *self.kept.more]
         run, mesh = self.kept.load(bindings), MeshShape().build()
@@ -217,7 +217,7 @@ def fingerprint(run: Any, bindings: Sequence[str]) -> str:
 
 def marks_of(folder: str) -> list[dict[str, float]]:
     """{"step": ..., METRIC: percent} of every evaluation of a run."""
-    from prompt_jax.metrics import read_metrics
+    from prompt_jax.run.log import read_metrics
 
     records = [record for record in read_metrics(folder) if record["kind"] == "eval"]
     names = ("accuracy", "not_a_label", "without_prompt")
@@ -230,8 +230,8 @@ def marks_of(folder: str) -> list[dict[str, float]]:
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
     """Runs what is missing, seed by seed and target by target."""
-    from prompt_jax.options import use_data_dir
-    from prompt_jax.seeds import parse_seeds
+    from prompt_jax.cli.options import use_data_dir
+    from prompt_jax.run.seeds import parse_seeds
 
     use_data_dir(arguments.data_dir)
     targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")

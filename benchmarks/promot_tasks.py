@@ -80,7 +80,7 @@ def register() -> None:
     """A SeqIO task `promot_NAME` for each, and their mixture."""
     import seqio
 
-    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.metrics.text import accuracy
 
     text.import_bundled()
     if MIXTURE in seqio.MixtureRegistry.names():

@@ -25,11 +25,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from prompt_jax.backbone import Backbone, load_backbone
-from prompt_jax.bundle import PromptBundle
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.loss import Loss
-from prompt_jax.quantised import DTYPES
+from prompt_jax.backbone.load import Backbone, load_backbone
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.quantised import DTYPES
+from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt.layout import PromptLayout, lay_out
 
 WORDS = ("a letter about the harvest", "the price of bread", "rain over the northern hills")
 TARGETS = ("food and land", "trade", "weather")

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from prompt_jax import decode, t5, weights
-from prompt_jax.bundle import NO_PROMPT
+from prompt_jax.backbone import weights
+from prompt_jax.model import decode, t5
+from prompt_jax.model.bundle import NO_PROMPT
 
 ROWS, COLUMNS, TOKENS, CHOICES, ROUNDS = 8, 256, 4, 4, 5
 CONFIG = t5.T5Config(8192, 256, 8, 32, 512, 8, 8, dtype="float32")

@@ -79,7 +79,7 @@ def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
 
 def load(cell: Cell, bindings: Sequence[str]) -> Any:
     """The cell's recipe, built: a `Train`, and its text."""
-    from prompt_jax import config
+    from prompt_jax.recipe import config
 
     return config.load("Train", [cell.row.recipe], bindings)
 
@@ -87,8 +87,8 @@ def load(cell: Cell, bindings: Sequence[str]) -> Any:
 def trained(run: Any) -> dict[str, Any]:
     """Trains in a folder that is thrown away; the metrics of the last step, and what it took."""
     from prompt_jax.fit.program import config_of
-    from prompt_jax.metrics import read_metrics
-    from prompt_jax.train import train
+    from prompt_jax.run.log import read_metrics
+    from prompt_jax.run.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         train(run.root, folder, operative=run.operative)
@@ -113,8 +113,8 @@ def trained(run: Any) -> dict[str, Any]:
 
 def untrained(run: Any, kind: str) -> dict[str, Any]:
     """Metrics of the commonest answer (none if targets are no labels), or of the bare backbone."""
-    from prompt_jax.evaluate_prompts import model_of
-    from prompt_jax.layout import PromptLayout
+    from prompt_jax.evaluate.prompts import model_of
+    from prompt_jax.prompt.layout import PromptLayout
 
     train = run.root
     text = train.evaluation.read(train.data)
@@ -188,7 +188,7 @@ class Board:
 
     def _facts(self, name: str) -> tuple[str, str]:
         """The digest of a backbone and its vocabulary, read once."""
-        from prompt_jax.backbone import load_backbone
+        from prompt_jax.backbone.load import load_backbone
 
         if name not in self.facts:
             loaded = load_backbone(name, "float32")
@@ -315,8 +315,8 @@ def parse_backbones(pairs: Sequence[str]) -> dict[str, str]:
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
     """Runs what is missing."""
-    from prompt_jax.options import use_data_dir
-    from prompt_jax.seeds import parse_seeds
+    from prompt_jax.cli.options import use_data_dir
+    from prompt_jax.run.seeds import parse_seeds
 
     backbones = parse_backbones(arguments.backbone)
     own_output(arguments.output, OUTPUT, [*arguments.backbone, *arguments.gin])

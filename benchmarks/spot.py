@@ -82,7 +82,7 @@ def register_tasks() -> None:
 
 def _register(name: str, task: str, read, splits: tuple[str, ...], choices) -> None:
     """A task over the rows of another's files."""
-    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.metrics.text import accuracy
     from prompt_jax.tasks import text
 
     whole = text.get_task(task).source
@@ -130,14 +130,14 @@ class Bench:
     """The kept cells, the library, and what runs a cell."""
 
     def __init__(self, output: str, library: str, more: Sequence[str], recipe: str = RECIPE):
-        from prompt_jax.backbone import load_backbone
+        from prompt_jax.backbone.load import load_backbone
 
         self.board = scoreboard.Board(output, {})
         self.library, self.more, self.recipe = Path(library), list(more), recipe
         self.digest = load_backbone(self.load(self.more).root.backbone.name, "float32").digest
 
     def load(self, bindings: Sequence[str]) -> Any:
-        from prompt_jax import config
+        from prompt_jax.recipe import config
 
         return config.load("Train", [self.recipe], bindings)
 
@@ -149,9 +149,9 @@ class Bench:
 
     def source(self, task: Task) -> None:
         """Trains a source into the library, unless it is there."""
-        from prompt_jax.library import Library
-        from prompt_jax.spot_embed import take
-        from prompt_jax.train import train
+        from prompt_jax.prompt.library import Library
+        from prompt_jax.run.train import train
+        from prompt_jax.transfer.embed import take
 
         bindings = [f"TASK={task.task}", "SEED=0", *SOURCE, *task.bindings, *self.more]
         run = self.load(bindings)
@@ -169,8 +169,8 @@ class Bench:
 
     def target(self, task: Task, init: str, seed: int) -> None:
         """Trains a target from one init; seed 0 of the vocabulary's leaves its embedding."""
-        from prompt_jax.spot_embed import early_arrays
-        from prompt_jax.train import train
+        from prompt_jax.run.train import train
+        from prompt_jax.transfer.embed import early_arrays
 
         bindings = [f"TASK={task.task}", f"SEED={seed}", *TARGET]
         bindings += [f"Evaluation.split={task.scored}", *self.more]
@@ -203,8 +203,8 @@ class Bench:
         """Both similarities of a source and the target's embedding."""
         if init == VOCABULARY:
             return {}
-        from prompt_jax.library import Library
-        from prompt_jax.spot import similarity_of
+        from prompt_jax.prompt.library import Library
+        from prompt_jax.transfer.similarity import similarity_of
 
         target = np.load(self.library / f"target_{task.name}.npy")
         source = Library(str(self.library)).read(init).embedding().array
@@ -213,7 +213,7 @@ class Bench:
     def keep(
         self, key: tuple[str, str, int], value: float, recipe: str, began: float, more: dict
     ) -> None:
-        from prompt_jax import __version__
+        from prompt_jax.version import __version__
 
         row, column, seed = key
         line = {"row": row, "column": column, "seed": seed, "value": round(value, 2), **more}
@@ -235,15 +235,15 @@ class Bench:
 
 def scores_of(folder: str) -> list[float]:
     """Accuracy of every evaluation of a run."""
-    from prompt_jax.metrics import read_metrics
+    from prompt_jax.run.log import read_metrics
 
     return [record["accuracy"] for record in read_metrics(folder) if record["kind"] == "eval"]
 
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
     """Runs what is missing, seed by seed and target by target; a source before its first use."""
-    from prompt_jax.options import use_data_dir
-    from prompt_jax.seeds import parse_seeds
+    from prompt_jax.cli.options import use_data_dir
+    from prompt_jax.run.seeds import parse_seeds
 
     use_data_dir(arguments.data_dir)
     targets = scoreboard.chosen(TARGETS, arguments.targets, "targets")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from prompt_jax import pictures
-from prompt_jax.spot import SIMILARITIES
+from prompt_jax.inspect import pictures
+from prompt_jax.transfer.similarity import SIMILARITIES
 
 VOCABULARY = "vocabulary"
 Lines = Sequence[dict[str, Any]]

@@ -36,8 +36,8 @@ WAYS = {
 
 def scored(run: Any, operative: str) -> list[dict[str, float]]:
     """Trains in a folder that is thrown away; the metrics of each of WAYS."""
-    from prompt_jax.evaluate_prompts import evaluate_prompts
-    from prompt_jax.train import train
+    from prompt_jax.evaluate.prompts import evaluate_prompts
+    from prompt_jax.run.train import train
 
     found, asked = [], run.evaluation
     with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +58,9 @@ def scored(run: Any, operative: str) -> list[dict[str, float]]:
 
 def run_seed(board: Any, seed: int, more: Sequence[str]) -> None:
     """Keeps the lines of a seed, unless they are there and of this recipe and backbone."""
-    from prompt_jax import __version__, config
-    from prompt_jax.backbone import load_backbone
+    from prompt_jax.backbone.load import load_backbone
+    from prompt_jax.recipe import config
+    from prompt_jax.version import __version__
 
     bindings = [f"SEED={seed}", *more]
     run = config.load("Train", [RECIPE], bindings)
@@ -112,7 +113,7 @@ def draw(lines: Sequence[dict[str, Any]], command: str) -> str:
 
 
 def fill(arguments: argparse.Namespace, command: str) -> None:
-    from prompt_jax.seeds import parse_seeds
+    from prompt_jax.run.seeds import parse_seeds
 
     scoreboard.own_output(arguments.output, OUTPUT, arguments.gin)
     board = scoreboard.Board(arguments.output, {})

@@ -3,13 +3,13 @@
 import jax
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import STILL, Context, PromptMethod
-from prompt_jax.methods.encoders import uniform
+from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 
 @settings

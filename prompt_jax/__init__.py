@@ -4,25 +4,16 @@ The public functions below are imported on first use, so `import prompt_jax` cos
 """
 
 import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from prompt_jax.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from prompt_jax.api import (
-        generate,
-        load_prompt,
-        logits,
-        loss_and_prompt_grad,
-        score,
-        train,
-    )
-    from prompt_jax.backbone import load_backbone
+    from prompt_jax.api import generate, load_prompt, logits, loss_and_prompt_grad, score, train
+    from prompt_jax.backbone.load import load_backbone
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads data here
-
-__version__ = "0.1.0"
 
 __all__ = [
     "generate",
@@ -34,7 +25,9 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {name: "prompt_jax.api" for name in __all__} | {"load_backbone": "prompt_jax.backbone"}
+_HOMES = {name: "prompt_jax.api" for name in __all__} | {
+    "load_backbone": "prompt_jax.backbone.load"
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -46,18 +39,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `prompt_jax.train` the function although a submodule has the same name.
-
-    Importing a submodule sets it as an attribute of its package, which would hide the function.
-    Write `from prompt_jax.train import ...` to reach the submodule.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

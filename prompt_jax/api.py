@@ -12,23 +12,30 @@ Compiled functions are kept: a call whose shapes have been seen before compiles 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from prompt_jax import decode
-from prompt_jax.artefact import Prompt, check_backbone, load_prompt
-from prompt_jax.backbone import Backbone, load_backbone
-from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.answer.arrays import (
+    Batch,
+    checked_tokens,
+    encoder_batch,
+    features_of,
+    logits,
+    prompt_of,
+)
+from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.layout import NO_ROWS, PromptLayout, lay_out
-from prompt_jax.loss import Loss
+from prompt_jax.model import decode
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt.artefact import Prompt, load_prompt
+from prompt_jax.prompt.layout import lay_out
 
 __all__ = [
     "generate",
@@ -39,42 +46,6 @@ __all__ = [
     "score",
     "train",
 ]
-
-Batch = Mapping[str, ArrayLike]
-TEACHER_FORCING = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-
-
-def logits(backbone: Backbone, batch: Batch, prompt: Prompt | ArrayLike | None = None):
-    """float32 [B, S, V] under teacher forcing, for the decoder's columns of `batch`.
-
-    They mean something where `decoder_target_tokens` > 0.
-
-    Raises:
-      UserError: a feature is missing or no array of tokens; a prompt of another width.
-
-    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
-    >>> batch = {"encoder_input_tokens": [[7, 8, 1]], "decoder_input_tokens": [[0, 9]],
-    ...          "decoder_target_tokens": [[9, 1]]}
-    >>> logits(backbone, batch, prompt=np.zeros((5, 128))).shape
-    (1, 2, 8192)
-    """
-    bundle, layout = _prompt(backbone, prompt)
-    features = _features(backbone, batch)
-    B, S = features["decoder_target_tokens"].shape
-    # The number of each column travels through the layout, to be found again afterwards.
-    features["decoder_columns"] = np.broadcast_to(np.arange(1, S + 1), (B, S))
-    wide = lay_out(features, layout)
-    columns = wide.pop("decoder_columns")
-    row, column = np.nonzero(columns)
-    where = np.zeros((B, S), np.int32)
-    where[row, columns[row, column] - 1] = column
-    return np.asarray(_logits(*nnx.split(backbone.model), wide, bundle, where))
-
-
-@partial(jax.jit, static_argnums=0)
-def _logits(graphdef, params, batch, bundle, columns_BS):
-    wide = nnx.merge(graphdef, params)(batch, bundle)
-    return jnp.take_along_axis(wide, columns_BS[:, :, None], axis=1)
 
 
 def loss_and_prompt_grad(
@@ -94,10 +65,10 @@ def loss_and_prompt_grad(
     >>> loss.shape, gradient.shape
     ((), (5, 128))
     """
-    bundle, layout = _prompt(backbone, prompt)
+    bundle, layout = prompt_of(backbone, prompt)
     if bundle.encoder is None:
         raise UserError("loss_and_prompt_grad: the prompt has no encoder rows; give some [P, d]")
-    wide = lay_out(_features(backbone, batch), layout)
+    wide = lay_out(features_of(backbone, batch), layout)
     loss, grad = _loss_and_grad(*nnx.split(backbone.model), Loss(z_loss=z_loss), wide, bundle)
     return np.asarray(loss), np.asarray(grad)
 
@@ -144,7 +115,7 @@ def generate(
             raise UserError(f"generate: {name} = {value}: give at least 1")
     if sampling is not None and key is None:
         raise UserError("generate: sampling without a key: give key=jax.random.key(0)")
-    bundle, batch = _encoder_batch(backbone, encoder_input_tokens, prompt)
+    bundle, batch = encoder_batch(backbone, encoder_input_tokens, prompt)
     model = nnx.split(backbone.model)
     shape = (beams, max_length, sampling)
     ids, scores = _generate(*model, batch, bundle, np.float32(alpha), key, *shape)
@@ -180,8 +151,8 @@ def score(
     >>> score(backbone, [[7, 8, 1]], [[[9, 1], [7, 1], [8, 1]]]).shape
     (1, 3)
     """
-    bundle, batch = _encoder_batch(backbone, encoder_input_tokens, prompt)
-    tokens = _tokens(backbone, "choices", choices, ndim=3)
+    bundle, batch = encoder_batch(backbone, encoder_input_tokens, prompt)
+    tokens = checked_tokens(backbone, "choices", choices, ndim=3)
     rows = len(batch["encoder_input_tokens"])
     if len(tokens) != rows:
         raise UserError(f"choices: {len(tokens)} rows for {rows} inputs; give [B, C, T]")
@@ -213,54 +184,8 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     >>> last["step"], last["kind"]
     (1, 'eval')
     """
-    from prompt_jax import config
-    from prompt_jax.stages import run_recipe
+    from prompt_jax.recipe import config
+    from prompt_jax.run.stages import run_recipe
 
     loaded = config.load(("Stages", "Train"), gin_files, bindings)
     return run_recipe(loaded.root, str(model_dir), operative=loaded.operative)
-
-
-def _prompt(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:
-    """What the T5 takes, and where its rows go."""
-    if prompt is None:
-        return NO_PROMPT, NO_ROWS
-    if not isinstance(prompt, Prompt):
-        rows = np.asarray(prompt)
-        told = f"array {rows.dtype} {list(rows.shape)}"
-        if rows.ndim != 2 or rows.dtype.kind not in "fV" or 0 in rows.shape:  # V: bfloat16
-            raise UserError(f"prompt: {told}; give floats [rows, {backbone.config.emb_dim}]")
-        prompt = Prompt({"encoder": rows.astype(np.float32)}, {}, told)
-    check_backbone(prompt, backbone)
-    return prompt.bundle(), prompt.layout
-
-
-def _features(backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
-    """The batch as numpy arrays, its tokens checked."""
-    if missing := [name for name in TEACHER_FORCING if name not in batch]:
-        raise UserError(f"batch: no {missing[0]}; it needs {', '.join(TEACHER_FORCING)}")
-    if laid_out := [name for name in batch if name.endswith("_prompt_slots")]:
-        raise UserError(f"batch: {laid_out[0]} is there already; leave the prompt's columns out")
-    tokens = {name: _tokens(backbone, name, batch[name], ndim=2) for name in TEACHER_FORCING}
-    return {name: np.asarray(value) for name, value in batch.items()} | tokens
-
-
-def _encoder_batch(backbone: Backbone, tokens: ArrayLike, prompt):
-    """The bundle, and the encoder's features with the prompt's columns."""
-    bundle, layout = _prompt(backbone, prompt)
-    name = "encoder_input_tokens"
-    return bundle, lay_out({name: _tokens(backbone, name, tokens, ndim=2)}, layout)
-
-
-def _tokens(backbone: Backbone, name: str, value: ArrayLike, ndim: int) -> np.ndarray:
-    """int32 with `ndim` axes, every id with an embedding."""
-    tokens, size = np.asarray(value), backbone.config.vocab_size
-    if tokens.ndim != ndim or tokens.dtype.kind not in "iu":
-        told = f"{tokens.dtype} {list(tokens.shape)}"
-        raise UserError(f"{name}: {told}; give an int array with {ndim} axes, padded with 0")
-    low, high = tokens.min(initial=0), tokens.max(initial=0)
-    if low < 0 or high >= size:
-        bad = low if low < 0 else high
-        raise UserError(
-            f"{name}: id {bad} is outside 0..{size - 1}; tokenise with the backbone's vocabulary"
-        )
-    return tokens.astype(np.int32)

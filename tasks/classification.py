@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from prompt_jax.metrics_text import Metric, accuracy, mean_class_f1
+from prompt_jax.metrics.text import Metric, accuracy, mean_class_f1
 from prompt_jax.tasks.layouts import Layout, Record, comma_separated, matched
 from prompt_jax.tasks.official import Benchmark, File, register
 from prompt_jax.tasks.quickstart import SPLITS, split_of

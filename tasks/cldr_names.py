@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 
 import seqio
 
-from prompt_jax.metrics_text import accuracy
+from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks.cross_lingual import LANGUAGES, UNSEEN, text_beside
 from prompt_jax.tasks.quickstart import cldr_names
 from prompt_jax.tasks.text import RowsSource, add_task

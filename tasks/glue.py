@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_glue import f1_of, matthews_corrcoef, pearson_corrcoef, spearman_corrcoef
-from prompt_jax.metrics_text import Metric, accuracy
+from prompt_jax.metrics.glue import f1_of, matthews_corrcoef, pearson_corrcoef, spearman_corrcoef
+from prompt_jax.metrics.text import Metric, accuracy
 from prompt_jax.tasks.layouts import (
     TSV,
     TSV_WHOLE_LINES,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import seqio
 
-from prompt_jax.metrics_text import UNLABELLED, accuracy
+from prompt_jax.metrics.text import UNLABELLED, accuracy
 from prompt_jax.tasks.layouts import JSONL, Record, comma_separated, pick
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only

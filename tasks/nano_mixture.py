@@ -49,14 +49,7 @@ from prompt_jax.tasks.nano_forms import (
 )
 from prompt_jax.tasks.nano_shared import SHARED
 from prompt_jax.tasks.nano_text import order_rows, same_rows, text_rows
-from prompt_jax.tasks.official import (
-    Benchmark,
-    DataSet,
-    File,
-    locate,
-    read_records,
-    read_split,
-)
+from prompt_jax.tasks.official import Benchmark, DataSet, File, locate, read_records, read_split
 from prompt_jax.tasks.quickstart import KINDS, Entry, cldr_kind_entries, vader_entries
 from prompt_jax.tasks.quickstart import read_rows as quickstart_rows
 from prompt_jax.tasks.superglue import BOOLQ, COPA, MULTIRC

@@ -4,7 +4,7 @@
 whose words were shuffled, `same` two passages of one document from two of different ones, and
 `translate` goes between aligned lines of two languages. Passages are the first words of paragraphs
 of the corpus in the data folder (`corpus/en_wiki.txt.xz`), less those that share words with tests
-(`prompt_jax.corpus.left_out`). What is drawn is a function of the row's number alone.
+(`prompt_jax.data.corpus.left_out`). What is drawn is a function of the row's number alone.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prompt_jax.corpus import left_out, paragraph_digest, read_lines
 from prompt_jax.errors import UserError
+from prompt_jax.textfiles import left_out, paragraph_digest, read_lines
 
 Row = dict[str, str]
 HALF = 20  # words of a passage of which two fit into 64 pieces

@@ -19,7 +19,7 @@ import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_text import UNLABELLED
+from prompt_jax.metrics.text import UNLABELLED
 from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record
 from prompt_jax.tasks.text import RowsSource, add_task
 

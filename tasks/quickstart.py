@@ -30,7 +30,7 @@ from types import ModuleType
 import seqio
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_text import accuracy
+from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks.text import RowsSource, add_task
 
 SPLITS = ("train", "validation", "test")

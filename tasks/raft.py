@@ -8,7 +8,7 @@ name. The test labels are held back: those answers are for the leaderboard.
 
 import seqio
 
-from prompt_jax.metrics_text import accuracy, mean_class_f1
+from prompt_jax.metrics.text import accuracy, mean_class_f1
 from prompt_jax.tasks.layouts import JSONL, comma_separated
 from prompt_jax.tasks.official import Benchmark, File, register
 

@@ -10,13 +10,13 @@ paragraph comes last. AX-b and AX-g are written as RTE, as T5 writes them. WSC a
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from prompt_jax.metrics_glue import (
+from prompt_jax.metrics.glue import (
     matthews_corrcoef,
     multirc_answer,
     multirc_exact_match,
     multirc_f1,
 )
-from prompt_jax.metrics_text import accuracy, mean_class_f1
+from prompt_jax.metrics.text import accuracy, mean_class_f1
 from prompt_jax.tasks.layouts import JSONL, Layout, Record, lines, pick
 from prompt_jax.tasks.official import Benchmark, File, register
 

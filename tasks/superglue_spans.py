@@ -2,15 +2,15 @@
 
 WSC marks the pronoun ("... if *he* could ...") and asks for whom it means. Only rows whose span is
 right are trained on; at validation the generated text counts as "True" where it names the span
-(`prompt_jax.metrics_qa.wsc_match`), and that is compared with the label. ReCoRD has a training row
+(`prompt_jax.metrics.qa.wsc_match`), and that is compared with the label. ReCoRD has a training row
 for each right entity; a query is scored once, by its best answer.
 """
 
 import re
 from collections.abc import Iterator
 
-from prompt_jax.metrics_qa import record, record_answer, wsc_match
-from prompt_jax.metrics_text import UNLABELLED, accuracy
+from prompt_jax.metrics.qa import record, record_answer, wsc_match
+from prompt_jax.metrics.text import UNLABELLED, accuracy
 from prompt_jax.tasks.layouts import JSONL, Record, pick
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.rows import Row, register_rows

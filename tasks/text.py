@@ -27,7 +27,7 @@ from etils import epath
 
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, read_jsonl, split_files, stem_of
-from prompt_jax.metrics_text import Metric, accuracy
+from prompt_jax.metrics.text import Metric, accuracy
 from prompt_jax.tasks import mixtures
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import seqio
 
-from prompt_jax.metrics_generation import bleu, rouge
-from prompt_jax.metrics_qa import answers, squad
-from prompt_jax.metrics_text import accuracy
+from prompt_jax.metrics.generation import bleu, rouge
+from prompt_jax.metrics.qa import answers, squad
+from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks.layouts import DART, JSONL, SQUAD, WEBNLG, Record, comma_separated, pick
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only

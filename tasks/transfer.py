@@ -15,10 +15,10 @@ import seqio
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_glue import pearson_corrcoef, spearman_corrcoef
-from prompt_jax.metrics_qa import answers, squad
-from prompt_jax.metrics_text import accuracy
-from prompt_jax.tasks import (  # noqa: F401 (they register what the mixtures hold)
+from prompt_jax.metrics.glue import pearson_corrcoef, spearman_corrcoef
+from prompt_jax.metrics.qa import answers, squad
+from prompt_jax.metrics.text import accuracy
+from prompt_jax.tasks import (  # noqa: F401 (the mixtures name their tasks)
     classification,
     glue,
     multiple_choice,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import seqio
 
-from prompt_jax.metrics_generation import chrf, language_id, sp_rouge
+from prompt_jax.metrics.generation import chrf, language_id, sp_rouge
 from prompt_jax.tasks.layouts import Record, pick
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 from prompt_jax.tasks.text import PIECE_METRICS

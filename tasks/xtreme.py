@@ -27,10 +27,10 @@ from dataclasses import dataclass
 import seqio
 from etils import epath
 
-from prompt_jax.metrics_qa import answers, mlqa, squad
-from prompt_jax.metrics_retrieval import mined_f1, mining_target
-from prompt_jax.metrics_tags import grouped, named_f1, span_f1, tag_accuracy, tag_f1
-from prompt_jax.metrics_text import accuracy
+from prompt_jax.metrics.qa import answers, mlqa, squad
+from prompt_jax.metrics.retrieval import mined_f1, mining_target
+from prompt_jax.metrics.tags import grouped, named_f1, span_f1, tag_accuracy, tag_f1
+from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks import xtreme_forms as forms
 from prompt_jax.tasks import xtreme_pairs as pairs
 from prompt_jax.tasks import xtreme_sets as sets

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
-from prompt_jax.metrics_tags import OUTSIDE, spans
+from prompt_jax.metrics.tags import OUTSIDE, spans
 from prompt_jax.tasks.layouts import Record, pick
 from prompt_jax.tasks.rows import Row
 from prompt_jax.tasks.xtreme_sets import PANX_TAGS, UPOS

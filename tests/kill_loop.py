@@ -19,7 +19,7 @@ PROMPTS = ("prompt/last/prompt.safetensors", "prompt/best/prompt.safetensors")
 
 
 def start(arguments: list[str], model_dir: Path) -> subprocess.Popen:
-    program = [sys.executable, "-m", "prompt_jax.cli", "train", *arguments]
+    program = [sys.executable, "-m", "prompt_jax", "train", *arguments]
     log = open(model_dir.with_suffix(".log"), "ab")  # noqa: SIM115 (the process holds it)
     with log:
         return subprocess.Popen([*program, f"--model_dir={model_dir}"], stdout=log, stderr=log)

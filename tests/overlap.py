@@ -35,9 +35,9 @@ def tested_texts(known: Iterable[str] = ()) -> set[str]:
     """The texts of the tasks in the data folder, but for their train splits; and `known`."""
     import seqio
 
+    from prompt_jax.cli.task_list import list_tasks
     from prompt_jax.errors import UserError
     from prompt_jax.tasks import text
-    from prompt_jax.tasks_cli import list_tasks
 
     found, mixtures = set(known), seqio.MixtureRegistry.names()
     for facts in list_tasks():
@@ -71,7 +71,7 @@ def shared_paragraphs(corpus: Path, texts: Iterable[str]) -> Iterator[tuple[str,
 
 
 def main() -> None:
-    from prompt_jax.corpus import paragraph_digest
+    from prompt_jax.textfiles import paragraph_digest
 
     data = Path(os.environ["PROMPT_JAX_DATA_DIR"])
     downstream = runpy.run_path(str(Path(__file__).with_name("test_nano_mixture.py")))["downstream"]

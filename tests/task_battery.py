@@ -91,7 +91,7 @@ JOBS = {
 
 def command(*arguments: str) -> str:
     """What the program prints; SystemExit with its last line unless it ends well."""
-    from prompt_jax.cli import main
+    from prompt_jax.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -7,15 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_jax import decode, t5
-from prompt_jax.answers import Answer, Answerer, Answering, Question
-from prompt_jax.artefact import Prompt
-from prompt_jax.backbone import load_backbone
-from prompt_jax.bundle import NO_PROMPT
+from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
+from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate_prompts import PromptStack, model_of, vote
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.sharding import MeshShape
+from prompt_jax.evaluate.prompts import model_of, vote
+from prompt_jax.model import decode, t5
+from prompt_jax.model.bundle import NO_PROMPT
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.prompt.artefact import Prompt
+from prompt_jax.prompt.layout import PromptLayout, lay_out
+from prompt_jax.prompt.stack import PromptStack
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 ONE = MeshShape().build(jax.devices()[:1])

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
-from prompt_jax import api, config, decode, t5, weights
-from prompt_jax.artefact import Prompt
-from prompt_jax.backbone import Backbone
+from prompt_jax import api
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
+from prompt_jax.model import decode, t5
+from prompt_jax.prompt.artefact import Prompt
+from prompt_jax.recipe import config
 
 TINY = t5.T5Config(50, 16, 2, 8, 24, 2, 2, num_buckets=8, max_distance=12, dtype="float32")
 RNG = np.random.default_rng(0)
@@ -186,7 +189,7 @@ def test_decode_and_api_agree(tiny):
 
 
 def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
-    importlib.import_module("prompt_jax.stages")
+    importlib.import_module("prompt_jax.run.stages")
     seen = {}
 
     def load(root, gin_files, bindings):
@@ -198,7 +201,7 @@ def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
         return {"accuracy": 1.0}
 
     monkeypatch.setattr(config, "load", load)
-    monkeypatch.setattr(sys.modules["prompt_jax.stages"], "run_recipe", run)
+    monkeypatch.setattr(sys.modules["prompt_jax.run.stages"], "run_recipe", run)
     assert pj.train(["a.gin"], ["SEED=1"], str(tmp_path)) == {"accuracy": 1.0}
     assert seen["load"] == (("Stages", "Train"), ["a.gin"], ["SEED=1"])
     assert seen["run"] == ("the run", str(tmp_path), "the text")

@@ -17,15 +17,17 @@ import safetensors.numpy
 from etils import epath
 from flax import nnx
 
-from prompt_jax import artefact, t5, weights
-from prompt_jax.artefact import MANIFEST, TENSORS, check_backbone, load_prompt, save_prompt
-from prompt_jax.backbone import Backbone
-from prompt_jax.bundle import Visibility
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import PromptedT5
-from prompt_jax.methods.inits import UniformInit
+from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
+from prompt_jax.model import t5
+from prompt_jax.model.bundle import Visibility
+from prompt_jax.prompt import artefact
+from prompt_jax.prompt.artefact import MANIFEST, TENSORS, check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.layout import PromptLayout
 
 CONFIG = t5.T5Config(50, 8, 2, 4, 16, 1, 1, dtype="float32")
 FACTS = {

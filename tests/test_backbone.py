@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import backbone, sizes, t5, weights
-from prompt_jax.backbone import Backbone, digest, load_backbone, read_arrays
-from prompt_jax.checkpoint import files
+from prompt_jax.backbone import load as backbone
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats import files
+from prompt_jax.backbone.load import Backbone, digest, load_backbone, read_arrays
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.model import sizes, t5
 
 SMALL = t5.T5Config(300, 8, 2, 3, 10, 1, 1)
 V10 = ("hf:{}/hf/t5_v10", "t5x:{}/t5x/v10_t5x/checkpoint_1000")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prompt_jax.checkpoint.store import Store
+from prompt_jax.backbone.formats.store import Store
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -33,7 +33,7 @@ def test_a_run_in_a_bucket_resumes_and_ends_in_the_local_bytes(tiny, tmp_path, m
     def train(model_dir: str, steps: int) -> None:
         argv = [f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}"]
         argv.append(f"--gin.TRAIN_STEPS={steps}")
-        program = [sys.executable, "-m", "prompt_jax.cli", "train", *argv]
+        program = [sys.executable, "-m", "prompt_jax", "train", *argv]
         done = subprocess.run(program, env={**os.environ, **by_gcsfs}, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
 

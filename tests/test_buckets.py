@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from prompt_jax.buckets import few_widths, plan
+from prompt_jax.answer.buckets import few_widths, plan
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])

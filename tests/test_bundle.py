@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax import decode, t5, weights
-from prompt_jax.artefact import check_backbone, load_prompt, save_prompt
-from prompt_jax.backbone import Backbone
-from prompt_jax.bundle import axes_of, bundle_of, known_name, named, rank_of
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
-from prompt_jax.layout import NO_ROWS, PromptLayout, lay_out
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.prefix import PrefixTuning
+from prompt_jax.model import decode, t5
+from prompt_jax.model.bundle import axes_of, bundle_of, known_name, named, rank_of
+from prompt_jax.prompt.artefact import check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.layout import NO_ROWS, PromptLayout, lay_out
 
 CONFIG = t5.T5Config(40, 12, 2, 4, 16, 2, 3, dropout_rate=0.0, dtype="float32")
 P = 3

@@ -9,10 +9,10 @@ import pytest
 import tensorstore
 from flax import serialization
 
-from prompt_jax.checkpoint import files, hf, t5x
+from prompt_jax.backbone.formats import files, hf, t5x
+from prompt_jax.backbone.weights import t5x_shapes
 from prompt_jax.errors import UserError
-from prompt_jax.t5 import T5Config
-from prompt_jax.weights import t5x_shapes
+from prompt_jax.model.t5 import T5Config
 
 TINY = T5Config(48, 8, 2, 3, 10, 2, 1, dropout_rate=0.0)
 T5_1_0 = {"mlp_activations": ("relu",), "logits_via_embedding": True, "scale_logits": True}

@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from prompt_jax import chipless
+from prompt_jax.hosts import chipless
 
 
 @pytest.mark.parametrize(

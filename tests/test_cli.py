@@ -1,21 +1,21 @@
 """The command line: what each verb calls, and one line for every mistake."""
 
 import functools
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from prompt_jax import config
-from prompt_jax.answers import Answering
-from prompt_jax.cli import main, split_bindings
-from prompt_jax.decode import Sampling
+from prompt_jax.answer.answerer import Answering
+from prompt_jax.cli.main import main, split_bindings
 from prompt_jax.errors import Preempted, RunError, UserError
+from prompt_jax.model.decode import Sampling
+from prompt_jax.recipe import config
 
 TRAIN = ["train", "--gin_file=a.gin", "--model_dir=D"]
 EVAL = ["eval", "--backbone=nano", "--task=cb", "--split=validation"]
@@ -23,12 +23,10 @@ EVAL = ["eval", "--backbone=nano", "--task=cb", "--split=validation"]
 
 @pytest.fixture
 def callee(monkeypatch):
-    """Puts a module with one function in the place of a module of the package.
+    """Puts a function in the place of one of a module of the package.
 
-    The function records its arguments, and returns `result` or raises it.
+    It records its arguments, and returns `result` or raises it.
     """
-
-    fakes: dict[str, ModuleType] = {}
 
     def replace(module: str, function: str, result: object) -> list[tuple[tuple, dict]]:
         calls: list[tuple[tuple, dict]] = []
@@ -39,10 +37,7 @@ def callee(monkeypatch):
                 raise result
             return result
 
-        name = f"prompt_jax.{module}"
-        fake = fakes.setdefault(name, ModuleType(name))
-        setattr(fake, function, record)
-        monkeypatch.setitem(sys.modules, name, fake)
+        monkeypatch.setattr(importlib.import_module(f"prompt_jax.{module}"), function, record)
         return calls
 
     return replace
@@ -74,7 +69,7 @@ def fails(capsys, *argv: str) -> tuple[int, str]:
 
 
 def test_train_calls_the_trainer(callee, loads, capsys):
-    calls = callee("stages", "run_recipe", {"loss": 0.5})
+    calls = callee("run.stages", "run_recipe", {"loss": 0.5})
     argv = ["train", "--gin_file=a.gin", "--gin_file", "b.gin", "--model_dir=D", "--profile"]
     bindings = ["--gin.TASK=cb", "--gin.SEED", "3", "--gin.Train.steps=-1"]
     assert main([*argv, *bindings, "--gin_search_paths=x,y"]) == 0
@@ -87,15 +82,15 @@ def test_train_calls_the_trainer(callee, loads, capsys):
 
 
 def test_train_prints_json(callee, loads, capsys):
-    callee("stages", "run_recipe", {"loss": 0.5, "accuracy": 90})
+    callee("run.stages", "run_recipe", {"loss": 0.5, "accuracy": 90})
     assert main([*TRAIN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"loss": 0.5, "accuracy": 90}
 
 
 def test_train_imports_tasks_and_sets_the_data_dir(callee, loads, monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_JAX_DATA_DIR", "before")
-    callee("stages", "run_recipe", {})
-    imports = callee("tasks_cli", "import_tasks_module", None)
+    callee("run.stages", "run_recipe", {})
+    imports = callee("recipe.user_code", "import_tasks_module", None)
     modules = ["--tasks_module=my.tasks", "--tasks_module=t.py"]
     assert main([*TRAIN, *modules, f"--data_dir={tmp_path}"]) == 0
     assert imports == [(("my.tasks",), {}), (("t.py",), {})]
@@ -103,7 +98,7 @@ def test_train_imports_tasks_and_sets_the_data_dir(callee, loads, monkeypatch, t
 
 
 def test_pretrain_calls_the_pretrainer(callee, loads, capsys):
-    calls = callee("pretrain", "pretrain", {"loss": 2.0})
+    calls = callee("run.pretrain", "pretrain", {"loss": 2.0})
     argv = ["pretrain", "--gin_file=a.gin", "--model_dir=D", "--gin.SEED=1", "--json"]
     assert main(argv) == 0
     assert loads == [("Pretrain", ["a.gin"], ["SEED=1"], [])]
@@ -133,7 +128,7 @@ EVAL_DEFAULTS = {
 
 def test_eval_calls_the_evaluation(callee, capsys):
     calls = callee(
-        "evaluate_prompts", "evaluate_prompts", ({"accuracy": 91.25, "examples": 56}, [])
+        "evaluate.prompts", "evaluate_prompts", ({"accuracy": 91.25, "examples": 56}, [])
     )
     assert main([*EVAL]) == 0
     assert calls == [((), EVAL_DEFAULTS)]
@@ -144,7 +139,7 @@ def test_eval_calls_the_evaluation(callee, capsys):
 
 
 def test_eval_passes_every_option_on(callee, capsys, tmp_path):
-    calls = callee("evaluate_prompts", "evaluate_prompts", ({"accuracy": 91.25}, [{"x": 1}]))
+    calls = callee("evaluate.prompts", "evaluate_prompts", ({"accuracy": 91.25}, [{"x": 1}]))
     numbers = ["--batch_size=4", "--max_examples=8", "--input_length=16", "--target_length=2"]
     others = ["--prompt=P", "--prompt=Q", "--dtype=float32", "--allow_other_backbone", "--json"]
     others += ["--weights_dtype=int8", "--journal=J", "--vocabulary=V"]
@@ -182,7 +177,7 @@ TASK = {"name": "cb", "source": "x", "splits": ["train"], "metrics": ["accuracy"
 
 
 def test_tasks_list(callee, capsys):
-    callee("tasks_cli", "list_tasks", [TASK])
+    callee("cli.task_list", "list_tasks", [TASK])
     assert main(["tasks", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [TASK]
     assert main(["tasks", "list"]) == 0
@@ -191,8 +186,8 @@ def test_tasks_list(callee, capsys):
 
 def test_tasks_show(callee, capsys):
     row = {"task": "cb", "inputs": "a [b] c", "targets": "neutral"}
-    calls = callee("tasks_cli", "show_task", [row])
-    loaded = callee("backbone", "load_backbone", "BACKBONE")
+    calls = callee("cli.task_list", "show_task", [row])
+    loaded = callee("backbone.load", "load_backbone", "BACKBONE")
     assert main(["tasks", "show", "cb", "--split=validation", "--n=1"]) == 0
     assert "inputs: a [b] c\n" in capsys.readouterr().out
     assert main(["tasks", "show", "cb", "--backbone=nano", "--json"]) == 0
@@ -206,8 +201,8 @@ def test_tasks_show(callee, capsys):
 
 def test_tasks_check_of_a_good_file(callee, capsys):
     report = {"rows": 2, "labels": {"a": 2}, "errors": [], "named": ["f.jsonl:2: is blank"]}
-    calls = callee("task_check", "check_jsonl", report)
-    callee("task_check", "check_task", None)
+    calls = callee("cli.task_check", "check_jsonl", report)
+    callee("cli.task_check", "check_task", None)
     assert main(["tasks", "check", "f.jsonl", "--input_length=8", "--target_length=2"]) == 0
     assert calls == [(("f.jsonl", None, 8, 2), {})]
     out, err = capsys.readouterr()
@@ -218,8 +213,8 @@ def test_tasks_check_of_a_good_file(callee, capsys):
 
 def test_tasks_check_of_a_bad_file(callee, capsys):
     report = {"rows": 1, "errors": ["f.jsonl:2: not JSON", "f.jsonl:3: no targets"], "named": []}
-    callee("task_check", "check_jsonl", report)
-    callee("task_check", "check_task", None)
+    callee("cli.task_check", "check_jsonl", report)
+    callee("cli.task_check", "check_task", None)
     assert main(["tasks", "check", "f.jsonl"]) == 2
     assert capsys.readouterr().err == "f.jsonl:2: not JSON\nf.jsonl:3: no targets\n"
     assert main(["tasks", "check", "f.jsonl", "--json"]) == 2
@@ -234,8 +229,8 @@ def test_tasks_check_of_a_task(callee, capsys, tmp_path):
     facts = {"task": "cb", "split": "train", "rows": 2, "named": ["cb train row 2 of f: blank"]}
     between = {"task": "cb", "splits": "train, test", "shared_inputs": 1, "first": "a = b"}
     report = {"splits": [facts], "between": [between], "absent": ["cb validation"], "errors": []}
-    calls = callee("task_check", "check_task", report)
-    callee("task_check", "check_jsonl", None)
+    calls = callee("cli.task_check", "check_task", report)
+    callee("cli.task_check", "check_jsonl", None)
     assert main(["tasks", "check", "cb", f"--data_dir={tmp_path}"]) == 0
     assert calls == [(("cb", None, None, None), {})]
     assert capsys.readouterr().out.splitlines()[-3:] == [
@@ -257,14 +252,14 @@ def test_tasks_check_of_a_task(callee, capsys, tmp_path):
     ],
 )
 def test_exit_codes(callee, loads, capsys, error, code, line):
-    callee("stages", "run_recipe", error)
+    callee("run.stages", "run_recipe", error)
     assert fails(capsys, *TRAIN) == (code, line)
 
 
 @pytest.mark.parametrize("error", [UserError("x"), RunError("x"), KeyError("x")])
 @pytest.mark.parametrize("argv", [["--debug", *TRAIN], [*TRAIN, "--debug"]])
 def test_debug_raises(callee, loads, error, argv):
-    callee("stages", "run_recipe", error)
+    callee("run.stages", "run_recipe", error)
     with pytest.raises(type(error)):
         main(argv)
 
@@ -330,7 +325,7 @@ def test_version_and_no_arguments(capsys):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from prompt_jax.cli import main; code = main(['--help'])\n"
+        "import sys; from prompt_jax.cli.main import main; code = main(['--help'])\n"
         "heavy = {'jax', 'numpy', 'tensorflow', 'seqio', 'gin', 'flax', 'rich'}\n"
         "found = sorted(heavy & set(sys.modules))\n"
         "sys.exit(str(found) if found else code)"
@@ -354,7 +349,7 @@ def test_eval_of_several_prompts_is_a_table(callee, capsys):
     each = [{"prompt": "P", "accuracy": 50.0}, {"prompt": "Q", "accuracy": 70.0}]
     report = {"examples": 4, "prompts": each, "mean": {"accuracy": 60.0}}
     report |= {"vote": {"accuracy": 75.0}, "confusion": table}
-    callee("evaluate_prompts", "evaluate_prompts", (report, []))
+    callee("evaluate.prompts", "evaluate_prompts", (report, []))
     assert main([*EVAL, "--prompt=P", "--prompt=Q"]) == 0
     told = capsys.readouterr().out
     assert all(word in told for word in ("P", "Q", "mean", "vote", "75", "t: rows by target"))
@@ -364,7 +359,7 @@ def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):
     labels = [f"label{i}" for i in range(12)]
     table = {target: {output: 0 for output in labels} for target in labels}
     table["label3"] |= {"label3": 40, "label7": 31}
-    callee("evaluate_prompts", "evaluate_prompts", ({"confusion": {"t": table}}, []))
+    callee("evaluate.prompts", "evaluate_prompts", ({"confusion": {"t": table}}, []))
     assert main([*EVAL, "--prompt=P"]) == 0
     told = capsys.readouterr().out
     assert "t: the commonest mistakes" in told and "40" not in told
@@ -374,7 +369,7 @@ def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):
 
 
 def test_infer_calls_the_function(callee, capsys):
-    calls = callee("infer", "infer", {"rows": 3})
+    calls = callee("evaluate.infer", "infer", {"rows": 3})
     argv = ["infer", "--backbone=nano", "--input=a.jsonl", "--output=b.jsonl", "--json"]
     assert main([*argv, "--mode=rank", "--choice=yes", "--choice=no", "--shard=1/2"]) == 0
     given = calls[0][1]
@@ -392,7 +387,7 @@ def test_train_of_several_seeds_loads_the_recipe_for_each(callee, loads, tmp_pat
     loaded = SimpleNamespace(root=root, operative="O")
     asked = []
     monkeypatch.setattr(config, "load", lambda *args: asked.append(args[2]) or loaded)
-    calls = callee("stages", "run_recipe", {"step": 1})
+    calls = callee("run.stages", "run_recipe", {"step": 1})
     argv = ["train", "--gin_file=a.gin", f"--model_dir={tmp_path}", "--gin.TASK=t", "--seeds=4,7"]
     assert main(argv) == 0
     assert asked == [["TASK=t"], ["TASK=t", "SEED=4"], ["TASK=t", "SEED=7"]]

@@ -6,10 +6,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from prompt_jax import config
-from prompt_jax.config import load
 from prompt_jax.errors import UserError
-from prompt_jax.recipes import find_recipe, recipe_folder
+from prompt_jax.recipe import config
+from prompt_jax.recipe.config import load
+from prompt_jax.recipe.find import find_recipe, recipe_folder
 from prompt_jax.settings import settings
 
 
@@ -358,7 +358,9 @@ def installed(tmp_path, monkeypatch):
     (folder / "runs" / "quickstart.gin").write_text(
         "include 'base.gin'\ninclude 'methods/lester.gin'\n"
     )
-    monkeypatch.setattr("prompt_jax.recipes.__file__", str(folder.parent / "recipes.py"))
+    monkeypatch.setattr(
+        "prompt_jax.recipe.find.__file__", str(folder.parent / "recipe" / "find.py")
+    )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return folder
@@ -394,7 +396,9 @@ def test_a_missing_recipe_names_the_nearest(installed):
 def test_the_checkout_is_the_fallback(tmp_path, monkeypatch):
     (tmp_path / "gin").mkdir()
     (tmp_path / "prompt_jax").mkdir()
-    monkeypatch.setattr("prompt_jax.recipes.__file__", str(tmp_path / "prompt_jax/recipes.py"))
+    monkeypatch.setattr(
+        "prompt_jax.recipe.find.__file__", str(tmp_path / "prompt_jax/recipe/find.py")
+    )
     assert recipe_folder() == tmp_path / "prompt_jax" / "gin"
     (tmp_path / "pyproject.toml").touch()
     assert recipe_folder() == tmp_path / "gin"

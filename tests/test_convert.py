@@ -11,15 +11,15 @@ import tensorstore
 from flax import serialization
 from safetensors.numpy import load_file
 
-from prompt_jax.backbone import digest, open_checkpoint
-from prompt_jax.checkpoint import Checkpoint, LazyArrays, files, hf, store, write
-from prompt_jax.checkpoint import orbax as orbax_layout
-from prompt_jax.checkpoint.files import SafeTensors
-from prompt_jax.cli import main
-from prompt_jax.convert import convert
+from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats import Checkpoint, LazyArrays, files, hf, store, write
+from prompt_jax.backbone.formats import orbax as orbax_layout
+from prompt_jax.backbone.formats.files import SafeTensors
+from prompt_jax.backbone.load import digest, open_checkpoint
+from prompt_jax.backbone.weights import t5x_shapes
+from prompt_jax.cli.main import main
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.t5 import T5Config
-from prompt_jax.weights import t5x_shapes
+from prompt_jax.model.t5 import T5Config
 
 TINY = T5Config(270, 8, 2, 3, 10, 2, 1)
 TIED = {"logits_via_embedding": True, "scale_logits": True}

@@ -6,11 +6,17 @@ import lzma
 import numpy as np
 import pytest
 
-from prompt_jax.corpus import Corpus, CorpusBatches, corrupt, corrupted_lengths
-from prompt_jax.embeddings import CountedEmbeddings, positive_pmi, window_counts, word_vectors
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.data.corpus import Corpus, CorpusBatches, corrupt, corrupted_lengths
 from prompt_jax.errors import UserError
-from prompt_jax.layout import EOS, PromptLayout
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.model.logprobs import EOS
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.run.counted_embeddings import (
+    CountedEmbeddings,
+    positive_pmi,
+    window_counts,
+    word_vectors,
+)
 
 SPANS = Corpus(
     files=(), root="", objective="span_corruption", input_length=96, target_length=32, batch_size=4

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax import t5, weights
-from prompt_jax.bundle import PromptBundle, Visibility
-from prompt_jax.data import Data, TaskBatches, TokenizedTask, tokenize
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.data.packing import Piece
+from prompt_jax.data.source import Data, TaskBatches, TokenizedTask, tokenize
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.loss import Loss
-from prompt_jax.packing import Piece
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.model import t5
+from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt.layout import PromptLayout, lay_out
 
 CONFIG = t5.T5Config(60, 16, 2, 8, 32, 1, 1, dropout_rate=0.0, dtype="float32")
 DATA = Data(task="toy", input_length=48, target_length=24, batch_size=4)

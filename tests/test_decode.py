@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax import decode, t5, weights
-from prompt_jax.backbone import load_backbone
-from prompt_jax.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout, lay_out
+from prompt_jax.model import decode, t5
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.prompt.layout import PromptLayout, lay_out
 
 TINY = t5.T5Config(50, 16, 2, 8, 24, 2, 2, num_buckets=8, max_distance=12, dtype="float32")
 RELU = {"mlp_activations": ("relu",), "logits_via_embedding": True, "scale_logits": True}

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax import token_cache
-from prompt_jax.artefact import load_prompt
-from prompt_jax.cli import main
-from prompt_jax.data import Data
-from prompt_jax.demonstrations import Demonstrations
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.cli.main import main
+from prompt_jax.data import token_cache
+from prompt_jax.data.demonstrations import Demonstrations
+from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate import Evaluation
-from prompt_jax.layout import PromptLayout
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.evaluate.scorer import Evaluation
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.layout import PromptLayout
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 WORDS = Vocabulary.bytes()

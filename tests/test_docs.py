@@ -11,10 +11,11 @@ import pytest
 import typer.main
 from nbclient import NotebookClient
 
-from prompt_jax import backbone as backbones
-from prompt_jax import t5, weights
-from prompt_jax.checkpoint import files
-from prompt_jax.cli import app, main
+from prompt_jax.backbone import load as backbones
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats import files
+from prompt_jax.cli.main import app, main
+from prompt_jax.model import t5
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import prompt_jax as pj
-from prompt_jax.registered import REGISTERED
+from prompt_jax.recipe.registered import REGISTERED
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- (file): (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)

@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from prompt_jax import config, doctor, doctor_cli, estimate, sizes, t5, weights
-from prompt_jax.checkpoint import files
-from prompt_jax.cli import main
-from prompt_jax.optim import Adafactor, Schedule
-from prompt_jax.sharding import MeshShape
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats import files
+from prompt_jax.cli import doctor as doctor_cli
+from prompt_jax.cli.main import main
+from prompt_jax.doctor import examine as doctor
+from prompt_jax.fit import estimate
+from prompt_jax.model import sizes, t5
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.recipe import config
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NAMES = list(doctor.CHECKS)
@@ -220,7 +225,7 @@ def test_disk_that_cannot_be_written(page, tmp_path):
 
 
 def test_disk_in_use_by_another_run(page, tmp_path):
-    from prompt_jax.folder import open_folder
+    from prompt_jax.run.folder import open_folder
 
     with open_folder(str(tmp_path / "model")):
         lines = page()

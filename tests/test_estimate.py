@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from prompt_jax import estimate
+from prompt_jax.fit import estimate
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "memory_estimate.py"
 

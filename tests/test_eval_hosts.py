@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from prompt_jax import hosts
-from prompt_jax.cli import main
-from prompt_jax.rehearse import _environment, _free_port
+from prompt_jax.cli.main import main
+from prompt_jax.hosts.rehearse import _environment, _free_port
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -35,7 +35,7 @@ def test_two_processes_answer_as_one_though_the_last_batch_is_uneven(
     report = json.loads(capsys.readouterr().out)
     flags = [f"--coordinator=127.0.0.1:{_free_port()}", "--processes=2",
              f"--predictions={tmp_path}/two.jsonl"]  # fmt: skip
-    program = [sys.executable, "-m", "prompt_jax.cli", *command, *flags]
+    program = [sys.executable, "-m", "prompt_jax", *command, *flags]
     started = [
         subprocess.Popen([*program, f"--process={n}"], env=_environment(2), text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)

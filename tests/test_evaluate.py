@@ -10,15 +10,15 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax.answers import Answerer, Answering, Question
-from prompt_jax.backbone import load_backbone
-from prompt_jax.data import Data
+from prompt_jax.answer.answerer import Answerer, Answering, Question
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate import Evaluation, TaskScorer, write_predictions
-from prompt_jax.evaluate_prompts import evaluate_prompt, evaluate_prompts
-from prompt_jax.layout import PromptLayout
+from prompt_jax.evaluate.prompts import evaluate_prompt, evaluate_prompts
+from prompt_jax.evaluate.scorer import Evaluation, TaskScorer, write_predictions
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
-from prompt_jax.sharding import MeshShape
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.prompt.layout import PromptLayout
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -123,7 +123,7 @@ add_task("toy_pairs", source, [], [mined_f1], None, mining_target)
 
 @pytest.fixture(scope="module")
 def labels(tiny, tmp_path_factory):
-    from prompt_jax.tasks_cli import import_tasks_module
+    from prompt_jax.recipe.user_code import import_tasks_module
 
     module = tmp_path_factory.mktemp("tasks") / "toy_tasks.py"
     module.write_text(TASK.replace("FOLDER", str(tiny)))
@@ -182,8 +182,8 @@ def test_pairs_are_mined_by_vectors(tiny, labels):
 
 
 def test_prompts_of_other_lengths_need_a_word(tiny, tmp_path):
-    from prompt_jax.artefact import Prompt
-    from prompt_jax.evaluate_prompts import trained
+    from prompt_jax.evaluate.prompts import trained
+    from prompt_jax.prompt.artefact import Prompt
 
     saved = [Prompt({}, {"run": {"input_length": n}}, f"p{n}") for n in (64, 128)]
     with pytest.raises(UserError, match=r"different input_length \(p64: 64, p128: 128\): give --"):

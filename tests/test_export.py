@@ -15,12 +15,14 @@ import tensorstore as ts
 from flax import serialization
 
 import prompt_jax as pj
-from prompt_jax import export, exports
-from prompt_jax.artefact import Prompt, load_prompt, save_prompt
-from prompt_jax.backbone import load_backbone
-from prompt_jax.cli import main
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.cli.main import main
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.exports import About, fresh, npy, orbax, peft, t5x
+from prompt_jax.export import formats as exports
+from prompt_jax.export import fresh, npy, orbax, peft, t5x
+from prompt_jax.export import run as export
+from prompt_jax.export.formats import About
+from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 ROWS, WIDTH = 3, 16

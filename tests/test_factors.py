@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax.answers import Answerer, Question
-from prompt_jax.artefact import load_prompt, save_prompt
-from prompt_jax.data import Data, TaskBatches, TokenizedTask
+from prompt_jax.answer.answerer import Answerer, Question
+from prompt_jax.data.packing import Piece
+from prompt_jax.data.source import Data, TaskBatches, TokenizedTask
 from prompt_jax.errors import UserError
-from prompt_jax.factors import Factor, folded, rows_of
-from prompt_jax.layout import PromptLayout, encoder_slots, lay_out
 from prompt_jax.methods.base import PromptParam, plain
-from prompt_jax.methods.inits import UniformInit
 from prompt_jax.methods.multitask import MultitaskPrompt
+from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.x_gen import XGen
-from prompt_jax.packing import Piece
-from prompt_jax.sharding import MeshShape
-from prompt_jax.t5 import T5Config
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.prompt.factors import Factor, folded, rows_of
+from prompt_jax.prompt.layout import PromptLayout, encoder_slots, lay_out
 
 SHARED = (Factor(by="all", rows=1), Factor(by="task", rows=2, names=("xnli", "xnli_sw", "rte")))
 PAIRS = (

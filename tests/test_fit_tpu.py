@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from prompt_jax import config
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
 from prompt_jax.fit import chips, compiler, flops, hlo
 from prompt_jax.fit.cost import cost
 from prompt_jax.fit.program import config_of, train_program
+from prompt_jax.recipe import config
 
 made = runpy.run_path(str(Path(__file__).with_name("frozen.py")))["made"]
 pytestmark = pytest.mark.fit

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import config
-from prompt_jax.backbone import load_backbone
-from prompt_jax.data import Data
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.format_gradient import MOVED, make_cosine, measure, shuffled
-from prompt_jax.layout import PromptLayout
-from prompt_jax.loss import Loss
+from prompt_jax.inspect.format_gradient import MOVED, make_cosine, measure, shuffled
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.full import NoPrompt
-from prompt_jax.step import make_grad, split
+from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.recipe import config
+from prompt_jax.run.step import make_grad, split
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

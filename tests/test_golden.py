@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "golden.py"
 

@@ -13,9 +13,11 @@ import time
 
 import pytest
 
-from prompt_jax import cli, hosts
+from prompt_jax import hosts
+from prompt_jax.cli import main as cli
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.hosts import Place, _Line, find
+from prompt_jax.hosts import meet
+from prompt_jax.hosts.meet import Place, _Line, find
 
 
 def free_port() -> int:
@@ -135,7 +137,7 @@ def test_clusters_are_detected(environ, place, monkeypatch):
     assert found == place
 
 
-@pytest.mark.parametrize("name", hosts.RANKS)
+@pytest.mark.parametrize("name", meet.RANKS)
 def test_a_scheduler_gives_the_number_where_flags_give_the_rest(name):
     assert find("h:1", 4, None, {name: "3"}) == Place("h:1", 4, 3)
 
@@ -231,10 +233,10 @@ def test_signs_of_life_keep_a_quiet_run_going(met):
 
 ABORT = """
 import os, threading, time
-from prompt_jax import hosts
-line = hosts._line = hosts._Line(hosts.Place("localhost:1", 2, 1), "")
+from prompt_jax.hosts import meet
+line = meet._line = meet._Line(meet.Place("localhost:1", 2, 1), "")
 line.names[0] = "far"
-hosts._listen_before_abort()
+meet._listen_before_abort()
 threading.Thread(target=lambda: (time.sleep(0.3), line._lost(0))).start()
 os.abort()
 """
@@ -247,7 +249,7 @@ def test_an_abort_waits_for_word_of_a_lost_process():
 
 
 def test_an_abort_by_itself_stays_one():
-    told = ABORT.replace("threading.Thread", "hosts.time.sleep = print; threading.Thread")
+    told = ABORT.replace("threading.Thread", "meet.time.sleep = print; threading.Thread")
     told = told.replace("line._lost(0)", "0")
     ended = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGABRT

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from prompt_jax import infer as module
-from prompt_jax.answers import Answer, Answerer, Answering
+from prompt_jax.answer.answerer import Answer, Answerer, Answering
 from prompt_jax.errors import Preempted, UserError
-from prompt_jax.folder import Stopped
-from prompt_jax.infer import infer, shard_of, windows
+from prompt_jax.evaluate import infer as module
+from prompt_jax.evaluate.infer import infer, shard_of, windows
+from prompt_jax.hosts.stop import Stopped
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -90,7 +90,7 @@ def test_a_stopped_run_keeps_finished_windows(tiny, rows, tmp_path, monkeypatch)
         if next(asked):
             raise Stopped
 
-    monkeypatch.setattr("prompt_jax.folder.Stop.check", check)
+    monkeypatch.setattr("prompt_jax.run.folder.Stop.check", check)
     output = tmp_path / "out.jsonl"
     with pytest.raises(Preempted, match=r"preempted: 8 of 20 rows are in .*out.jsonl"):
         run(tiny, rows, output)

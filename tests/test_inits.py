@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_jax.artefact import load_prompt
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
-from prompt_jax.methods.inits import (
+from prompt_jax.methods.parts.inits import (
     ClassLabelInit,
     FileInit,
     SampledVocabInit,
     TextInit,
     UniformInit,
 )
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.prompt.artefact import load_prompt
 
 EMBEDDING = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
 BYTES = Vocabulary.bytes()

@@ -94,7 +94,8 @@ def test_program_answers_outside_the_checkout(python: Path, tmp_path: Path) -> N
 
 def test_recipes_are_found_outside_the_checkout(python: Path, tmp_path: Path) -> None:
     code = (
-        "from prompt_jax.config import find_recipe; print(find_recipe('runs/quickstart.gin', ()))"
+        "from prompt_jax.recipe.find import find_recipe; "
+        "print(find_recipe('runs/quickstart.gin', ()))"
     )
     recipe = Path(run(python, "-c", code, cwd=tmp_path).strip())
     assert recipe.is_file()
@@ -117,7 +118,7 @@ def test_public_functions_survive_the_import_of_their_namesakes(
     python: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import prompt_jax, prompt_jax.train\n"
+        "import prompt_jax, prompt_jax.run.train\n"
         "functions = [getattr(prompt_jax, name) for name in prompt_jax.__all__]\n"
         "print(all(map(callable, functions)), set(prompt_jax.__all__) <= set(dir(prompt_jax)))"
     )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from prompt_jax.errors import UserError
-from prompt_jax.loss import Loss, token_losses
+from prompt_jax.model.logprobs import token_losses
+from prompt_jax.objective.loss import Loss
 
 SETTINGS = {  # as the arrays are called
     "z0": Loss(z_loss=0.0),

@@ -16,29 +16,31 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax.artefact import load_prompt
-from prompt_jax.backbone import load_backbone
-from prompt_jax.data import Data
-from prompt_jax.loss import Loss
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.backbone.settings import BackboneSettings
+from prompt_jax.data.packing import Piece
+from prompt_jax.data.source import Data
 from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.methods.full import FullTuning
-from prompt_jax.methods.inits import UniformInit
 from prompt_jax.methods.lora import LoRA
 from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.p_tuning import PTuning
+from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.methods.x_gen import XGen
-from prompt_jax.optim import Adafactor, Schedule, by_group
-from prompt_jax.packing import Piece
-from prompt_jax.registered import REGISTERED
-from prompt_jax.sharding import MeshShape
-from prompt_jax.step import make_grad
-from prompt_jax.train import BackboneSettings, Job, Train
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.objective.loss import Loss
+from prompt_jax.objective.optim import Adafactor, Schedule, by_group
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.recipe.registered import REGISTERED
+from prompt_jax.run.job import Job
+from prompt_jax.run.settings import Train
+from prompt_jax.run.step import make_grad
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NOISE = UniformInit()

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.metrics import Meter, MetricsLog, check_best_metric, read_metrics
+from prompt_jax.run.log import Meter, MetricsLog, check_best_metric, read_metrics
 
 
 def evaluation(step: int, value: float) -> dict:

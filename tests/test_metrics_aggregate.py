@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prompt_jax.metrics_aggregate import SUPER_GLUE, XTREME, aggregates, cross_lingual_gap
+from prompt_jax.metrics.aggregate import SUPER_GLUE, XTREME, aggregates, cross_lingual_gap
 
 
 def super_glue_scores() -> dict[str, dict[str, float]]:

@@ -4,9 +4,9 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer, scoring
 
-from prompt_jax import metrics_generation
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_generation import (
+from prompt_jax.metrics import generation as metrics_generation
+from prompt_jax.metrics.generation import (
     bleu,
     bleu_of,
     chrf,

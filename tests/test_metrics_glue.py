@@ -4,8 +4,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from prompt_jax import metrics_glue as glue
 from prompt_jax.errors import UserError
+from prompt_jax.metrics import glue
 
 YES = ["yes", "no", "yes", "no", "yes"]
 SAID = ["yes", "yes", "maybe", "no", "no"]

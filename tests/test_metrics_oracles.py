@@ -16,8 +16,12 @@ from scipy import stats
 from seqeval import metrics as seqeval
 from sklearn import metrics as sk
 
-from prompt_jax import metrics_generation, metrics_glue, metrics_qa, metrics_tags, metrics_text
-from prompt_jax.metrics_aggregate import aggregates
+from prompt_jax.metrics import generation as metrics_generation
+from prompt_jax.metrics import glue as metrics_glue
+from prompt_jax.metrics import qa as metrics_qa
+from prompt_jax.metrics import tags as metrics_tags
+from prompt_jax.metrics import text as metrics_text
+from prompt_jax.metrics.aggregate import aggregates
 
 EXACT = {"abs": 1e-9, "rel": 0}
 NLI = ("entailment", "contradiction", "neutral")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_qa import (
+from prompt_jax.metrics.qa import (
     answers,
     mlqa,
     normalise_mlqa,

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import f1_score
 from sklearn.neighbors import NearestNeighbors
 
-from prompt_jax import metrics_retrieval
-from prompt_jax.metrics_retrieval import (
+from prompt_jax.metrics import retrieval as metrics_retrieval
+from prompt_jax.metrics.retrieval import (
     best_threshold,
     mine,
     mining_f1,

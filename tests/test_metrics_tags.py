@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 from sklearn.metrics import accuracy_score
 
-from prompt_jax.metrics_tags import grouped, named_f1, span_f1, spans, tag_accuracy, tag_f1
+from prompt_jax.metrics.tags import grouped, named_f1, span_f1, spans, tag_accuracy, tag_f1
 
 IOB = ["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
 UPOS = ["NOUN", "SCONJ", "SYM", "INTJ", "VERB"]

@@ -2,7 +2,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_text import UNLABELLED, accuracy, label_stats, mean_class_f1
+from prompt_jax.metrics.text import UNLABELLED, accuracy, label_stats, mean_class_f1
 
 LABELS = ("entailment", "contradiction", "neutral")
 TARGETS = ["entailment"] * 4 + ["contradiction"] * 3 + ["neutral"] * 2

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.bundle import axes_of, known_name, rank_of
 from prompt_jax.errors import UserError
 from prompt_jax.methods.attempt import Attempt, Mixing
-from prompt_jax.mixture import Mixture, insert_mixed
-from prompt_jax.sizes import SIZES
+from prompt_jax.model.bundle import axes_of, known_name, rank_of
+from prompt_jax.model.mixture import Mixture, insert_mixed
+from prompt_jax.model.sizes import SIZES
 
 K, P, D, R = 2, 3, 8, 4
 RNG = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from prompt_jax.corpus import LEFT_OUT, left_out, paragraph_digest
 from prompt_jax.errors import UserError
 from prompt_jax.tasks import (
     mnano_mixture,
@@ -24,6 +23,7 @@ from prompt_jax.tasks import (
     quickstart,
     text,
 )
+from prompt_jax.textfiles import LEFT_OUT, left_out, paragraph_digest
 
 overlap = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("overlap.py"))))
 

@@ -8,7 +8,7 @@ import pytest
 
 from prompt_jax.errors import UserError
 from prompt_jax.methods.p_tuning import PTuning
-from prompt_jax.optim import Adafactor, AdamW, Schedule, by_group, check_groups
+from prompt_jax.objective.optim import Adafactor, AdamW, Schedule, by_group, check_groups
 
 CONSTANT = Schedule(learning_rate=0.3)
 

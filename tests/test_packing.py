@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from prompt_jax.packing import WINDOW, Piece, RowPlan
+from prompt_jax.data.packing import WINDOW, Piece, RowPlan
 
 
 def lengths(n: int, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from prompt_jax import exports
 from prompt_jax.errors import UserError
-from prompt_jax.exports import peft, peft_layers
+from prompt_jax.export import formats as exports
+from prompt_jax.export import peft, peft_layers
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from prompt_jax.metrics import Meter
-from prompt_jax.prefetch import AHEAD, Prefetch
+from prompt_jax.run.log import Meter
+from prompt_jax.run.prefetch import AHEAD, Prefetch
 
 
 def test_batches_come_in_order_and_not_too_early():

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax.artefact import Prompt
-from prompt_jax.backbone import load_backbone
-from prompt_jax.data import Data
-from prompt_jax.evaluate import TaskScorer
-from prompt_jax.evaluate_prompts import PromptStack, model_of
-from prompt_jax.layout import PromptLayout
-from prompt_jax.sharding import MeshShape
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.data.source import Data
+from prompt_jax.evaluate.prompts import model_of
+from prompt_jax.evaluate.scorer import TaskScorer
+from prompt_jax.model.sharding import MeshShape
+from prompt_jax.prompt.artefact import Prompt
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.prompt.stack import PromptStack
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

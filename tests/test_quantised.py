@@ -14,14 +14,18 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax import api, config, estimate, quantised, sharding, t5, weights
-from prompt_jax.backbone import load_backbone, open_checkpoint
-from prompt_jax.checkpoint import LazyArrays, Stored, files
-from prompt_jax.cli import main
-from prompt_jax.convert import convert
-from prompt_jax.doctor import examine
+from prompt_jax import api
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats import LazyArrays, Stored, files
+from prompt_jax.backbone.load import load_backbone, open_checkpoint
+from prompt_jax.cli.main import main
+from prompt_jax.doctor.examine import examine
 from prompt_jax.errors import UserError
-from prompt_jax.train import Job
+from prompt_jax.fit import estimate
+from prompt_jax.model import quantised, sharding, t5
+from prompt_jax.recipe import config
+from prompt_jax.run.job import Job
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 CONFIG = t5.T5Config(64, 32, 4, 8, 64, 3, 2, dtype="float32")

@@ -14,15 +14,15 @@ import tensorstore
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file, save_file
 
-from prompt_jax.backbone import digest, open_checkpoint
-from prompt_jax.checkpoint import hf, stacked, t5x
-from prompt_jax.checkpoint.store import Store, read_file
-from prompt_jax.cli import main
-from prompt_jax.convert import convert
+from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats import hf, stacked, t5x
+from prompt_jax.backbone.formats.store import Store, read_file
+from prompt_jax.backbone.load import digest, open_checkpoint
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.backbone.weights import t5x_shapes
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.t5 import T5Config
-from prompt_jax.vocabulary import Vocabulary
-from prompt_jax.weights import t5x_shapes
+from prompt_jax.model.t5 import T5Config
 
 TINY = T5Config(48, 8, 2, 3, 10, 3, 2, relpos_per_layer=True)
 LAYERS = {"encoder": 3, "decoder": 2}

@@ -9,15 +9,17 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax import config, sizes, weights
-from prompt_jax.backbone import SHIPPED
-from prompt_jax.data import DECODER_FEATURES, ENCODER_FEATURES, Data
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import SHIPPED
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.data.source import DECODER_FEATURES, ENCODER_FEATURES, Data
 from prompt_jax.methods.base import PromptedT5
-from prompt_jax.recipes import recipe_folder
-from prompt_jax.stages import Stages, resolved
-from prompt_jax.step import TrainState, make_train_step, split
-from prompt_jax.terms import minimised
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.model import sizes
+from prompt_jax.objective.terms import minimised
+from prompt_jax.recipe import config
+from prompt_jax.recipe.find import recipe_folder
+from prompt_jax.run.stages import Stages, resolved
+from prompt_jax.run.step import TrainState, make_train_step, split
 
 RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
 COMMAND = re.compile(r"#\s+prompt-jax (train|pretrain) --gin_file=runs/(\S+)")

@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from prompt_jax import t5, weights
-from prompt_jax.artefact import load_prompt
-from prompt_jax.checkpoint import files
-from prompt_jax.cli import main
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats import files
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.recycle import Fit, error_of, fitted, recycle
+from prompt_jax.model import t5
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.transfer.recycle import Fit, error_of, fitted, recycle
 
 RNG = np.random.default_rng(0)
 S = RNG.normal(size=(60, 8)).astype(np.float32)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax import hosts
-from prompt_jax.batch_digests import BatchDigests, different_steps, global_batches
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
+from prompt_jax.data.digests import BatchDigests, different_steps, global_batches
 from prompt_jax.errors import UserError
-from prompt_jax.metrics import read_metrics
-from prompt_jax.rehearse import Rehearsal, _environment, _free_port, prompt_difference
+from prompt_jax.hosts import meet
+from prompt_jax.hosts.rehearse import Rehearsal, _environment, _free_port, prompt_difference
+from prompt_jax.run.log import read_metrics
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -52,7 +52,7 @@ def test_four_processes_train_as_one_and_a_kill_changes_no_byte(tiny, tmp_path, 
 def test_without_a_folder_the_runs_go_to_a_temporary_one(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = lambda plan: {"ok": True, "model_dir": str(plan.model_dir)}  # noqa: E731
-    monkeypatch.setattr("prompt_jax.rehearse.rehearse", done)
+    monkeypatch.setattr("prompt_jax.hosts.rehearse.rehearse", done)
     assert main(["rehearse", f"--gin_file={tiny}/run.gin", "--json"]) == 0
     folder = Path(json.loads(capsys.readouterr().out)["model_dir"])
     assert folder.is_dir() and folder.parent == tmp_path
@@ -80,7 +80,7 @@ def start(tiny):
 
     def processes_of(model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
         address = f"127.0.0.1:{_free_port()}"
-        program = [sys.executable, "-m", "prompt_jax.cli", "train", f"--gin_file={tiny}/run.gin",
+        program = [sys.executable, "-m", "prompt_jax", "train", f"--gin_file={tiny}/run.gin",
                    f"--model_dir={model_dir}", f"--coordinator={address}",
                    f"--processes={processes}", *flags]  # fmt: skip
         for n in range(processes):
@@ -146,7 +146,7 @@ def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(start
         assert started[0].poll() is None
         time.sleep(0.1)
     started[victim].send_signal(signal.SIGSTOP)
-    assert started[other].wait(timeout=hosts.HANGING + 2 * hosts.BEAT) == 1
+    assert started[other].wait(timeout=meet.HANGING + 2 * meet.BEAT) == 1
     said = started[other].communicate(timeout=60)[1]  # JAX's service holds the pipe for a while
     name = rf"process {victim} of 2 \(\S+\) was stopped or hangs: no sign of life for 60 s"
     assert re.search(rf"{name}; process {other} stops as well: run the same command again", said)

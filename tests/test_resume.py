@@ -22,16 +22,21 @@ import numpy as np
 import pytest
 from etils import epath
 
-from prompt_jax.checkpoint.run import Checkpoints, RunCheckpoints
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.step import TrainState
+from prompt_jax.run.state import Checkpoints, RunCheckpoints
+from prompt_jax.run.step import TrainState
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 BINDINGS = ("TRAIN_STEPS=40", "CHECKPOINT_PERIOD=4", "EVAL_PERIOD=8", "Train.log_period=3")
 PROMPTS = ("prompt/last/prompt.safetensors", "prompt/best/prompt.safetensors")
-PRELOAD = ("prompt_jax.train", "prompt_jax.config", "prompt_jax.tasks.text", "tensorboardX")
+PRELOAD = (
+    "prompt_jax.run.train",
+    "prompt_jax.recipe.config",
+    "prompt_jax.tasks.text",
+    "tensorboardX",
+)
 TIMED = ("seconds", "seconds_per_step", "examples_per_second", "input_share")
-PROGRAM = "import sys; from prompt_jax.cli import main; sys.exit(main({argv!r}))"
+PROGRAM = "import sys; from prompt_jax.cli.main import main; sys.exit(main({argv!r}))"
 PATIENCE = 300
 
 # Orbax drops its readers of the other arrays where one fails; they are collected tests later.

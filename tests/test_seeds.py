@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from prompt_jax.errors import UserError
-from prompt_jax.seeds import parse_seeds, score_of, spread_of, train_seeds
+from prompt_jax.run.seeds import parse_seeds, score_of, spread_of, train_seeds
 
 CHOSEN = {"metric": "f1", "direction": "max", "task": "t", "split": "validation"}
 

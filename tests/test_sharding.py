@@ -13,12 +13,13 @@ import pytest
 from etils import epath
 from flax import nnx
 
-from prompt_jax import config, weights
+from prompt_jax.backbone import weights
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import PromptParam
-from prompt_jax.sharding import MeshShape, check_rows, params
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Job
+from prompt_jax.model.sharding import MeshShape, check_rows, params
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.recipe import config
+from prompt_jax.run.job import Job
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 STEPS = 20
@@ -70,7 +71,7 @@ def test_no_mesh_of_two_to_eight_devices_changes_a_number(tiny, tmp_path, alone,
 
 
 def test_the_gradient_is_the_same_on_every_mesh(tiny, tmp_path):
-    from prompt_jax.step import make_grad
+    from prompt_jax.run.step import make_grad
 
     grads = []
     for shape in ((1, 1, 1), *MESHES.values()):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompt_jax.data import Data
+from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
 
 EXAMPLES = [{"inputs": str(i), "targets": "abb"[i % 3]} for i in range(60)]

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import sizes, t5, weights
-from prompt_jax.artefact import load_prompt
-from prompt_jax.backbone import Backbone
-from prompt_jax.bundle import Visibility
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout
-from prompt_jax.loss import Loss
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptParam
-from prompt_jax.methods.inits import ClassLabelInit, UniformInit
+from prompt_jax.methods.parts.inits import ClassLabelInit, UniformInit
 from prompt_jax.methods.soft import SoftPrompt
-from prompt_jax.optim import Adafactor, Schedule
-from prompt_jax.step import TrainState, make_train_step, split
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.model import sizes, t5
+from prompt_jax.model.bundle import Visibility
+from prompt_jax.objective.loss import Loss
+from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.run.step import TrainState, make_train_step, split
 
 CONFIG = t5.T5Config(300, 8, 2, 4, 16, 1, 1, dropout_rate=0.0, dtype="float32")
 METHODS = {

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
-from prompt_jax import pictures, spot
-from prompt_jax.artefact import Prompt, load_prompt
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.library import Library
-from prompt_jax.methods.inits import FileInit
-from prompt_jax.spot_embed import take
+from prompt_jax.inspect import pictures
+from prompt_jax.methods.parts.inits import FileInit
+from prompt_jax.prompt.artefact import Prompt, load_prompt
+from prompt_jax.prompt.library import Library
+from prompt_jax.transfer import similarity as spot
+from prompt_jax.transfer.embed import take
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))

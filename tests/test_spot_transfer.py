@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prompt_jax import spot
-from prompt_jax.artefact import load_prompt
-from prompt_jax.checkpoint.run import Checkpoints
-from prompt_jax.cli import main
-from prompt_jax.library import Entry, Library
-from prompt_jax.spot_embed import keeps
-from prompt_jax.spot_transfer import with_earlier
+from prompt_jax.cli.main import main
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.library import Entry, Library
+from prompt_jax.run.state import Checkpoints
+from prompt_jax.transfer import similarity as spot
+from prompt_jax.transfer.embed import keeps
+from prompt_jax.transfer.targets import with_earlier
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))

@@ -11,14 +11,14 @@ import seqio
 from etils import epath
 
 import prompt_jax as pj
-from prompt_jax import config
-from prompt_jax.artefact import load_prompt
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.methods.frozen import FrozenPrompts
-from prompt_jax.stages import Stages, resolved
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.recipe import config
+from prompt_jax.run.job import Job
+from prompt_jax.run.stages import Stages, resolved
 from prompt_jax.tasks.text import jsonl_task
-from prompt_jax.train import Job
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 RECIPE = """
@@ -51,7 +51,7 @@ def digest(path: Path) -> bytes:
 @pytest.fixture(scope="module")
 def program(tiny, tmp_path_factory):
     """(recipe, model_dir) of a finished program of two prompts and a model behind both."""
-    from prompt_jax.metrics_text import accuracy
+    from prompt_jax.metrics.text import accuracy
 
     for name in ("stages_one", "stages_two"):
         files = {split: str(tiny / f"toy.{split}.jsonl") for split in ("train", "validation")}

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import backbone, sharding, weights
-from prompt_jax.backbone import load_backbone
-from prompt_jax.checkpoint import LazyArrays, Stored, digests, files
-from prompt_jax.t5 import T5Config
+from prompt_jax.backbone import load as backbone
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats import LazyArrays, Stored, digests, files
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.model import sharding
+from prompt_jax.model.t5 import T5Config
 
 CONFIG = T5Config(264, 16, 4, 8, 32, 3, 2)
 WO = "encoder/layers_1/mlp/wo/kernel"

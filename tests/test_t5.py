@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from prompt_jax import layers, sizes, t5, weights
-from prompt_jax.backbone import load_backbone
-from prompt_jax.bundle import NO_PROMPT, PromptBundle, Visibility
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.loss import Loss
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.model import layers, sizes, t5
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, Visibility
+from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt.layout import PromptLayout, lay_out
 
 TINY = t5.T5Config(
     50, 16, 2, 8, 24, 2, 2, num_buckets=8, max_distance=12, dropout_rate=0.5, dtype="float32"

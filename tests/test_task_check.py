@@ -9,10 +9,10 @@ import pytest
 import seqio
 from pyarrow import parquet
 
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.cli.task_check import check_jsonl, check_task
 from prompt_jax.errors import UserError
-from prompt_jax.task_check import check_jsonl, check_task
 from prompt_jax.tasks import text
-from prompt_jax.vocabulary import Vocabulary
 
 
 @pytest.fixture

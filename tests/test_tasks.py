@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_text import accuracy
+from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks import text
 
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import seqio
 
-from prompt_jax import tasks_cli
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.cli import task_list as tasks_cli
 from prompt_jax.errors import UserError
 from prompt_jax.tasks import text
-from prompt_jax.vocabulary import Vocabulary
 
 TASKS_MODULE = """
 from prompt_jax.metrics_text import accuracy

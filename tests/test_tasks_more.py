@@ -5,9 +5,9 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from prompt_jax import tasks_cli
+from prompt_jax.cli import task_list as tasks_cli
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_text import UNLABELLED
+from prompt_jax.metrics.text import UNLABELLED
 from prompt_jax.tasks import official, raft, rows, text, transfer
 from prompt_jax.tasks.wiki_lingua import LANGUAGES
 

@@ -5,7 +5,7 @@ import pytest
 import seqio
 
 from prompt_jax.errors import UserError
-from prompt_jax.metrics_aggregate import XTREME, XTREME_NAME
+from prompt_jax.metrics.aggregate import XTREME, XTREME_NAME
 from prompt_jax.tasks import text, xtreme, xtreme_forms
 from prompt_jax.tasks.text import RowsSource
 from prompt_jax.tasks.xtreme_sets import PANX_SIZES, UDPOS_SIZES

@@ -10,22 +10,27 @@ import numpy as np
 import pytest
 from etils import epath
 
-from prompt_jax import terms
-from prompt_jax.backbone import load_backbone
-from prompt_jax.data import Data
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.backbone.settings import BackboneSettings
+from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout
-from prompt_jax.loss import Loss
 from prompt_jax.methods.base import PromptedT5, PromptParam
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.full import FullTuning
-from prompt_jax.methods.inits import UniformInit
+from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
-from prompt_jax.optim import Adafactor, Schedule
-from prompt_jax.rules import NormBall, ProGrad
-from prompt_jax.step import accumulated, make_grad, make_grads, split
-from prompt_jax.terms import FrozenKL, Wayward, minimised
-from prompt_jax.train import BackboneSettings, Job, Train
+from prompt_jax.objective import terms
+from prompt_jax.objective.frozen_kl import FrozenKL
+from prompt_jax.objective.loss import Loss
+from prompt_jax.objective.norm_ball import NormBall
+from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.objective.prograd import ProGrad
+from prompt_jax.objective.terms import minimised
+from prompt_jax.objective.wayward import Wayward
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.run.job import Job
+from prompt_jax.run.settings import Train
+from prompt_jax.run.step import accumulated, make_grad, make_grads, split
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 LAYOUT = PromptLayout(encoder=4)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax import token_cache
-from prompt_jax.data import tokenize_texts
+from prompt_jax.data import token_cache
+from prompt_jax.data.source import tokenize_texts
 
 TEXTS = [f"row {i} " + "word " * (i % 7) for i in range(50)] + ["", "ünï <extra_id_0> \ud800"]
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
-from prompt_jax.artefact import load_prompt
-from prompt_jax.backbone import load_backbone
+from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate_prompts import evaluate_prompt
-from prompt_jax.layout import PromptLayout, lay_out
-from prompt_jax.loss import Loss
+from prompt_jax.evaluate.prompts import evaluate_prompt
 from prompt_jax.methods.base import PromptedT5, PromptParam
 from prompt_jax.methods.soft import SoftPromptModule
-from prompt_jax.optim import Adafactor, Schedule
-from prompt_jax.step import TrainState, accumulated, make_grad, make_train_step, split
+from prompt_jax.objective.loss import Loss
+from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.layout import PromptLayout, lay_out
+from prompt_jax.run.step import TrainState, accumulated, make_grad, make_train_step, split
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 FEATURES = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
@@ -149,7 +149,7 @@ def test_another_optimizer_is_refused_the_folder(run, tiny):
 
 
 def test_a_second_writer_is_refused(run, tiny):
-    from prompt_jax.folder import open_folder
+    from prompt_jax.run.folder import open_folder
 
     model_dir, _ = run
     before = files_of(model_dir)
@@ -193,7 +193,7 @@ def test_more_steps_go_on_where_it_ended(run, tiny, tmp_path):
 
 
 def test_accumulation_gives_the_same_gradient(tiny):
-    from prompt_jax.data import Data
+    from prompt_jax.data.source import Data
 
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     module = SoftPromptModule(np.ones((4, 16), np.float32))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax.cli import main
+from prompt_jax.cli.main import main
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
@@ -93,7 +93,7 @@ def test_wrong_data(fails, tmp_path, text, parts):
 
 
 def test_data_are_checked_before_any_weight_is_read(fails, tmp_path, monkeypatch):
-    settings = importlib.import_module("prompt_jax.backbone_settings")
+    settings = importlib.import_module("prompt_jax.backbone.settings")
     monkeypatch.setattr(settings, "load_backbone", None)  # calling it would fail otherwise
     code, line = fails("--gin.TASK='nowhere'")
     assert code == 2

@@ -6,8 +6,8 @@ import io
 import pytest
 import sentencepiece
 
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
-from prompt_jax.vocabulary import Vocabulary
 
 LINES = [
     "Hello world, it's <extra_id_0> fine.",

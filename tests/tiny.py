@@ -29,8 +29,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Dropout is on, as by default, and examples are packed. Made once per session.
     """
-    from prompt_jax import t5, weights
-    from prompt_jax.checkpoint import files
+    from prompt_jax.backbone import weights
+    from prompt_jax.backbone.formats import files
+    from prompt_jax.model import t5
 
     folder = tmp_path_factory.getbasetemp() / "tiny"
     if folder.exists():

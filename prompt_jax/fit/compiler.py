@@ -27,7 +27,7 @@ from prompt_jax.fit import estimates, flops, hlo
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.cost import Cost, cost
 from prompt_jax.fit.program import Program, config_of, decode_program, train_program
-from prompt_jax.train import Train
+from prompt_jax.run.settings import Train
 
 ENVIRONMENT = {  # for libtpu where there is no TPU
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a lock file keeps all processes but one out

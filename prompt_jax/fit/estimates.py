@@ -10,10 +10,10 @@ Shapes: B rows of a chip, T encoder and S decoder columns (prompts included), D 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from prompt_jax import estimate
+from prompt_jax.fit import estimate
 from prompt_jax.fit.cost import Cost
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Train
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.settings import Train
 
 
 def _sizes(run: Train, mesh: Mesh, decode: bool) -> tuple[int, int, int]:

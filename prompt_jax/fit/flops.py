@@ -14,8 +14,8 @@ from typing import Any
 from flax import nnx
 from jax.extend import core
 
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Train
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.settings import Train
 
 
 def least(run: Train, config: T5Config) -> tuple[float, float]:

@@ -14,14 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from prompt_jax import answers, quantised, sharding, weights
-from prompt_jax.backbone import check_dtype, read_config
+from prompt_jax.answer.answerer import Answerer, generate_text
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import check_dtype, read_config
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate import Evaluation
+from prompt_jax.evaluate.scorer import Evaluation
 from prompt_jax.methods.base import PromptedT5
-from prompt_jax.step import TrainState, split
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Train, build_step, opt_shardings
+from prompt_jax.model import quantised, sharding
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.job import build_step, opt_shardings
+from prompt_jax.run.settings import Train
+from prompt_jax.run.step import TrainState, split
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ def decode_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Prog
     graphdef, trainable, frozen = _halves(run, config, mesh)
     limits, how = (run.data.input_length, run.data.target_length), evaluation.answering
     layout, rows = run.method.layout, evaluation.batch_size
-    answerer = answers.Answerer(None, layout, mesh, limits, rows, how)
+    answerer = Answerer(None, layout, mesh, limits, rows, how)
     batch = _placed_rows(answerer.batch([], limits[0]), mesh)
     static, arrays = (graphdef, limits[1], how), (trainable, frozen, batch)
-    return Program(answers.generate_text, static, arrays, frozen, mesh)
+    return Program(generate_text, static, arrays, frozen, mesh)
 
 
 def _halves(run: Train, config: T5Config, mesh: Mesh) -> tuple[Any, nnx.State, nnx.State]:

@@ -13,15 +13,15 @@ from typing import Any
 
 from jax.sharding import AbstractMesh
 
-from prompt_jax import estimate, sharding
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.fit import estimates, flops
+from prompt_jax.fit import estimate, estimates, flops
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.compiler import Analysis, analyse
 from prompt_jax.fit.program import config_of
 from prompt_jax.fit.verdict import sentence, verdict
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Train
+from prompt_jax.model import sharding
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.settings import Train
 
 COMPILED_MESHES = 3  # of the ranking by estimates
 MOST_COMPILATIONS = 12  # in looking for a batch

@@ -9,9 +9,8 @@ from typing import Any
 from prompt_jax.fit import flops
 from prompt_jax.fit.chips import GIB, Topology
 from prompt_jax.fit.compiler import Analysis
-from prompt_jax.show import print_facts
-from prompt_jax.t5 import T5Config
-from prompt_jax.train import Train
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.settings import Train
 
 RESERVED = 0.015  # share of HBM that the runtime keeps: libtpu offers 15.75 of a v5e's 16 GiB
 UNKNOWN = [
@@ -89,8 +88,8 @@ def _ratios(run: Train, config: T5Config, done: float) -> dict[str, float]:
     }
 
 
-def show(facts: dict[str, Any]) -> None:
-    """The verdict as a table and one line."""
+def table(facts: dict[str, Any]) -> dict[str, Any]:
+    """The verdict for people: {what: how much}; `sentence` sums it up."""
     memory = facts["memory"]
     lines: dict[str, Any] = {
         "step": f"{facts['step']}, {facts['batch']} rows, {facts['backbone']} in "
@@ -111,8 +110,7 @@ def show(facts: dict[str, Any]) -> None:
     if facts["compiled"]:
         lines["compiled"] = f"in {facts['seconds_to_compile']:.0f} s"
     lines["not known"] = "; ".join(facts["unknown"])
-    print_facts(f"fit {facts['topology']}", lines)
-    print(sentence(facts))
+    return lines
 
 
 def _costs(facts: dict[str, Any]) -> dict[str, str]:

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
-from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
-from prompt_jax.methods.encoders import uniform
-from prompt_jax.methods.inits import FileInit, Init, SampledVocabInit, begin
-from prompt_jax.mixture import Mixture
+from prompt_jax.methods.parts.inits import FileInit, Init, SampledVocabInit, begin
+from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.mixture import Mixture
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import Placement, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 
 @settings

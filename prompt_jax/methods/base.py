@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from prompt_jax.bundle import NO_PROMPT, PromptBundle, named
-from prompt_jax.layout import PromptLayout
-from prompt_jax.t5 import T5, T5Config
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, named
+from prompt_jax.model.t5 import T5, T5Config
+from prompt_jax.prompt.layout import PromptLayout
 
 AttentionName = Literal["encoder", "decoder", "cross"]
 Attentions = tuple[AttentionName, ...]
@@ -85,7 +85,7 @@ class PromptMethod(abc.ABC):
 
     def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
-        from prompt_jax.artefact import save_prompt
+        from prompt_jax.prompt.artefact import save_prompt
 
         seen = {"placement": self.layout.placement, "visibility": plain(model.bundle().visibility)}
         if self.layout.factors:

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.bundle import LayerEdit, PromptBundle
 from prompt_jax.errors import UserError
-from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
-from prompt_jax.methods.inits import FileInit, Init, UniformInit, embedding_of
+from prompt_jax.methods.parts.inits import FileInit, Init, UniformInit, embedding_of
+from prompt_jax.model.bundle import LayerEdit, PromptBundle
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 Side = Literal["encoder", "decoder"]
 

@@ -16,17 +16,17 @@ import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from prompt_jax.artefact import Prompt, check_backbone, load_prompt, save_prompt
-from prompt_jax.backbone import digest
-from prompt_jax.bundle import group
-from prompt_jax.checkpoint import files
+from prompt_jax.backbone.formats import files
+from prompt_jax.backbone.load import digest
+from prompt_jax.backbone.weights import arrays_of, t5x_shapes
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate_prompts import PromptStack
-from prompt_jax.layout import PromptLayout
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
+from prompt_jax.model.bundle import group
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.artefact import Prompt, check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.prompt.stack import PromptStack
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
-from prompt_jax.weights import arrays_of, t5x_shapes
 
 
 @settings

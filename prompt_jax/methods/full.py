@@ -8,13 +8,13 @@ import jax
 from etils import epath
 from flax import nnx
 
-from prompt_jax.bundle import NO_PROMPT, PromptBundle
-from prompt_jax.checkpoint import files
-from prompt_jax.layout import NO_ROWS, PromptLayout
+from prompt_jax.backbone.formats import files
+from prompt_jax.backbone.weights import arrays_of, t5x_shapes
 from prompt_jax.methods.base import STILL, Context, PromptedT5, PromptMethod
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
-from prompt_jax.weights import arrays_of, t5x_shapes
 
 
 @settings

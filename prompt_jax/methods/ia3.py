@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle, bundle_of
-from prompt_jax.layout import NO_ROWS, PromptLayout
 from prompt_jax.methods.base import ATTENTIONS, STILL, Context, PromptMethod, PromptParam, depth_of
+from prompt_jax.model.bundle import PromptBundle, bundle_of
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 
 @settings

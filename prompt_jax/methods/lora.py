@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle, bundle_of
 from prompt_jax.errors import UserError
-from prompt_jax.layout import NO_ROWS, PromptLayout
 from prompt_jax.methods.base import (
     ATTENTIONS,
     STILL,
@@ -23,9 +21,11 @@ from prompt_jax.methods.base import (
     PromptParam,
     depth_of,
 )
-from prompt_jax.methods.encoders import uniform
+from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.model.bundle import PromptBundle, bundle_of
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 Target = Literal["query", "key", "value", "out"]
 

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle
 from prompt_jax.errors import UserError
-from prompt_jax.layout import Placement, PromptLayout
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.encoders import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
-from prompt_jax.methods.inits import FileInit, Init, embedding_of
+from prompt_jax.methods.parts.inits import FileInit, Init, embedding_of
+from prompt_jax.methods.parts.networks import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import Placement, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 
 @settings

@@ -16,10 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.bundle import PromptBundle, bundle_of
 from prompt_jax.errors import UserError
-from prompt_jax.layers import dropout, split_keys
-from prompt_jax.layout import NO_ROWS, PromptLayout
 from prompt_jax.methods.base import (
     ATTENTIONS,
     STILL,
@@ -29,9 +26,12 @@ from prompt_jax.methods.base import (
     PromptParam,
     depth_of,
 )
-from prompt_jax.methods.encoders import MLP, Activation, mlp_count
+from prompt_jax.methods.parts.networks import MLP, Activation, mlp_count
+from prompt_jax.model.bundle import PromptBundle, bundle_of
+from prompt_jax.model.layers import dropout, split_keys
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
-from prompt_jax.t5 import T5Config
 
 
 @settings

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prompt_jax.backbone import Backbone, load_backbone
+from prompt_jax.backbone.load import Backbone, load_backbone
 
 SHAPES = {
     "vocab_size": 120,

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from prompt_jax.backbone import open_checkpoint
-from prompt_jax.cli import main
-from prompt_jax.convert import convert
+from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.load import open_checkpoint
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 
 pytestmark = pytest.mark.parity

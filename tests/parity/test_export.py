@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from prompt_jax.artefact import load_prompt, save_prompt
-from prompt_jax.backbone import load_backbone
-from prompt_jax.cli import main
-from prompt_jax.exports import peft as format_peft
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.cli.main import main
+from prompt_jax.export import peft as format_peft
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
 
 pytestmark = [
     pytest.mark.parity,

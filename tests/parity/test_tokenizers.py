@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.backbone.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.parity
 LINES = [

@@ -28,7 +28,7 @@ def test_greedy_ids_are_those_of_transformers(decoding_pair, questions):
 def test_byt5s_folder_names_its_vocabulary(make_pair):
     from transformers import ByT5Tokenizer
 
-    from prompt_jax.backbone import load_backbone
+    from prompt_jax.backbone.load import load_backbone
 
     folder = make_pair("byt5").folder
     ByT5Tokenizer().save_pretrained(folder)

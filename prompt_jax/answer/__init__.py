@@ -1,0 +1,1 @@
+"""Questions to answers: batches, buckets, and files that answers are kept in."""

@@ -1,0 +1,243 @@
+"""What a model says to tokenised questions: written texts, ranked choices, or vectors.
+
+Questions are put into batches of few shapes (`buckets`), answered on the mesh, and come back in
+their order. Each row may have a prompt of its own: `Question.prompt` travels as the task id, by
+which the T5 picks among the prompts of a bundle.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from prompt_jax.answer.buckets import plan
+from prompt_jax.errors import UserError
+from prompt_jax.model import decode, sharding
+from prompt_jax.model.decode import Sampling
+from prompt_jax.model.logprobs import EOS
+from prompt_jax.prompt.layout import PromptLayout, encoder_slots, place
+from prompt_jax.settings import settings
+
+Model = tuple[Any, Any, Any]  # graphdef, trainable, frozen
+ENCODER = ("encoder_input_tokens", "encoder_segment_ids", "encoder_prompt_slots")
+
+
+def nothing() -> None:
+    """What happens between batches by default."""
+
+
+@settings
+class Answering:
+    """How a question is answered.
+
+    Attributes:
+      mode: `generate` writes a text; `rank` takes the likeliest of the given choices, for which the
+        encoder runs once; `retrieve` and `mine` find a target by its vector (`retrieval`).
+      beams: hypotheses of beam search; 1: greedy.
+      alpha: of its length penalty.
+      length_normalised: ranks by log-likelihood per token in place of the sum.
+      sampling: draws in place of searching.
+      seed: of what is drawn.
+    """
+
+    mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
+    beams: int = 1
+    alpha: float = 0.6
+    length_normalised: bool = False
+    sampling: Sampling | None = None
+    seed: int = 0
+
+    def check(self):
+        if self.beams < 1:
+            raise UserError(f"Answering.beams = {self.beams}: give at least 1")
+        if self.sampling is not None and self.beams > 1:
+            raise UserError(f"Answering.beams = {self.beams}: sampling draws one; leave beams out")
+
+
+class Question(NamedTuple):
+    """One row: its tokens, which prompt it gets, and what may be answered.
+
+    `group`: rows of different groups are never in one batch.
+    `seed`: its number for sampling.
+    `task`: whose rows of the prompt it gets, where they differ by task.
+    """
+
+    inputs: np.ndarray
+    prompt: int = 0
+    choices: tuple[str, ...] = ()
+    group: int = 0
+    seed: int = 0
+    task: str | None = None
+
+
+class Answer(NamedTuple):
+    """A text and its score: the log-likelihood (see `decode.generate`), or a cosine.
+
+    `scores`: those of all choices, where there are choices.
+    """
+
+    text: str
+    score: float
+    scores: dict[str, float] | None = None
+
+
+class Answerer:
+    """Answers questions with any model of one architecture.
+
+    `limits`: tokens of input and of output; `batch_size` is rounded up to the devices of the mesh.
+    """
+
+    def __init__(
+        self,
+        vocabulary,
+        layout: PromptLayout,
+        mesh: Mesh,
+        limits: tuple[int, int],
+        batch_size: int,
+        how: Answering = Answering(),  # noqa: B008 (frozen)
+    ):
+        self.vocabulary, self.layout, self.mesh = vocabulary, layout, mesh
+        self.limits, self.how = limits, how
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.batch_size = -(-batch_size // shards) * shards
+        self._tokens: dict[str, np.ndarray] = {}  # of choices
+
+    def __call__(
+        self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
+    ) -> list[Answer]:
+        """Answers in the order of the questions; `between` is called before each batch."""
+        answers: dict[int, Answer] = {}
+        for rows, said in self.stream(model, questions, between):
+            answers |= dict(zip(rows, said, strict=True))
+        return [answers[i] for i in range(len(questions))]
+
+    def stream(
+        self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
+    ) -> Iterator[tuple[list[int], list[Answer]]]:
+        """The answers batch by batch, with the numbers of their questions; groups ascend."""
+        answer = self._rank if self.how.mode == "rank" else self._generate
+        for rows, batch in self._batches(questions, between):
+            yield rows, answer(model, [questions[i] for i in rows], batch)
+
+    def embed(
+        self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
+    ) -> np.ndarray:
+        """float32 [len(questions), D]: the mean-pooled encoder states."""
+        found: dict[int, np.ndarray] = {}
+        for rows, batch in self._batches(questions, between):
+            vectors = sharding.fetch(_embed(model[0], model[1], model[2], self._put(batch)))
+            found |= {i: vector for i, vector in zip(rows, vectors, strict=False)}
+        return np.stack([found[i] for i in range(len(questions))])
+
+    def _batches(self, questions, between) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+        lengths = [len(question.inputs) for question in questions]
+        groups = [question.group for question in questions]
+        for bucket in plan(lengths, self.batch_size, self.limits[0], groups):
+            between()
+            yield bucket.rows, self.batch([questions[i] for i in bucket.rows], bucket.width)
+
+    def batch(self, questions: Sequence[Question], width: int) -> dict[str, np.ndarray]:
+        """Encoder features of `batch_size` rows for texts of up to `width` tokens.
+
+        Rows without a question are empty: decoding does not wait for them.
+        """
+        shape = (self.batch_size, width + self.layout.encoder)
+        batch = {name: np.zeros(shape, np.int32) for name in ENCODER}
+        prompts, seeds = np.zeros((2, self.batch_size), np.int32)
+        for row, question in enumerate(questions):
+            slots = encoder_slots(question.inputs, self.layout, question.task)
+            values = (place(question.inputs, slots), np.ones_like(slots), slots)
+            for name, value in zip(ENCODER, values, strict=True):
+                batch[name][row, : len(slots)] = value
+            prompts[row], seeds[row] = question.prompt, question.seed
+        batch["encoder_task_ids"] = np.repeat(prompts[:, None], shape[1], axis=1)
+        batch["decoder_task_ids"] = prompts[:, None]
+        batch["sampling_seeds"] = seeds
+        return batch
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return sharding.put_all(batch, self.mesh)
+
+    def _generate(self, model: Model, questions, batch) -> list[Answer]:
+        static = (model[0], self.limits[1], self.how)
+        found = generate_text(*static, model[1], model[2], self._put(batch))
+        ids, scores = map(sharding.fetch, found)
+        return [
+            Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
+            for row in range(len(questions))
+        ]
+
+    def _rank(self, model: Model, questions, batch) -> list[Answer]:
+        tokens = self._choices([question.choices for question in questions])
+        batch = {**batch, "choices": tokens}
+        scores = sharding.fetch(_rank(model[0], self.how, model[1], model[2], self._put(batch)))
+        answers = []
+        for question, row in zip(questions, scores, strict=False):
+            by_choice = dict(zip(question.choices, map(float, row), strict=False))
+            best = max(by_choice, key=by_choice.__getitem__)  # the first of equals
+            answers.append(Answer(best, by_choice[best], by_choice))
+        return answers
+
+    def _choices(self, rows: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """int32 [batch_size, C, T], zeros where there is no choice.
+
+        The shape is exact where all rows share their choices, else rounded up, to be met again.
+        """
+        tokens = [[self._encode(choice) for choice in row] for row in rows]
+        C, T = max(map(len, tokens)), max(len(ids) for row in tokens for ids in row)
+        if len(set(rows)) > 1:
+            C, T = 1 << (C - 1).bit_length(), min(-(-T // 8) * 8, self.limits[1])
+        array = np.zeros((self.batch_size, C, T), np.int32)
+        for row, choices in enumerate(tokens):
+            for c, ids in enumerate(choices):
+                array[row, c, : len(ids)] = ids
+        return array
+
+    def _encode(self, choice: str) -> np.ndarray:
+        if choice not in self._tokens:
+            ids = [*self.vocabulary.encode(choice), EOS]
+            if len(ids) > self.limits[1]:
+                raise UserError(
+                    f"choice {choice!r} has {len(ids)} tokens, TARGET_LENGTH is {self.limits[1]}: "
+                    f"give {len(ids)} or more"
+                )
+            self._tokens[choice] = np.asarray(ids, np.int32)
+        return self._tokens[choice]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, batch):
+    """Ids int32 [B, N] and scores float32 [B] of the best outputs; see `decode.generate`."""
+    model = nnx.merge(graphdef, trainable, frozen)
+    ids, scores = decode.generate(
+        model.t5, batch, model.bundle(), max_length=max_length, beams=how.beams, alpha=how.alpha,
+        sampling=how.sampling, key=jax.random.key(how.seed),
+    )  # fmt: skip
+    return ids[:, 0], scores[:, 0]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _rank(graphdef, how: Answering, trainable, frozen, batch) -> jax.Array:
+    """float32 [B, C]: log-likelihoods, -inf where there is no choice."""
+    model = nnx.merge(graphdef, trainable, frozen)
+    scores = decode.score(model.t5, batch, model.bundle(), batch["choices"])
+    return rank_scores(scores, batch["choices"], how.length_normalised)
+
+
+def rank_scores(scores_BC: jax.Array, choices_BCT: jax.Array, length_normalised: bool) -> jax.Array:
+    """float32 [B, C]: log-likelihoods, per token (EOS included) if asked, -inf for no choice."""
+    length = jnp.sum(choices_BCT > 0, axis=-1)
+    scores = scores_BC / jnp.maximum(length, 1) if length_normalised else scores_BC
+    return jnp.where(length > 0, scores, -jnp.inf)
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(graphdef, trainable, frozen, batch) -> jax.Array:
+    """float32 [B, D]."""
+    model = nnx.merge(graphdef, trainable, frozen)
+    return decode.embed(model.t5, batch, model.bundle())

@@ -1,0 +1,50 @@
+"""Which backbone a recipe takes, and how a run holds it."""
+
+import dataclasses
+
+import jax
+
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone, load_backbone
+from prompt_jax.errors import UserError
+from prompt_jax.model import activations, quantised, t5
+from prompt_jax.settings import settings
+
+
+@settings
+class BackboneSettings:
+    """Which frozen model, and how it is held.
+
+    Attributes:
+      name: `nano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `files:DIR`, or `random:SIZE?seed=0` for controls.
+      dtype: of weights and activations.
+      weights_dtype: `int8`, `int4` or `float8_e4m3fn`: of the large matrices; `none`: as `dtype`;
+        None: as stored, which is as `dtype` but for a quantised copy.
+      vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
+      dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
+      remat: what the backward pass finds saved: `none`, `full`, `dots` (`activations.REMAT`).
+    """
+
+    name: str
+    dtype: str = "bfloat16"
+    weights_dtype: str | None = None
+    vocabulary: str | None = None
+    dropout_rate: float = 0.1
+    remat: str = "none"
+
+    def check(self):
+        if self.remat not in activations.REMAT:
+            known = list(activations.REMAT)
+            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {known}")
+        quantised.check(self.weights_dtype)
+
+    def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
+        backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh, self.weights_dtype)
+        config = self.configure(backbone.config)
+        model = weights.reconfigured(backbone.model, config)
+        return dataclasses.replace(backbone, config=config, model=model)
+
+    def configure(self, config: t5.T5Config) -> t5.T5Config:
+        """A backbone's config with what the recipe decides of it."""
+        changes = {"dtype": self.dtype, "dropout_rate": self.dropout_rate, "remat": self.remat}
+        return dataclasses.replace(config, **changes)

@@ -1,0 +1,175 @@
+"""Text to token ids and back: SentencePiece models and ByT5's bytes.
+
+Ids follow T5: 0 pads, 1 ends a sequence, 2 is unknown. Sentinels, written `<extra_id_N>` in text,
+mark the gaps of span corruption; `<extra_id_0>` has the highest id and the others count down.
+"""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+
+from prompt_jax.errors import UserError
+from prompt_jax.model.logprobs import EOS
+
+PAD, UNK = 0, 2
+NUM_SENTINELS = 100
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+_GLUED = re.compile(r"(?<=\S)(<extra_id_\d+>)")  # a sentinel without a space before it
+_ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
+_USER_DEFINED = _ModelProto.SentencePiece.USER_DEFINED
+
+
+class Vocabulary(ABC):
+    """A tokenizer. `size` counts the sentinels; `digest` is a SHA-256; bytes have no `path`."""
+
+    pad_id = PAD
+    eos_id = EOS
+    unk_id = UNK
+    size: int
+    digest: str
+    path: str | None
+
+    @staticmethod
+    def from_file(path: str) -> "Vocabulary":
+        """The SentencePiece model in a file. Sentinels are appended unless it holds its own."""
+        return _SentencePieceVocabulary(path)
+
+    @staticmethod
+    def bytes() -> "Vocabulary":
+        """ByT5's: id 3 + b for every byte b of the UTF-8 text.
+
+        The sentinels are the ids of the last hundred bytes, counted down from 258 (Xue et al.
+        2022, section 3.2), so `decode` cannot tell them from text and renders bytes.
+
+        >>> Vocabulary.bytes().encode("hi")
+        [107, 108]
+        """
+        return _ByteVocabulary()
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without EOS; `<extra_id_N>` becomes that sentinel."""
+
+    @abstractmethod
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One printable piece per id."""
+
+    @abstractmethod
+    def sentinel(self, number: int) -> int:
+        """The id of `<extra_id_number>`; UserError where there is none."""
+
+    @abstractmethod
+    def _text(self, ids: list[int]) -> str: ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text before the first EOS; padding is dropped, ids out of range are unknown."""
+        kept = []
+        for token in ids:
+            if token == EOS:
+                break
+            if token != PAD:
+                kept.append(int(token) if 0 <= token < self.size else UNK)
+        return self._text(kept)
+
+
+class _SentencePieceVocabulary(Vocabulary):
+    def __init__(self, path: str):
+        data = _read(path)
+        model = _ModelProto()
+        try:
+            model.ParseFromString(data)
+            self._sentinels = _sentinels_inside(model) or _append_sentinels(model)
+            whole = model.SerializeToString()
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=whole)
+        except (DecodeError, RuntimeError) as error:
+            remedy = "give its .model file"
+            raise UserError(f"'{path}' is not a SentencePiece model; {remedy}") from error
+        first = self._model.id_to_piece(next(iter(self._sentinels.values())))
+        self._before_sentinel = r" \1" if first.startswith("▁") else r"\1"
+        ids = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())
+        if ids != (PAD, EOS, UNK):
+            raise UserError(f"'{path}' has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2: retrain it")
+        self.size = self._model.get_piece_size()
+        self.digest = hashlib.sha256(data).hexdigest()
+        self.path = path
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(_GLUED.sub(self._before_sentinel, text))
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        known = [int(i) if 0 <= i < self.size else UNK for i in ids]
+        return [self._model.id_to_piece(i) for i in known]
+
+    def sentinel(self, number: int) -> int:
+        if number not in self._sentinels:
+            held = len(self._sentinels)
+            raise UserError(f"'{self.path}' has no <extra_id_{number}>; it has {held} of them")
+        return self._sentinels[number]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._model.decode(ids)
+
+
+class _ByteVocabulary(Vocabulary):
+    def __init__(self):
+        self.size = 3 + 256
+        self.digest = hashlib.sha256(b"3 special ids, then 256 bytes").hexdigest()
+        self.path = None
+
+    def encode(self, text: str) -> list[int]:
+        ids, start = [], 0
+        for match in _SENTINEL.finditer(text):
+            ids += [3 + byte for byte in text[start : match.start()].encode()]
+            ids.append(self.sentinel(int(match[1])))
+            start = match.end()
+        return ids + [3 + byte for byte in text[start:].encode()]
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        return [_byte_piece(i) for i in ids]
+
+    def sentinel(self, number: int) -> int:
+        if not 0 <= number < NUM_SENTINELS:
+            raise UserError(f"bytes have no <extra_id_{number}>; use one below {NUM_SENTINELS}")
+        return self.size - 1 - number
+
+    def _text(self, ids: list[int]) -> str:
+        return bytearray(i - 3 for i in ids if i >= 3).decode(errors="ignore")
+
+
+def _read(path: str) -> bytes:
+    from prompt_jax.backbone.formats.store import read_file
+
+    try:
+        return read_file(path)
+    except OSError as error:
+        remedy = "give a SentencePiece file or 'bytes'"
+        raise UserError(f"cannot read the vocabulary '{path}'; {remedy}") from error
+
+
+def _sentinels_inside(model) -> dict[int, int]:
+    """Sentinel number -> id, for models that were trained with theirs (mT5, umT5)."""
+    names = [piece.piece.removeprefix("▁") for piece in model.pieces]
+    hits = [(_SENTINEL.fullmatch(name), i) for i, name in enumerate(names)]
+    return {int(match[1]): i for match, i in hits if match}
+
+
+def _append_sentinels(model) -> dict[int, int]:
+    """Add T5's hundred sentinels after the last piece; each takes in the space before it."""
+    top = len(model.pieces) + NUM_SENTINELS - 1
+    for number in reversed(range(NUM_SENTINELS)):
+        model.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=_USER_DEFINED)
+    return {number: top - number for number in range(NUM_SENTINELS)}
+
+
+def _byte_piece(token: int) -> str:
+    if token in (PAD, EOS, UNK):
+        return ("<pad>", "</s>", "<unk>")[token]
+    byte = token - 3
+    if not 0 <= byte < 256:
+        return "<unk>"
+    return chr(byte) if 32 < byte < 127 else f"<0x{byte:02X}>"

@@ -1,0 +1,1 @@
+"""The program `prompt-jax`: the only room that knows a flag."""

@@ -1,0 +1,71 @@
+"""The verb `doctor`; nothing heavy is imported before it runs."""
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from prompt_jax.cli.options import (
+    DataDir,
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    Json,
+    ModelDir,
+    TasksModules,
+    folders,
+    import_tasks,
+    use_data_dir,
+)
+from prompt_jax.cli.show import print_json, print_table
+from prompt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from prompt_jax.doctor.examine import Line
+
+
+def doctor(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Says whether a run would work, and what to change. Exit code 2 if it would not.
+
+    \b
+    Example:
+      prompt-jax doctor --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
+    """
+    from prompt_jax.doctor.examine import examine, recipe_line
+    from prompt_jax.recipe import config
+
+    use_data_dir(data_dir)
+    try:
+        cfg = config.load("Train", gin_file, ctx.obj, folders(gin_search_paths))
+        import_tasks(tasks_module)
+    except UserError as error:
+        lines = [recipe_line(gin_file, error)]
+    else:
+        lines = [recipe_line(cfg.files), *examine(cfg.root, model_dir)]
+    failed = any(line.status == "fail" for line in lines)
+    if json:
+        print_json({"ok": not failed, "lines": [dataclasses.asdict(line) for line in lines]})
+    else:
+        show(lines)
+    if failed:
+        raise typer.Exit(2)
+
+
+def show(lines: "list[Line]") -> None:
+    """A table on a terminal, else one plain line per check."""
+    if sys.stdout.isatty():
+        print_table("doctor", [dataclasses.asdict(line) for line in lines])
+        return
+    for line in lines:
+        fix = f"  ->  {line.fix}" if line.fix else ""
+        print(f"{line.status:4}  {line.check:10}  {line.value}{fix}")

@@ -1,0 +1,293 @@
+"""The verbs `eval` and `infer`; nothing heavy is imported before one of them runs."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prompt_jax import hosts
+from prompt_jax.cli.options import (
+    Backbone,
+    Coordinator,
+    DataDir,
+    Debug,
+    InputLength,
+    Json,
+    Process,
+    Processes,
+    StartTimeout,
+    TargetLength,
+    TasksModules,
+    import_tasks,
+    use_data_dir,
+)
+from prompt_jax.cli.show import print_facts, print_json, print_table
+from prompt_jax.errors import UserError
+
+Mode = Annotated[
+    str,
+    typer.Option("--mode", metavar="MODE", help="generate, rank; eval also: retrieve, mine."),
+]
+Beams = Annotated[
+    int, typer.Option("--beams", metavar="N", min=1, help="Beam search; 1 is greedy.")
+]
+LengthNormalised = Annotated[
+    bool, typer.Option("--length_normalised", help="Rank by log-likelihood per token.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="T", help="Sample from softmax(logits / T)."),
+]
+TopK = Annotated[
+    int, typer.Option("--top_k", metavar="N", min=0, help="Sample among the N likeliest; 0: all.")
+]
+TopP = Annotated[
+    float, typer.Option("--top_p", metavar="P", help="Sample among the likeliest of sum P.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of sampling.")]
+BatchSize = Annotated[int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")]
+WeightsDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn, or none: as --dtype."
+    ),
+]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary",
+        metavar="FILE.model",
+        help="SentencePiece file, or bytes; without it the prompt's, or the backbone's own.",
+    ),
+]
+OtherBackbone = Annotated[
+    bool,
+    typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
+]
+
+
+def evaluate(
+    backbone: Backbone,
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="SeqIO task or mixture, or FILE.jsonl.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, validation, test, ...")
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="DIR",
+            help="Artefact or .npy; repeat it to compare and to vote; none: the bare backbone.",
+        ),
+    ] = None,
+    mode: Mode = "generate",
+    length_normalised: LengthNormalised = False,
+    beams: Beams = 1,
+    temperature: Temperature = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    predictions: Annotated[
+        str | None,
+        typer.Option("--predictions", metavar="FILE.jsonl", help="Every answer, with its score."),
+    ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option("--journal", metavar="FILE.jsonl", help="Keeps answers; run again to go on."),
+    ] = None,
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    batch_size: BatchSize = 32,
+    max_examples: Annotated[
+        int | None,
+        typer.Option("--max_examples", metavar="N", min=1, help="Only the first so many."),
+    ] = None,
+    input_length: InputLength = None,
+    target_length: TargetLength = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", metavar="K", min=0, help="Training examples before each input."),
+    ] = None,
+    shots_seed: Annotated[
+        int | None, typer.Option("--shots_seed", metavar="N", min=0, help="Which ones.")
+    ] = None,
+    dtype: Dtype = None,
+    weights_dtype: WeightsDtype = None,
+    vocabulary: Vocabulary = None,
+    allow_other_backbone: OtherBackbone = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Metrics of saved prompts, or of the bare backbone, on a task.
+
+    \b
+    Example:
+      prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
+        --task=vader_polarity --split=validation
+    """
+    place = hosts.find(coordinator, processes, process)
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
+    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
+    from prompt_jax.evaluate.prompts import evaluate_prompts
+
+    options: dict[str, Any] = dict(
+        backbone=backbone,
+        prompts=prompt or [],
+        task=task,
+        split=split,
+        batch_size=batch_size,
+        max_examples=max_examples,
+        input_length=input_length,
+        target_length=target_length,
+        shots=shots,
+        shots_seed=shots_seed,
+        dtype=dtype,
+        weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
+        allow_other_backbone=allow_other_backbone,
+        how=how,
+        journal=journal,
+    )
+    with hosts.joined(place, start_timeout, about=repr(options)):
+        report, rows = evaluate_prompts(**options)
+        if not hosts.writes():
+            return
+        if predictions is not None:
+            lines = [jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            Path(predictions).write_text("".join(lines), encoding="utf-8")
+        if json:
+            print_json(report)
+        else:
+            _print_report(f"{task}, {split}", report)
+
+
+def _print_report(title: str, report: dict[str, Any]) -> None:
+    facts, tables = dict(report), dict(report.get("confusion", {}))
+    facts.pop("confusion", None)
+    prompts = facts.pop("prompts", [])
+    if prompts:
+        summed = [{"prompt": name, **facts.pop(name)} for name in ("mean", "vote")]
+        print_table(title, [*prompts, *summed])
+    else:
+        print_facts(title, facts)
+    for task, table in tables.items():
+        if len(table) > MANY_LABELS:
+            print_table(f"{task}: the commonest mistakes", _mistakes(table))
+            continue
+        rows = [{"target": target, **outputs} for target, outputs in table.items()]
+        print_table(f"{task}: rows by target and output", rows)
+
+
+MANY_LABELS = 9  # more columns than a terminal is wide
+
+
+def _mistakes(table: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Of a table {target: {output: rows}} the ten largest cells where the two differ."""
+    cells = [
+        {"target": target, "output": output, "rows": rows}
+        for target, outputs in table.items()
+        for output, rows in outputs.items()
+        if output != target and rows
+    ]
+    return sorted(cells, key=lambda cell: -cell["rows"])[:10]
+
+
+def infer(
+    backbone: Backbone,
+    input: Annotated[
+        str, typer.Option("--input", metavar="FILE.jsonl", help="Rows with inputs, as text.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", metavar="OUT.jsonl", help="The rows with predictions.")
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="DIR", help="Artefact or .npy; without it the bare backbone."
+        ),
+    ] = None,
+    mode: Mode = "generate",
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--choice", metavar="TEXT", help="What is ranked, if rows have no choices. Repeatable."
+        ),
+    ] = None,
+    length_normalised: LengthNormalised = False,
+    beams: Beams = 1,
+    temperature: Temperature = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, I from 0."),
+    ] = "0/1",
+    batch_size: BatchSize = 32,
+    input_length: InputLength = None,
+    target_length: TargetLength = None,
+    dtype: Dtype = None,
+    weights_dtype: WeightsDtype = None,
+    vocabulary: Vocabulary = None,
+    allow_other_backbone: OtherBackbone = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answers the rows of a JSONL file. Run again with the same output, it goes on.
+
+    \b
+    Example:
+      prompt-jax infer --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
+        --input=rows.jsonl --output=answers.jsonl
+    """
+    if mode not in ("generate", "rank"):
+        raise UserError(f"--mode={mode}: infer has generate and rank")
+    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
+    from prompt_jax.evaluate.infer import infer
+
+    report = infer(
+        backbone=backbone,
+        prompt=prompt,
+        input=input,
+        output=output,
+        how=how,
+        choices=choice or [],
+        shard=shard,
+        batch_size=batch_size,
+        input_length=input_length,
+        target_length=target_length,
+        dtype=dtype,
+        weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
+        allow_other_backbone=allow_other_backbone,
+        show=True,
+    )
+    if json:
+        print_json(report)
+    else:
+        print_facts(output, report)
+
+
+def _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed) -> Any:
+    """The settings behind the options; `top_k` and `top_p` alone mean temperature 1."""
+    from prompt_jax.answer.answerer import Answering
+    from prompt_jax.model.decode import Sampling
+
+    drawn = temperature is not None or top_k > 0 or top_p < 1
+    warmth = 1.0 if temperature is None else temperature
+    return Answering(
+        mode=mode,
+        length_normalised=length_normalised,
+        beams=beams,
+        sampling=Sampling(temperature=warmth, top_k=top_k, top_p=top_p) if drawn else None,
+        seed=seed,
+    )

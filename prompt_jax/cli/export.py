@@ -1,0 +1,119 @@
+"""The verbs `export` and `import`; nothing heavy is imported before one of them runs."""
+
+from typing import Annotated, Any
+
+import typer
+
+from prompt_jax.cli.options import (
+    Backbone,
+    DataDir,
+    Debug,
+    Json,
+    TasksModules,
+    import_tasks,
+    use_data_dir,
+)
+from prompt_jax.cli.show import print_facts, print_json
+
+Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="npy, peft, t5x or orbax.")]
+Output = Annotated[str, typer.Option("--output", metavar="PATH", help="What is made; new.")]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="Whose text is compared on; the prompt's own."),
+]
+Split = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Which part of it.")]
+Unverified = Annotated[
+    bool, typer.Option("--unverified", help="Without asking the format's own reader.")
+]
+OtherBackbone = Annotated[
+    bool,
+    typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
+]
+
+
+def export(
+    prompt: Annotated[str, typer.Option("--prompt", metavar="DIR", help="An artefact, or a .npy.")],
+    format: Format,
+    output: Output,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", metavar="NAME", help="By default the one the prompt names."),
+    ] = None,
+    task: Task = None,
+    split: Split = "validation",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    unverified: Unverified = False,
+    allow_other_backbone: OtherBackbone = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Writes a prompt for another program; done once that program's reader agrees.
+
+    \b
+    Example:
+      prompt-jax export --prompt=/tmp/run/prompt/best --format=peft --output=/tmp/adapter
+    """
+    _prepare(tasks_module, data_dir)
+    from prompt_jax.export.run import export_prompt
+
+    record = export_prompt(
+        prompt=prompt,
+        format=format,
+        output=output,
+        backbone=backbone,
+        task=task,
+        split=split,
+        unverified=unverified,
+        allow_other_backbone=allow_other_backbone,
+    )
+    _report(output, record, json)
+
+
+def import_(
+    source: Annotated[str, typer.Option("--from", metavar="PATH", help="A file or folder.")],
+    format: Format,
+    backbone: Backbone,
+    output: Output,
+    task: Task = None,
+    split: Split = "validation",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    unverified: Unverified = False,
+    allow_other_backbone: OtherBackbone = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Makes an artefact of another program's prompt, once its own reader agrees with ours.
+
+    \b
+    Example:
+      prompt-jax import --from=sst2.npy --format=npy --backbone=hf:google/t5-base-lm-adapt \\
+        --output=/tmp/sst2
+    """
+    _prepare(tasks_module, data_dir)
+    from prompt_jax.export.run import import_prompt
+
+    record = import_prompt(
+        source=source,
+        format=format,
+        backbone=backbone,
+        output=output,
+        task=task,
+        split=split,
+        unverified=unverified,
+        allow_other_backbone=allow_other_backbone,
+    )
+    _report(output, record, json)
+
+
+def _prepare(tasks_module: list[str] | None, data_dir: str | None) -> None:
+    use_data_dir(data_dir)
+    import_tasks(tasks_module)
+
+
+def _report(output: str, record: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(record)
+    else:
+        print_facts(output, {name: v for name, v in record.items() if name != "manifest"})

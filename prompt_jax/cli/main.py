@@ -1,0 +1,280 @@
+"""The program `prompt-jax`: flags become a config, and the config goes to one function.
+
+`--help` has to be quick, so that nothing heavy is imported before a verb runs.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from prompt_jax import hosts
+from prompt_jax.cli.convert import convert
+from prompt_jax.cli.doctor import doctor
+from prompt_jax.cli.evaluate import evaluate, infer
+from prompt_jax.cli.export import export, import_
+from prompt_jax.cli.fit import fit
+from prompt_jax.cli.options import (
+    Coordinator,
+    DataDir,
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    Json,
+    ModelDir,
+    Process,
+    Processes,
+    StartTimeout,
+    TasksModules,
+    folders,
+    import_tasks,
+    use_data_dir,
+)
+from prompt_jax.cli.recycle import recycle
+from prompt_jax.cli.rehearse import rehearse
+from prompt_jax.cli.show import print_json, print_table
+from prompt_jax.cli.spot import app as spot_app
+from prompt_jax.cli.tasks import tasks_app
+from prompt_jax.errors import Preempted, RunError, UserError
+from prompt_jax.hosts import chipless
+
+# They take --gin_file and --gin.NAME=VALUE.
+RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot")
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(spot_app, name="spot")
+app.command("doctor")(doctor)
+app.command("fit")(fit)
+app.command("eval")(evaluate)
+app.command("infer")(infer)
+app.command("export")(export)
+app.command("import")(import_)
+app.command("rehearse")(rehearse)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (default: that of the process) and returns the exit code.
+
+    0 done, 1 failed while running, 2 the user's mistake, 75 preempted, 130 interrupted. An error
+    is one line on standard error; with --debug it is raised instead, but for errors of usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chipless.be_quiet()
+    try:
+        return _run(arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return hosts.leave(_complain("interrupted", INTERRUPTED), "interrupted")
+    except Exception as error:
+        if not isinstance(error, UserError | typer.TyperException):
+            hosts.listen()
+        if "--debug" in arguments and not isinstance(error, typer.TyperException):
+            raise
+        message, code = _explain(error)
+        return hosts.leave(_complain(message, code), message)
+
+
+def _run(arguments: list[str]) -> int:
+    rest, bindings = split_bindings(arguments)
+    rest = [argument for argument in rest if argument != "--debug"]  # main has seen it
+    command = typer.main.get_command(app)
+    code = command.main(
+        rest or ["--help"], prog_name="prompt-jax", standalone_mode=False, obj=bindings
+    )
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code or 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line about an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, Preempted):
+        return str(error), 75
+    if isinstance(error, RunError):
+        return str(error), 1
+    if isinstance(error, typer.TyperException):
+        return f"{error.format_message()} (--help shows an example)", 2
+    return f"{type(error).__name__}: {error} (--debug shows the traceback)", 1
+
+
+def _complain(message: str, code: int) -> int:
+    print("prompt-jax: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--gin.NAME=VALUE` and `--gin.NAME VALUE` out of a command line.
+
+    Returns:
+      (the other arguments, the bindings as NAME=VALUE), each in its order.
+
+    Raises:
+      UserError: a binding without a value.
+    """
+    rest: list[str] = []
+    bindings: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--gin."):
+            rest.append(argument)
+            continue
+        binding = argument.removeprefix("--gin.")
+        if "=" not in binding:
+            value = next(remaining, "--")
+            if value.startswith("--"):
+                raise UserError(f"{argument} has no value: write {argument}=VALUE")
+            binding = f"{binding}={value}"
+        bindings.append(binding)
+    return rest, bindings
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from prompt_jax.version import __version__
+
+        print(f"prompt-jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Tunes prompts for frozen T5 and mT5 models.
+
+    \b
+    Example:
+      prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
+    """
+    if ctx.obj and ctx.invoked_subcommand not in RECIPE_VERBS:
+        verbs = f"{', '.join(RECIPE_VERBS[:-1])} and {RECIPE_VERBS[-1]}"
+        raise UserError(f"--gin.{ctx.obj[0]}: only {verbs} take bindings; remove it")
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace a few steps (xprof).")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
+    ] = None,
+    batch_digests: Annotated[
+        bool, typer.Option("--batch_digests", help="Note what was read, row by row, in batches/.")
+    ] = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tunes a prompt, evaluates and checkpoints it. Run again with the same folder, it resumes.
+
+    A recipe of stages (runs/promot_nano.gin) is run stage by stage, in MODEL_DIR/stage_1 and so on.
+
+    \b
+    Example:
+      prompt-jax train --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart \\
+        --gin.TRAIN_STEPS=200
+    """
+    from prompt_jax.recipe import config
+
+    def load(extra: list[str]) -> config.Config:
+        bindings = [*(ctx.obj or []), *extra]
+        return config.load(("Stages", "Train"), gin_file, bindings, folders(gin_search_paths))
+
+    def run(cfg: config.Config, folder: str) -> dict[str, Any]:
+        from prompt_jax.run.stages import run_recipe
+
+        options = {"profile": profile, "batch_digests": batch_digests, "show": True}
+        return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
+
+    place = hosts.find(coordinator, processes, process)
+    use_data_dir(data_dir)
+    cfg = load([])
+    import_tasks(tasks_module)
+    with hosts.joined(place, start_timeout, about=cfg.operative):
+        if seeds is not None:
+            _train_seeds(seeds, model_dir, load, run, json)
+            return
+        last = run(cfg, model_dir)
+        if json and hosts.writes():
+            print_json(last)
+
+
+def _train_seeds(seeds: str, model_dir: str, load, run, json: bool) -> None:
+    from prompt_jax.run.seeds import parse_seeds, train_seeds
+
+    def run_one(seed: int, folder: str) -> Any:
+        cfg = load([f"SEED={seed}"])
+        run(cfg, folder)
+        return cfg.root.selection
+
+    summary = train_seeds(parse_seeds(seeds), model_dir, run_one)
+    if not hosts.writes():
+        return
+    if json:
+        print_json(summary)
+    else:
+        rows = [{"metric": name, **facts} for name, facts in summary["metrics"].items()]
+        print_table(f"seeds {seeds}", rows)
+
+
+@app.command()
+def pretrain(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    model_dir: ModelDir,
+    gin_search_paths: GinSearchPaths = "",
+    data_dir: DataDir = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Trains a small backbone from scratch on text.
+
+    \b
+    Example:
+      prompt-jax pretrain --gin_file=runs/pretrain_nano.gin --model_dir=/tmp/nano --gin.CORPUS=DIR
+    """
+    from prompt_jax.recipe import config
+
+    place = hosts.find(coordinator, processes, process)
+    use_data_dir(data_dir)
+    cfg = config.load("Pretrain", gin_file, ctx.obj, folders(gin_search_paths))
+    from prompt_jax.run.pretrain import pretrain
+
+    with hosts.joined(place, start_timeout, about=cfg.operative):
+        last = pretrain(cfg.root, model_dir, operative=cfg.operative, show=True)
+        if json and hosts.writes():
+            print_json(last)
+
+
+app.command()(convert)
+app.command()(recycle)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Options that several verbs of the command line share, and what two of them do."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prompt_jax.errors import UserError
+
+GinFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--gin_file",
+        metavar="FILE",
+        help="Recipe: a path, or NAME.gin among the installed. Repeatable.",
+    ),
+]
+GinSearchPaths = Annotated[
+    str,
+    typer.Option("--gin_search_paths", metavar="DIRS", help="Folders to look for recipes in: a,b."),
+]
+ModelDir = Annotated[
+    str, typer.Option("--model_dir", metavar="DIR", help="Folder of the run; resumes if used.")
+]
+TasksModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks_module", metavar="MODULE", help="Your tasks: dotted name or FILE.py. Repeatable."
+    ),
+]
+DataDir = Annotated[
+    str | None, typer.Option("--data_dir", metavar="DIR", help="Folder of the data sets.")
+]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", metavar="NAME", help="nano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR."),
+]
+MaybeBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="NAME", help="Adds its tokens: nano, hf:NAME_OR_DIR, ..."),
+]
+InputLength = Annotated[
+    int | None, typer.Option("--input_length", metavar="N", min=1, help="Tokens of input text.")
+]
+TargetLength = Annotated[
+    int | None, typer.Option("--target_length", metavar="N", min=1, help="Tokens of target text.")
+]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        envvar="PROMPT_JAX_COORDINATOR",
+        help="Where process 0 of several listens.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        envvar="PROMPT_JAX_PROCESSES",
+        help="How many processes share the run.",
+    ),
+]
+Process = Annotated[
+    int | None,
+    typer.Option(
+        "--process",
+        metavar="I",
+        min=0,
+        envvar="PROMPT_JAX_PROCESS",
+        help="Which of them this is, from 0.",
+    ),
+]
+StartTimeout = Annotated[
+    int,
+    typer.Option(
+        "--start_timeout",
+        metavar="SECONDS",
+        min=1,
+        envvar="PROMPT_JAX_START_TIMEOUT",
+        help="How long a start waits for all processes.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def use_data_dir(data_dir: str | None) -> None:
+    if data_dir is None:
+        return
+    if "://" not in data_dir and not Path(data_dir).is_dir():
+        raise UserError(f"--data_dir={data_dir}: no such folder")
+    os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
+
+
+def import_tasks(modules: list[str] | None) -> None:
+    if modules:
+        from prompt_jax.recipe.user_code import import_tasks_module
+
+        for module in modules:
+            import_tasks_module(module)
+
+
+def folders(search_paths: str) -> list[str]:
+    return [folder for folder in search_paths.split(",") if folder]

@@ -1,0 +1,224 @@
+"""The verbs `spot embed`, `spot rank` and `spot transfer`; nothing heavy is imported before one."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from prompt_jax.cli.options import (
+    DataDir,
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    Json,
+    ModelDir,
+    TasksModules,
+    import_tasks,
+    use_data_dir,
+)
+from prompt_jax.cli.show import print_facts, print_json, print_table
+from prompt_jax.errors import UserError
+
+LibraryFolder = Annotated[
+    str, typer.Option("--library", metavar="DIR", help="Folder of the source prompts.")
+]
+By = Annotated[
+    str,
+    typer.Option(
+        "--by", metavar="KIND", help="pairs: mean of cosines; means: cosine of mean rows."
+    ),
+]
+Picture = Annotated[
+    str | None, typer.Option("--picture", metavar="FILE.png", help="Also draw it (matplotlib).")
+]
+EarlyStep = Annotated[
+    int | None,
+    typer.Option("--early_step", metavar="N", min=1, help="Kept checkpoint of the embedding."),
+]
+
+app = typer.Typer(
+    rich_markup_mode=None, help="Transfer of prompts between tasks (SPoT, Vu et al. 2022)."
+)
+
+
+@app.command("embed")
+def embed(
+    ctx: typer.Context,
+    library: LibraryFolder,
+    model_dir: ModelDir,
+    gin_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gin_file", metavar="FILE", help="Trains it first; without: the run is finished."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of the entry; default: its task.")
+    ] = None,
+    early_step: EarlyStep = None,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Puts a source into the library: its best prompt and, as its embedding, an early one.
+
+    \b
+    Example:
+      prompt-jax spot embed --gin_file=runs/spot_nano.gin --gin.TASK=empath_topic \\
+        --model_dir=/tmp/empath_topic --library=/tmp/library
+    """
+    use_data_dir(data_dir)
+    if ctx.obj and not gin_file:
+        raise UserError(f"--gin.{ctx.obj[0]}: bindings go with a --gin_file; give one, or none")
+    if gin_file:
+        cfg = _loader(ctx, gin_file, gin_search_paths)([])
+        import_tasks(tasks_module)
+        from prompt_jax.run.train import train
+
+        train(cfg.root, model_dir, operative=cfg.operative, show=True)
+    from prompt_jax.prompt.library import Library
+    from prompt_jax.transfer.embed import take
+
+    entry = take(Library(library), model_dir, name, early_step)
+    if json:
+        print_json({"folder": entry.folder, **entry.facts})
+    else:
+        print_facts(entry.folder, entry.facts)
+
+
+@app.command("rank")
+def rank(
+    ctx: typer.Context,
+    library: LibraryFolder,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="NAME", help="Entry to compare with; none: every two."),
+    ] = None,
+    by: By = "pairs",
+    picture: Picture = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """How similar the tasks of a library are, by their embeddings.
+
+    \b
+    Example:
+      prompt-jax spot rank --library=/tmp/library --target=empath_topic --picture=/tmp/map.png
+    """
+    if ctx.obj:
+        raise UserError(f"--gin.{ctx.obj[0]}: spot rank takes no bindings; remove it")
+    kind = _kind(by)
+    from prompt_jax.inspect import pictures
+    from prompt_jax.transfer.report import similarities
+
+    pictures.check(picture)
+
+    report = similarities(library, target, kind)
+    if picture is not None:
+        names = report["entries"]
+        pictures.heat_map(report["matrix"], names, names, f"similarity, {by}", picture)
+    if json:
+        print_json({**report, "matrix": report["matrix"].tolist()})
+        return
+    for row in report["left_out"]:
+        print(f"{row['entry']} is left out: {row['why']}")
+    print_table(library if target is None else f"{target}, {library}", report["ranking"])
+
+
+@app.command("transfer")
+def transfer(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    library: LibraryFolder,
+    model_dir: ModelDir,
+    strategy: Annotated[
+        str, typer.Option("--strategy", metavar="S,S", help="best, average, mixture, or several.")
+    ] = "best",
+    k: Annotated[int, typer.Option("--k", metavar="N", min=1, help="Nearest sources taken.")] = 3,
+    by: By = "pairs",
+    early_step: EarlyStep = None,
+    size_cap: Annotated[
+        int,
+        typer.Option("--size_cap", metavar="N", min=1, help="Examples of a task in a mixture."),
+    ] = 2**19,
+    picture: Picture = None,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Trains a target from the nearest sources, beside its own init. Run again, it goes on.
+
+    \b
+    Example:
+      prompt-jax spot transfer --gin_file=runs/spot_nano.gin --gin.TASK=vader_polarity --k=2 \\
+        --strategy=best,average --library=/tmp/library --model_dir=/tmp/transfer
+    """
+    kind = _kind(by)
+    strategies = _strategies(strategy)
+    from prompt_jax.inspect import pictures
+
+    pictures.check(picture)
+    use_data_dir(data_dir)
+    load = _loader(ctx, gin_file, gin_search_paths)
+    load([])  # a wrong recipe is said before the tasks are read
+    import_tasks(tasks_module)
+    from prompt_jax.prompt.library import Library
+    from prompt_jax.transfer.targets import Transfer
+
+    where = (Library(library), model_dir)
+    how = Transfer(load, *where, strategies, k, kind, early_step, size_cap, show=True)
+    report = how()
+    if picture is not None:
+        _draw_gains(report, picture)
+    if json:
+        print_json(report)
+        return
+    for row in report["left_out"]:
+        print(f"{row['entry']} is left out: {row['why']}")
+    print_table(f"sources by similarity to {report['target']}", report["ranking"])
+    left = ("model_dir", "sources")
+    runs = [{key: row[key] for key in row if key not in left} for row in report["runs"]]
+    print_table("{target}, chosen on {chosen_by[task]} {chosen_by[split]}".format(**report), runs)
+    best = next(row for row in report["runs"] if row["best"])
+    print(f"best: {best['model_dir']}/prompt/best")
+
+
+def _loader(ctx: typer.Context, gin_file: list[str], gin_search_paths: str) -> Any:
+    from prompt_jax.recipe import config
+
+    folders = [folder for folder in gin_search_paths.split(",") if folder]
+
+    def load(more: Sequence[str]) -> config.Config:
+        return config.load("Train", gin_file, [*(ctx.obj or []), *more], folders)
+
+    return load
+
+
+def _kind(by: str) -> Any:
+    """A `spot.Kind`."""
+    if by not in ("pairs", "means"):
+        raise UserError(f"--by={by}: one of pairs, means")
+    return by
+
+
+def _strategies(text: str) -> list[Any]:
+    """Some `spot_transfer.Strategy`."""
+    known = ("best", "average", "mixture")
+    parts = text.split(",")
+    if unknown := [part for part in parts if part not in known]:
+        raise UserError(f"--strategy={text}: no {unknown[0]!r}; there are {', '.join(known)}")
+    return list(dict.fromkeys(parts))
+
+
+def _draw_gains(report: dict[str, Any], picture: str) -> None:
+    from prompt_jax.inspect import pictures
+
+    runs = report["runs"][1:]
+    title = f"{report['target']}: gain over its own init"
+    label = f"points of {report['chosen_by']['metric']}"
+    names = [f"{row['strategy']}: {row['init']}" for row in runs]
+    pictures.bars([row["gain"] for row in runs], names, title, label, picture)

@@ -1,0 +1,247 @@
+"""What `prompt-jax tasks check FILE.jsonl | TASK` reports."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prompt_jax.cli.task_list import vocabulary_of
+from prompt_jax.errors import UserError
+from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row, split_files
+from prompt_jax.metrics.text import UNLABELLED
+
+if TYPE_CHECKING:
+    from prompt_jax.backbone.load import Backbone
+    from prompt_jax.backbone.vocabulary import Vocabulary
+
+PERCENTILES = (50, 90, 95, 99, 100)
+MAX_LABELS = 50  # more distinct targets than this are not labels
+NAMED = 5  # so many rows of one kind are named
+
+
+class Limits:
+    """What texts are measured by.
+
+    UserError for a limit without the backbone whose tokens it counts.
+    """
+
+    def __init__(
+        self, backbone: "Backbone | None", input_length: int | None, target_length: int | None
+    ):
+        self.vocabulary: Vocabulary | None = vocabulary_of(backbone)
+        limits = {"inputs": input_length, "targets": target_length}
+        self.limits = {key: limit for key, limit in limits.items() if limit is not None}
+        if self.limits and self.vocabulary is None:
+            raise UserError(f"the limit {self.limits} counts tokens; say whose with --backbone")
+
+    @property
+    def unit(self) -> str:
+        return "characters" if self.vocabulary is None else "tokens"
+
+    def length(self, text: str) -> int:
+        """In tokens with the EOS, else in characters; 0 for what stands for no label."""
+        if text == UNLABELLED:
+            return 0
+        return len(text) if self.vocabulary is None else len(self.vocabulary.encode(text)) + 1
+
+
+def check_jsonl(
+    path: str,
+    backbone: "Backbone | None" = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+) -> dict:
+    """Statistics of a JSONL file of `inputs` and `targets`; bad lines are counted, not raised.
+
+    Returns:
+      `statistics` of the good rows, errors: "FILE:LINE: what" of each bad line, or of a file
+      without rows; shared_inputs: {another split's file: distinct inputs that are in both}, of the
+      files beside a training file.
+
+    UserError for a missing file, or for a limit without the backbone whose tokens it counts.
+    """
+    limits = Limits(backbone, input_length, target_length)
+    rows, places, errors = _read_rows(path)
+    report = {"rows": len(rows), "errors": errors, **statistics(rows, places, limits)}
+    inputs = {row["inputs"] for row in rows}
+    others = [other for other in split_files(path).values() if other != path]
+    shared = {other: inputs & {row["inputs"] for row in _read_rows(other)[0]} for other in others}
+    return report | {"shared_inputs": {other: len(texts) for other, texts in shared.items()}}
+
+
+def _read_rows(path: str) -> tuple[list[dict], list[str], list[str]]:
+    """Good rows, the place of each, and errors."""
+    rows, places, errors = [], [], []
+    for number, line in numbered_lines(path):
+        try:
+            rows.append(parse_row(line))
+            places.append(f"{path}:{number}")
+        except ValueError as error:
+            errors.append(f"{path}:{number}: {error}")
+    if not rows and not errors:
+        errors.append(f"{path}: no rows")
+    return rows, places, errors
+
+
+def check_task(
+    name: str,
+    backbone: "Backbone | None" = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+) -> dict:
+    """Statistics of every split of a registered task or mixture whose data are at hand.
+
+    Returns:
+      splits: a dict for each task and split, of `task`, `split`, `source` (the file), `rows`,
+      `statistics`, and of a task with labels `unlabelled` (rows), `absent_labels` and
+      `unknown_labels`; between: for each pair of splits of a task that share inputs `task`,
+      `splits`, `shared_inputs` (how many distinct ones) and `first` (where one is); absent: the
+      splits that are not at hand; errors: what of a split cannot be read or used, one line each.
+
+    UserError where no split is at hand; it names the file that is wanted.
+    """
+    from prompt_jax.tasks.text import sub_tasks
+
+    limits = Limits(backbone, input_length, target_length)
+    report: dict[str, list] = {"splits": [], "between": [], "absent": [], "errors": []}
+    for task in sub_tasks(name):
+        _check_task(task, limits, report)
+    if not report["splits"] and not report["errors"]:
+        _refuse(name, report["absent"])
+    return report
+
+
+def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
+    """Adds one task's splits to the report."""
+    from prompt_jax.tasks.text import CHOICES, RowsSource, load_examples
+
+    choices = CHOICES.get(task.name, ())
+    places: dict[str, dict[str, str]] = {}
+    for split in task.splits:
+        where = task.source.where(split) if isinstance(task.source, RowsSource) else str(task)
+        if where is None:
+            report["absent"].append(f"{task.name} {split}")
+            continue
+        try:
+            (rows,) = load_examples(task.name, split).values()
+        except UserError as error:
+            report["errors"].append(f"{task.name} {split}: {error}")
+            continue
+        named = [f"{task.name} {split} row {n} of {where}" for n in range(1, len(rows) + 1)]
+        facts = {"task": task.name, "split": split, "source": where, "rows": len(rows)}
+        facts |= statistics(rows, named, limits)
+        if choices:
+            facts |= _coverage(rows, choices)
+            report["errors"] += _unknown(rows, named, choices)
+        report["splits"].append(facts)
+        places[split] = {row["inputs"]: place for row, place in zip(rows, named, strict=True)}
+    report["between"] += _between(task.name, places)
+
+
+def _refuse(name: str, absent: Sequence[str]) -> None:
+    """Raises what loading the first absent split raises: which file it wants."""
+    from prompt_jax.tasks.text import load_examples
+
+    task, split = absent[0].split(" ")
+    load_examples(task, split)
+    raise UserError(f"task '{name}' has no split at hand: {', '.join(absent)}")
+
+
+def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> dict:
+    """What is known of rows of `inputs` and `targets`, the i-th of which is at `places[i]`.
+
+    Returns:
+      labels: {target: rows}, most frequent first, None beyond 50 distinct targets; duplicates: rows
+      whose inputs and targets occur before; conflicts: distinct inputs that occur with several
+      targets; empty: {key: rows whose text is blank}; unit: "tokens" (with the EOS) if a backbone
+      is given, else "characters"; lengths: {key: {"p50": ..., "p100": ...}}; truncated: {key:
+      percent of rows longer than the limit}, of the keys with a limit; named: the places of the
+      first rows that are blank or too long, and whether all targets are one.
+    """
+    lengths = {key: [limits.length(row[key]) for row in rows] for key in TEXT_KEYS}
+    named = _named(rows, places, lengths, limits)
+    if len(rows) > 1 and len(targets := {row["targets"] for row in rows} - {UNLABELLED}) == 1:
+        named.append(f"every target is '{targets.pop()[:40]}': there is nothing to learn")
+    return {
+        "labels": _labels([row["targets"] for row in rows]),
+        "duplicates": len(rows) - len({_pair(row) for row in rows}),
+        "conflicts": _conflicts(rows),
+        "empty": {key: sum(not row[key].strip() for row in rows) for key in TEXT_KEYS},
+        "unit": limits.unit,
+        "lengths": {key: _percentiles(values) for key, values in lengths.items()},
+        "truncated": {key: _share_above(lengths[key], lim) for key, lim in limits.limits.items()},
+        "named": named,
+    }
+
+
+def _named(rows, places, lengths: dict[str, list[int]], limits: Limits) -> list[str]:
+    named = []
+    for key in TEXT_KEYS:
+        blank = [place for row, place in zip(rows, places, strict=True) if not row[key].strip()]
+        named += [f"{place}: '{key}' is blank" for place in blank[:NAMED]]
+    for key, limit in limits.limits.items():
+        sized = zip(places, lengths[key], strict=True)
+        long = [f"{place}: '{key}' has {n} tokens" for place, n in sized if n > limit]
+        named += [f"{text}, the limit is {limit}" for text in long[:NAMED]]
+    return named
+
+
+def _coverage(rows: Sequence[dict], choices: Sequence[str]) -> dict[str, Any]:
+    said = Counter(row["targets"] for row in rows)
+    known = {*choices, UNLABELLED}
+    return {
+        "unlabelled": said[UNLABELLED],
+        "absent_labels": [choice for choice in choices if not said[choice]],
+        "unknown_labels": {label: n for label, n in said.items() if label not in known},
+    }
+
+
+def _unknown(rows, named: Sequence[str], choices: Sequence[str]) -> list[str]:
+    """One line for each of the first rows whose target is none of the task's labels."""
+    known = {*choices, UNLABELLED}
+    found = [
+        f"{place}: target '{row['targets']}' is none of {', '.join(choices)}"
+        for row, place in zip(rows, named, strict=True)
+        if row["targets"] not in known
+    ]
+    return found[:NAMED]
+
+
+def _between(task: str, places: dict[str, dict[str, str]]) -> list[dict]:
+    """The pairs of splits that share inputs; `places`: {split: {inputs: where}}."""
+    rows = []
+    for one, other in combinations(places, 2):
+        shared = [text for text in places[one] if text in places[other]]
+        if shared:
+            first = f"{places[one][shared[0]]} = {places[other][shared[0]]}"
+            pair = {"task": task, "splits": f"{one}, {other}"}
+            rows.append({**pair, "shared_inputs": len(shared), "first": first})
+    return rows
+
+
+def _labels(targets: Sequence[str]) -> dict[str, int] | None:
+    counts = Counter(targets)
+    return dict(counts.most_common()) if len(counts) <= MAX_LABELS else None
+
+
+def _pair(row: dict) -> tuple[str, str]:
+    return row["inputs"], row["targets"]
+
+
+def _conflicts(rows: Sequence[dict]) -> int:
+    targets_of = Counter(inputs for inputs, _ in {_pair(row) for row in rows})
+    return sum(count > 1 for count in targets_of.values())
+
+
+def _percentiles(lengths: Sequence[int]) -> dict[str, int]:
+    """The smallest length that at least p percent of the rows do not exceed; {} without rows."""
+    if not lengths:
+        return {}
+    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+    return {f"p{p}": int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+
+
+def _share_above(lengths: Sequence[int], limit: int) -> float:
+    return 100.0 * sum(length > limit for length in lengths) / max(len(lengths), 1)

@@ -1,0 +1,1 @@
+"""SeqIO text to the arrays of a step."""

@@ -1,0 +1,282 @@
+"""Before a run: one page that says whether it would work, and what to change where it would not.
+
+`CHECKS` is the page: a line per check, each a small function from `Facts` to a `Line`. What several
+need (an open checkpoint, the task's text) is found once; where finding it fails, the check that
+owns it fails and the others say that they could not look. Nothing is compiled or trained.
+"""
+
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from prompt_jax.backbone import weights
+from prompt_jax.backbone.formats.files import read_json
+from prompt_jax.doctor.facts import BlockedError, Facts, labels_of, pieces
+from prompt_jax.errors import UserError
+from prompt_jax.evaluate.scorer import MOST_LABELS
+from prompt_jax.fit import estimate
+from prompt_jax.paths import is_local
+from prompt_jax.prompt.artefact import MANIFEST
+from prompt_jax.run.folder import open_folder
+from prompt_jax.run.settings import Train
+
+Status = Literal["ok", "warn", "fail"]
+MOST_CUT = 0.01  # a larger share of cut inputs is worth a word
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a check found; `fix` is empty where all is well."""
+
+    check: str
+    status: Status
+    value: str
+    fix: str = ""
+
+
+# The checks
+
+
+def check_backbone(facts: Facts) -> Line:
+    """Its names, shapes and every value can be read, and the values are numbers."""
+    checkpoint, name = facts.checkpoint, facts.run.backbone.name
+    assert facts.digest
+    shapes = weights.t5x_shapes(checkpoint.config).values()
+    count = sum(math.prod(shape) for shape in shapes)
+    return Line("backbone", "ok", f"{name}: {len(shapes)} arrays, {count:,} parameters")
+
+
+def check_digest(facts: Facts) -> Line:
+    """The run that `model_dir` holds, if any, was begun with this backbone."""
+    digest, path = facts.digest, epath.Path(facts.model_dir) / "prompt" / "last" / MANIFEST
+    if path.exists():
+        begun = read_json(path)["backbone"]
+        if begun["digest"] != digest:
+            told = f"{digest[:12]}; {facts.model_dir} was begun with {begun['digest'][:12]}"
+            return Line("digest", "fail", told, f"BACKBONE = {begun['name']!r}, or another folder")
+    return Line("digest", "ok", digest[:12])
+
+
+def check_vocabulary(facts: Facts) -> Line:
+    """Every id of the vocabulary has an embedding."""
+    words, rows = facts.words, facts.checkpoint.config.vocab_size
+    told = f"{words.size:,} ids for {rows:,} embeddings"
+    fix = "bind VOCABULARY to the one that the backbone was trained with"
+    if words.size > rows:
+        return Line("vocabulary", "fail", told, fix)
+    if 2 * words.size < rows:
+        return Line("vocabulary", "warn", f"{told}: another model's?", fix)
+    return Line("vocabulary", "ok", told)
+
+
+def check_task(facts: Facts) -> Line:
+    """What is trained on and what is evaluated on can be read."""
+    counts = {name: len(examples) for name, examples in facts.examples.items()}
+    if not counts:
+        return Line("task", "ok", f"{type(facts.run.data).__name__} is no task")
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    evaluation = facts.run.evaluation
+    if evaluation is None:
+        return Line("task", "warn", f"{told}; never evaluated", "bind Train.evaluation")
+    held_out = evaluation.read(facts.run.data).by_task
+    return Line("task", "ok", f"{told}; evaluated on {sum(map(len, held_out.values())):,}")
+
+
+def check_labels(facts: Facts) -> Line:
+    """Every label fits into TARGET_LENGTH and is made of pieces that the vocabulary has."""
+    labels = [label for examples in facts.examples.values() for label in labels_of(examples)]
+    if not labels:
+        return Line("labels", "ok", f"no classification: over {MOST_LABELS} targets")
+    words, limit = facts.words, facts.run.data.target_length
+    longest = max(labels, key=lambda label: pieces(words, label))
+    need = pieces(words, longest)
+    told = f"{len(labels)} labels, the longest {need} of {limit} tokens"
+    if need > limit:
+        return Line("labels", "fail", f"{told}: {longest!r}", f"TARGET_LENGTH = {need}")
+    unknown = [label for label in labels if words.unk_id in words.encode(label)]
+    if unknown:
+        fix = "write labels in the vocabulary's script, or take another backbone"
+        return Line("labels", "warn", f"{unknown[0]!r} has unknown pieces", fix)
+    return Line("labels", "ok", told)
+
+
+def check_truncation(facts: Facts) -> Line:
+    """How many inputs (and, but for labels, targets) the recipe's lengths cut."""
+    sample, words, data = facts.sample, facts.words, facts.run.data
+    if not sample:
+        return Line("truncation", "ok", "nothing to cut")
+    told, fixes = [], []
+    for key, limit in (("inputs", data.input_length), ("targets", data.target_length)):
+        if key == "targets" and all(labels_of(examples) for examples in facts.examples.values()):
+            continue
+        lengths = np.array([pieces(words, example[key]) for example in sample])
+        share = float((lengths > limit).mean())
+        told.append(f"{100 * share:.1f} % of {key} over {limit}")
+        if share > MOST_CUT:
+            macro = "INPUT_LENGTH" if key == "inputs" else "TARGET_LENGTH"
+            enough = int(np.percentile(lengths, 99, method="inverted_cdf"))
+            fixes.append(f"{macro} = {enough} keeps 99 % whole")
+    value = ", ".join(told) + f" ({len(sample):,} examples)"
+    return Line("truncation", "warn" if fixes else "ok", value, "; ".join(fixes))
+
+
+def check_mesh(facts: Facts) -> Line:
+    """Devices, rows and the dimensions of the weights divide as the mesh wants."""
+    mesh = facts.mesh
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    kind = mesh.devices.flat[0].device_kind
+    return Line("mesh", "ok", f"{sizes} on {mesh.size} {kind}")
+
+
+def check_dtype(facts: Facts) -> Line:
+    """T5 can run in it, and the stored weights did not lose their range before."""
+    dtype = facts.dtype
+    stored = sorted({str(x.dtype) for x in facts.checkpoint.arrays.stored.values()})
+    held = "" if facts.weights_dtype is None else f", matrices {facts.weights_dtype}"
+    told = f"{dtype}{held}, stored as {', '.join(stored)}"
+    if "float16" in stored:
+        fix = "take the float32 or bfloat16 weights: T5's large values do not fit float16"
+        return Line("dtype", "warn", told, fix)
+    if dtype == "bfloat16" and jax.default_backend() == "cpu":
+        return Line("dtype", "warn", f"{told}; slow on a CPU", "Backbone.dtype = 'float32'")
+    return Line("dtype", "ok", told)
+
+
+def check_disk(facts: Facts) -> Line:
+    """`model_dir` can be written, no other run holds it, and there is room for what is kept."""
+    run = facts.run
+    where = _try_to_write(facts.model_dir)
+    if where is None:
+        return Line("disk", "ok", f"{facts.model_dir} can be written")
+    count = run.method.count(facts.checkpoint.config)
+    state = 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
+    need = (run.checkpoints.keep + 1) * state + 3 * 4 * count  # one more while it is written
+    free = shutil.disk_usage(where).free
+    told = f"{_gib(free)} free, {_gib(need)} for {run.checkpoints.keep} checkpoints and prompts"
+    if free < need:
+        return Line("disk", "fail", told, "free some, or give another --model_dir")
+    if free < 2 * need:
+        return Line("disk", "warn", told, "free some: predictions and logs need room too")
+    return Line("disk", "ok", told)
+
+
+def check_memory(facts: Facts) -> Line:
+    """Weights, trainables, optimizer and activations (an estimate) fit into a device."""
+    run, mesh = facts.run, facts.mesh
+    config = dataclasses.replace(
+        facts.checkpoint.config, dtype=facts.dtype, remat=run.backbone.remat
+    )
+    frozen = estimate.weight_bytes(config, mesh, config.dtype, facts.weights_dtype)
+    count = run.method.count(config)
+    trained = 2 * 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
+    if run.method.trainable is nnx.Param:  # all weights train, and are shared out as they are
+        frozen, trained = 0, trained // (mesh.shape["fsdp"] * mesh.shape["model"])
+    rows = run.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * run.accumulate)
+    layout, data = run.method.layout, run.data
+    columns = (data.input_length + layout.encoder, data.target_length + layout.decoder)
+    platform = mesh.devices.flat[0].platform
+    saved = estimate.activation_bytes(config, max(rows, 1), *columns, platform)
+    saved //= mesh.shape["model"]
+    saved += estimate.widened_bytes(frozen, config.dtype, platform)
+    limit, total = estimate.device_bytes(mesh.devices.flat[0]), frozen + trained + saved
+    told = (
+        f"{_gib(total)} of {_gib(limit)} per device: weights {_gib(frozen)}, trained and optimizer "
+        f"{_gib(trained)}, activations {_gib(saved)} (an estimate)"
+    )
+    fix = "Backbone.remat = 'full', a larger Train.accumulate, a smaller BATCH_SIZE, or more fsdp"
+    if frozen + trained > limit or total > 2 * limit:
+        return Line("memory", "fail", told, fix)
+    if total > 0.8 * limit:
+        return Line("memory", "warn", told, fix)
+    return Line("memory", "ok", told)
+
+
+CHECKS: dict[str, Callable[[Facts], Line]] = {
+    "backbone": check_backbone,
+    "digest": check_digest,
+    "vocabulary": check_vocabulary,
+    "task": check_task,
+    "labels": check_labels,
+    "truncation": check_truncation,
+    "mesh": check_mesh,
+    "dtype": check_dtype,
+    "disk": check_disk,
+    "memory": check_memory,
+}
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / (1 << 20):.2f} MiB"
+
+
+def _try_to_write(model_dir: str) -> str | None:
+    """Writes and removes a file there, or where the folder would be made; that local folder."""
+    if not is_local(model_dir):
+        probe = epath.Path(model_dir) / ".prompt-jax-doctor"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"model_dir {model_dir!r} cannot be written ({error}): give one that you may write"
+            ) from None
+        return None
+    folder = Path(model_dir).expanduser().resolve()
+    if folder.is_dir():
+        with open_folder(str(folder)):
+            pass
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".prompt-jax-doctor", dir=folder)
+    except OSError as error:
+        raise UserError(
+            f"model_dir {model_dir!r} cannot be written ({error.strerror} at {str(folder)!r}): "
+            "give --model_dir a folder of your own"
+        ) from None
+    os.close(descriptor)
+    os.unlink(name)
+    return str(folder)
+
+
+def examine(run: Train, model_dir: str) -> list[Line]:
+    """Every check of the page, in its order."""
+    facts = Facts(run, model_dir)
+    return [_checked(name, check, facts) for name, check in CHECKS.items()]
+
+
+def _checked(name: str, check: Callable[[Facts], Line], facts: Facts) -> Line:
+    facts.checking = name
+    try:
+        return check(facts)
+    except BlockedError as blocked:
+        return Line(name, "warn", "not checked", f"first mend {blocked.args[0]}")
+    except UserError as error:
+        value, fix = _halves(str(error))
+        return Line(name, "fail", value, fix)
+
+
+def _halves(message: str) -> tuple[str, str]:
+    """What is wrong and the remedy, which our messages put last, after `: ` or `; `."""
+    at = max(message.rfind(": "), message.rfind("; "))
+    return (message, "") if at < 0 else (message[:at], message[at + 2 :])
+
+
+def recipe_line(files: Sequence[str], error: UserError | None = None) -> Line:
+    """The line of the recipe itself, which comes before all others."""
+    if error is None:
+        return Line("recipe", "ok", ", ".join(files))
+    return Line("recipe", "fail", str(error), "mend the recipe; nothing else was checked")

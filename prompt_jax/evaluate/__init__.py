@@ -1,0 +1,1 @@
+"""Answers to metrics: within a run, of saved prompts, and of files."""

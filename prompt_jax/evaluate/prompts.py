@@ -1,0 +1,208 @@
+"""The `eval` verb: saved prompts on a split of a task, with the backbone loaded once.
+
+Several prompts of one shape are answered in the same batches, each row with its own prompt; others
+one after the other. Their majority vote is an ensemble (Lester et al. 2021, section 7).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from prompt_jax import hosts
+from prompt_jax.answer.answerer import Answer, Answering, Model
+from prompt_jax.answer.journal import Journal
+from prompt_jax.answer.output import Output
+from prompt_jax.backbone.load import Backbone, load_backbone
+from prompt_jax.data.source import Data, TaskText
+from prompt_jax.errors import UserError
+from prompt_jax.evaluate.scorer import Answers, TaskScorer
+from prompt_jax.methods.base import FixedPrompt, PromptedT5
+from prompt_jax.model import sharding
+from prompt_jax.model.bundle import group
+from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer, load_prompt
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.prompt.stack import PromptStack
+
+
+def evaluate_prompt(*, prompt: str | None, **options: Any) -> dict[str, Any]:
+    """Metrics of one saved prompt, or of the bare backbone; options as `evaluate_prompts`."""
+    return evaluate_prompts(prompts=[] if prompt is None else [prompt], **options)[0]
+
+
+def evaluate_prompts(
+    *,
+    backbone: str,
+    prompts: Sequence[str],
+    task: str,
+    split: str,
+    batch_size: int = 64,
+    max_examples: int | None = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+    shots: int | None = None,
+    shots_seed: int | None = None,
+    dtype: str | None = None,
+    weights_dtype: str | None = None,
+    vocabulary: str | None = None,
+    allow_other_backbone: bool = False,
+    how: Answering = Answering(),  # noqa: B008 (frozen)
+    journal: str | None = None,
+) -> tuple[dict[str, Any], list[dict]]:
+    """What the `eval` verb reports, and the predictions row by row.
+
+    No prompt: the bare backbone. Lengths, dtype and shots are by default those the prompts were
+    trained with; `shots` demonstrations of the split `train` stand before each input, drawn by
+    `shots_seed`. `journal` is a file that keeps every answer: a killed evaluation goes on after
+    them (what `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics
+    of each, their mean, and those of the vote. Several processes answer every batch together, and
+    all of them have the whole report.
+
+    Raises:
+      UserError: a prompt that does not fit, or prompts that were trained with other lengths.
+    """
+    if journal is not None and hosts.several():
+        raise UserError(f"--journal={journal}: one process can keep it; leave it out for several")
+    saved = [load_prompt(path) for path in prompts]
+    data = Data(
+        task=task,
+        split=split,
+        input_length=input_length or trained(saved, "input_length", 512),
+        target_length=target_length or trained(saved, "target_length", 64),
+        batch_size=batch_size,
+        max_examples=max_examples,
+        demonstrations=default(shots, saved, "demonstrations", 0),
+        demonstration_seed=default(shots_seed, saved, "demonstration_seed", 0),
+    )
+    text = data.read(dataclasses.replace(data, split="train", max_examples=None))
+    held = dtype or trained(saved, "dtype", "bfloat16")
+    small = weights_dtype or trained(saved, "weights_dtype", None)
+    mesh = sharding.MeshShape().build()
+    words = vocabulary or trained(saved, "vocabulary", None)
+    loaded = load_backbone(backbone, held, words, mesh, small)
+    for prompt in saved:
+        check_backbone(prompt, loaded, allow_other=allow_other_backbone)
+        check_tokenizer(prompt, loaded)
+
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if journal is not None:
+            settings = _settings(text, saved, loaded, held, small, how)
+            kept = Journal(stack.enter_context(Output(journal, settings, "--journal")))
+
+        def open_scorer(layout: PromptLayout) -> TaskScorer:
+            return TaskScorer(text, loaded.vocabulary, layout, mesh, how, kept)
+
+        scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
+    report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
+    if len(answers) == 1:
+        metrics, rows = scorer.score(answers[0])
+        table = scorer.confusion(answers[0])
+        return report | metrics | ({"confusion": table} if table else {}), rows
+    return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
+
+
+def _settings(
+    text: TaskText, saved: Sequence[Prompt], backbone: Backbone, dtype: str, small: str, how
+) -> dict[str, Any]:
+    """What answers depend on; a journal of other ones is refused."""
+    return {
+        "task": text.data.task,
+        "split": text.data.split,
+        "inputs": hashlib.sha256(json.dumps(text.asked()).encode()).hexdigest(),
+        "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in saved],
+        "backbone": backbone.digest,
+        "dtype": dtype,
+        "weights_dtype": small,
+        "lengths": [text.data.input_length, text.data.target_length],
+        "how": dataclasses.asdict(how),
+    }
+
+
+def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
+    """What all prompts were trained with; `default` where none says it."""
+    told = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
+    if len(set(told.values())) > 1:
+        shown = ", ".join(f"{path}: {value}" for path, value in told.items())
+        raise UserError(f"the prompts were trained with different {name} ({shown}): give --{name}")
+    return next(iter(told.values()), default)
+
+
+def default(given: int | None, saved: Sequence[Prompt], name: str, otherwise: int) -> int:
+    """What was given, 0 included; else what all prompts were trained with."""
+    return trained(saved, name, otherwise) if given is None else given
+
+
+def answer_all(
+    open_scorer, backbone: Backbone, prompts: Sequence[Prompt], mesh: Mesh
+) -> tuple[TaskScorer, list[Answers]]:
+    """The answers with each prompt: in the same batches if all have one shape."""
+    if not prompts:
+        scorer = open_scorer(PromptLayout())
+        return scorer, [scorer.answer(model_of(backbone, None, mesh))]
+    rows_alone = all(group(name) is not None for prompt in prompts for name in prompt.arrays)
+    if rows_alone and len({_shape(prompt) for prompt in prompts}) == 1:
+        scorer = open_scorer(prompts[0].layout)
+        model = model_of(backbone, PromptStack(prompts), mesh)
+        return scorer, scorer.answer_all(model, len(prompts))
+    scorers = {prompt.layout: open_scorer(prompt.layout) for prompt in prompts}
+    said = [
+        scorers[prompt.layout].answer(model_of(backbone, prompt, mesh), prompt=0)
+        for prompt in prompts
+    ]
+    return scorers[prompts[0].layout], said
+
+
+def _shape(prompt: Prompt) -> tuple:
+    """What prompts must share to be rows of one bundle."""
+    shapes = tuple((side, array.shape) for side, array in sorted(prompt.arrays.items()))
+    return shapes, prompt.layout, prompt.visibility, prompt.prefix_positions
+
+
+def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None, mesh: Mesh) -> Model:
+    """A model to answer with; the prompt is on every device of every process."""
+    graphdef, params = nnx.split(PromptedT5(backbone.model, FixedPrompt(prompt)))
+    return graphdef, nnx.State({}), jax.device_put(params, sharding.params(mesh, params))
+
+
+def vote(answers: Sequence[Sequence[Answer]]) -> list[Answer]:
+    """The majority's answer to every example; its score is its share of the votes.
+
+    Of texts with equally many votes the one with the greatest sum of scores wins, then the first.
+    """
+    chosen = []
+    for said in zip(*answers, strict=True):
+        votes = Counter(answer.text for answer in said)
+        weight = {text: sum(a.score for a in said if a.text == text) for text in votes}
+        best = max(votes, key=lambda text: (votes[text], weight[text]))
+        chosen.append(Answer(best, votes[best] / len(said)))
+    return chosen
+
+
+def ensemble(answers: Sequence[Answers]) -> Answers:
+    """The vote of several prompts, task by task."""
+    return [vote(by_prompt) for by_prompt in zip(*answers, strict=True)]
+
+
+def _compare(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> dict:
+    each = [scorer.score(said)[0] for said in answers]
+    mean = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
+    both = ensemble(answers)
+    rows = [{"prompt": p, **metrics} for p, metrics in zip(prompts, each, strict=True)]
+    report = {"prompts": rows, "mean": mean, "vote": scorer.score(both)[0]}
+    table = scorer.confusion(both)
+    return report | ({"confusion": table} if table else {})
+
+
+def _numbered(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> list[dict]:
+    """The predictions of every prompt, each row with its prompt's path; last those of the vote."""
+    named = [*zip(prompts, answers, strict=True), ("vote", ensemble(answers))]
+    return [{"prompt": name, **row} for name, said in named for row in scorer.score(said)[1]]

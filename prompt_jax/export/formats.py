@@ -1,0 +1,130 @@
+"""A prompt in the formats of other programs: one module per format, and what they share.
+
+Each module has three functions:
+
+  write(path, prompt, about)    writes a `Prompt` to a local path that does not exist yet
+  consume(path, request)        what the format's own reader makes of it: see `fresh.py`
+  read(path)                    a `Prompt` of such a file or folder; its manifest is {} where the
+                                format has none
+
+StableHLO, SavedModel and the like need a line in FORMATS and a module of their own.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.model.bundle import rank_of
+from prompt_jax.settings import nearest
+
+if TYPE_CHECKING:
+    from prompt_jax.model.t5 import T5Config
+    from prompt_jax.prompt.artefact import Prompt
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format before anything heavy is imported.
+
+    Attributes:
+      module: where `write`, `consume` and `read` are.
+      consumer: the distributions that read it, the principal first; each is imported by its name.
+      extra: of this package, that installs them; None: the base install has them.
+      plain: it holds encoder rows that stand before the text and see everything, and no more.
+      suffix: how its paths end; "" for a folder.
+      forward: its consumer can run a model, so that logits are compared as well as rows.
+    """
+
+    module: str
+    consumer: tuple[str, ...]
+    extra: str | None = None
+    plain: bool = True
+    suffix: str = ""
+    forward: bool = False
+
+    def load(self) -> Any:
+        """The format's module."""
+        return importlib.import_module(self.module)
+
+
+FORMATS = {
+    "npy": Format("prompt_jax.export.npy", ("numpy",), suffix=".npy"),
+    "peft": Format(
+        "prompt_jax.export.peft", ("peft", "transformers", "torch"), "parity", forward=True
+    ),
+    "t5x": Format("prompt_jax.export.t5x", ("tensorstore", "flax", "msgpack")),
+    "orbax": Format(
+        "prompt_jax.export.orbax", ("orbax-checkpoint", "tensorstore"), plain=False
+    ),
+}  # fmt: skip
+MODULES = {"orbax-checkpoint": "orbax.checkpoint"}  # distribution: what to import, if not its name
+
+
+@dataclass(frozen=True)
+class About:
+    """What a format may want to say of a prompt beside its rows; None: not known."""
+
+    backbone: str | None = None
+    config: "T5Config | None" = None
+    step: int = 0
+
+
+def get_format(name: str) -> Format:
+    """The format of that name, or UserError with the nearest."""
+    if name not in FORMATS:
+        raise UserError(f"--format={name} is unknown{nearest(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def check_consumer(name: str) -> None:
+    """UserError, with the extra that helps, unless the consumer of a format is installed."""
+    form = get_format(name)
+    for distribution in form.consumer:
+        module = MODULES.get(distribution, distribution)
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            raise UserError(
+                f"--format={name} is checked by {distribution}, which is not installed: "
+                f"pip install 'prompt-jax[{form.extra}]', or give --unverified"
+            )
+
+
+def check_expressible(name: str, prompt: "Prompt") -> None:
+    """UserError, naming what it is, for a prompt that the format cannot hold."""
+    if not get_format(name).plain:
+        return
+    lost = _beyond_plain(prompt)
+    if lost:
+        raise UserError(
+            f"prompt {prompt.path!r} has {lost[0]}, which --format={name} cannot express: "
+            "take --format=orbax, which holds all of an artefact"
+        )
+
+
+def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
+    """`array` as float32, [P, D] or of its name's rank; UserError if no prompt or not finite."""
+    floats = array.dtype.kind in "fV"  # V: bfloat16
+    if not floats or array.ndim != rank_of(what) or 0 in array.shape:
+        told = f"{array.dtype} {list(array.shape)}"
+        raise UserError(f"{where}: {what} holds {told}; a prompt is floats [rows, model width]")
+    rows = np.ascontiguousarray(array.astype(np.float32))
+    if not np.isfinite(rows).all():
+        raise UserError(f"{where}: {what} holds NaN or infinity; take an earlier one")
+    return rows
+
+
+def _beyond_plain(prompt: "Prompt") -> list[str]:
+    layout, seen = prompt.layout, prompt.visibility
+    lost = [f"{name} inside the layers" for name in sorted(prompt.arrays) if "/" in name]
+    if layout.decoder:
+        lost.append(f"{layout.decoder} decoder rows")
+    if layout.encoder and layout.placement != "prefix":
+        lost.append(f"placement {layout.placement!r}")
+    if not seen.input:
+        lost.append("a visibility that hides the input from its rows")
+    if seen.prompt != "all":
+        lost.append(f"the visibility {seen.prompt!r} among its rows")
+    return lost

@@ -1,0 +1,79 @@
+"""What two forward passes are compared on: rows of the prompt's own task where it can be read."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.model.logprobs import EOS
+
+if TYPE_CHECKING:
+    from prompt_jax.backbone.load import Backbone
+    from prompt_jax.prompt.artefact import Prompt
+
+ROWS = 4
+LENGTHS, TARGET_LENGTHS = (24, 17, 9, 3), (8, 6, 3, 2)  # of random rows
+
+
+def real_inputs(
+    backbone: "Backbone", prompt: "Prompt", task: str | None, split: str
+) -> tuple[dict[str, np.ndarray], str]:
+    """T5X's padded features, int32, and in words where they come from.
+
+    `task`: by default the one that the prompt was tuned for. Only where that cannot be read, or
+    where no task or vocabulary is known, are the tokens random, and the words say so.
+    """
+    told = prompt.manifest.get("task")
+    if task is None and (told is None or backbone.vocabulary is None):
+        return random_inputs(backbone), "random ids: the prompt names no task that can be read"
+    name = str(task or told)
+    try:
+        return _from_task(backbone, prompt, name, split), f"{name}, {split}, {ROWS} examples"
+    except UserError as error:
+        if task is not None:
+            raise
+        return random_inputs(backbone), f"random ids: {error}"
+
+
+def _from_task(backbone: "Backbone", prompt: "Prompt", task: str, split: str):
+    from prompt_jax.data.source import Data
+
+    trained = prompt.manifest.get("run") or {}
+    data = Data(
+        task=task,
+        split=split,
+        input_length=trained.get("input_length", 512),
+        target_length=trained.get("target_length", 64),
+        batch_size=ROWS,
+        max_examples=ROWS,
+    )
+    tokenized = data.read().tokenized(backbone.vocabulary)
+    inputs = [ids for part in tokenized for ids in part.inputs][:ROWS]
+    targets = [ids for part in tokenized for ids in part.targets][:ROWS]
+    return batch_of(inputs, targets)
+
+
+def random_inputs(backbone: "Backbone") -> dict[str, np.ndarray]:
+    """Rows of different lengths, always the same for one size of vocabulary."""
+    draw, size = np.random.default_rng(0), backbone.config.vocab_size
+    rows = [
+        np.append(draw.integers(2, size, length - 1), EOS) for length in (*LENGTHS, *TARGET_LENGTHS)
+    ]
+    return batch_of(rows[: len(LENGTHS)], rows[len(LENGTHS) :])
+
+
+def batch_of(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    padded = _padded(targets)
+    return {
+        "encoder_input_tokens": _padded(inputs),
+        "decoder_input_tokens": np.pad(padded[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": padded,
+    }
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    table = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table

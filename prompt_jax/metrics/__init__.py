@@ -1,0 +1,1 @@
+"""Metrics of texts and vectors, as SeqIO tasks take them."""

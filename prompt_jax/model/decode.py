@@ -1,0 +1,314 @@
+"""Decoding over a cache: greedy, sampling, beam search; scores of given choices; text vectors.
+
+Beam search is T5X's (Wu et al. 2016, https://arxiv.org/abs/1609.08144, for the length penalty):
+a hypothesis that has ended, its EOS counted among its n tokens, scores log P / ((5+n)/6)^alpha.
+
+Shapes: B rows, K beams, C choices, T columns of the encoder or of a choice, N = max_length,
+P' rows of a decoder prompt, D model width, V vocabulary. All functions are pure and may be jitted.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from prompt_jax.errors import UserError
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.logprobs import EOS, token_losses
+from prompt_jax.model.t5 import T5, encoder_segments
+from prompt_jax.settings import settings
+
+START = 0  # T5's first decoder input
+NOTHING = -1e7  # the score where there is no hypothesis: T5X's value
+MOST_LOGITS = 2**27  # float32 numbers (512 MB) that choices are scored with at a time
+
+
+@settings
+class Sampling:
+    """How tokens are drawn: from the tempered distribution, cut to its head.
+
+    Attributes:
+      temperature: logits are divided by it.
+      top_k: only the so many likeliest tokens; 0: all.
+      top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2020,
+        https://arxiv.org/abs/1904.09751), after temperature and `top_k`.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def check(self):
+        if self.temperature <= 0:
+            raise UserError(f"Sampling.temperature = {self.temperature}: above 0 (greedy: none)")
+        if self.top_k < 0:
+            raise UserError(f"Sampling.top_k = {self.top_k}: give 0 (all) or more")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"Sampling.top_p = {self.top_p}: give 0 < top_p <= 1")
+
+
+def generate(
+    t5: T5,
+    batch,
+    bundle: PromptBundle = NO_PROMPT,
+    *,
+    max_length: int,
+    beams: int = 1,
+    alpha: float = 0.6,
+    sampling: Sampling | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The best outputs for every row of a batch, best first; with `sampling`, K drawn ones.
+
+    `batch` holds T5's encoder features, one example per row, and may hold `decoder_task_ids`
+    [B, 1], which pick among the decoder prompts of the bundle.
+
+    Returns ids int32 [B, K, N], without the start token and 0 after EOS, and scores float32
+    [B, K]. One beam is greedy search. A row in which nothing ended within N tokens gives what it
+    has, scored by log P alone; where fewer than K hypotheses ended, the others are zeros with
+    score -1e7. Both are T5X's rules. Sampled outputs come in the order of drawing, scored by the
+    model's own P, whatever temperature and cuts are. Decoding ends when all rows have; rows
+    without input do not wait, and give zeros.
+
+    `key` is a typed key for sampling. Every row folds in its number, `sampling_seeds` int32 [B] of
+    the batch or its place in it, so that what a row draws does not depend on its neighbours.
+    """
+    step, cache = _start(t5, batch, bundle, max_length)
+    empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    B = len(empty)
+    if sampling is not None:
+        assert key is not None, "sampling needs a key"
+        seeds = batch.get("sampling_seeds", jnp.arange(B))
+        draw = _sampler(sampling, _row_keys(key, seeds, beams))
+        cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache)
+        empty = jnp.repeat(empty, beams)
+        ids, scores = _one_by_one(step, cache, draw, empty, max_length, alpha)
+        return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
+    if beams == 1:
+        ids, scores = _one_by_one(step, cache, _likeliest, empty, max_length, alpha)
+        return ids[:, None], scores[:, None]
+    return beam_search(step, cache, max_length=max_length, beams=beams, alpha=alpha, blank=empty)
+
+
+def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Array:
+    """float32 [B, C]: the log-likelihood of each tokenised choice, int32 [B, C, T] (0 = padding).
+
+    `batch` is that of `generate`. The encoder runs once per example.
+    """
+    encoded = t5.encode(batch, bundle)
+
+    def one(targets_BT):
+        decoder = _teacher_forced(batch, bundle, targets_BT)
+        logits = t5.decode_logits(encoded, {**batch, **decoder}, bundle)
+        logits = logits[:, -targets_BT.shape[1] :]
+        losses, _ = token_losses(logits, targets_BT, z_loss=0.0, label_smoothing=0.0)
+        return -jnp.sum(losses * (targets_BT > 0), axis=-1)
+
+    B, C, T = choices_BCT.shape
+    at_once = max(1, MOST_LOGITS // (B * T * t5.config.vocab_size))
+    if at_once >= C:
+        return jax.vmap(one, in_axes=1, out_axes=1)(choices_BCT)
+    return jax.lax.map(one, choices_BCT.swapaxes(0, 1), batch_size=at_once).T
+
+
+def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
+    """float32 [B, D]: the mean of the encoder's output over the columns of text, EOS included."""
+    encoded = t5.encode(batch, bundle).astype(jnp.float32)
+    text = encoder_segments(batch) > 0
+    if "encoder_prompt_slots" in batch:
+        text = text & (batch["encoder_prompt_slots"] == 0)
+    total = jnp.sum(jnp.where(text[:, :, None], encoded, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(text, axis=1, keepdims=True), 1)
+
+
+def _teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
+    """The decoder's features of a batch of targets, after the columns of the decoder's prompt."""
+    B, T = targets_BT.shape
+    length = 0 if bundle.decoder is None else bundle.decoder.shape[1]
+    inputs_BT = jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    slots = jnp.concatenate([jnp.arange(1, length + 1), jnp.zeros(T, int)]).astype(jnp.int32)
+    features = {
+        "decoder_input_tokens": jnp.pad(inputs_BT, ((0, 0), (length, 0))),
+        "decoder_target_tokens": jnp.pad(targets_BT, ((0, 0), (length, 0))),
+        "decoder_prompt_slots": jnp.broadcast_to(slots, (B, length + T)),
+    }
+    if (tasks := _spread_tasks(batch, length + T)) is not None:
+        features["decoder_task_ids"] = tasks
+    return features
+
+
+def _spread_tasks(batch, columns: int) -> jax.Array | None:
+    """int32 [B, columns]: the task of every row, if the batch says it."""
+    if "decoder_task_ids" not in batch:
+        return None
+    tasks = batch["decoder_task_ids"][:, :1]
+    return jnp.broadcast_to(tasks, (len(tasks), columns))
+
+
+def _start(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, dict]:
+    """Encodes the batch and writes the decoder's prompt into a new cache.
+
+    Returns `step(tokens int32 [R], cache, i) -> (log-probabilities float32 [R, V], cache)`, which
+    writes column i and serves B rows or K copies of each (R = B * K), and the cache of B rows.
+    """
+    encoded = t5.encode(batch, bundle)
+    mask_BT = encoder_segments(batch) > 0
+    rows = _decoder_rows(batch, bundle, encoded)
+    length = rows.shape[1]
+    cache = t5.start_cache(encoded, length + max_length, bundle)
+    if length:
+        slots = jnp.broadcast_to(jnp.arange(1, length + 1), rows.shape[:2])
+        tasks = _spread_tasks(batch, length)
+        _, cache = t5.decode_step(rows, cache, 0, mask_BT, bundle, slots, tasks)
+
+    def step(tokens, cache, i):
+        mask = jnp.repeat(mask_BT, len(tokens) // len(mask_BT), axis=0)
+        x = t5.embed(tokens[:, None])
+        logits, cache = t5.decode_step(x, cache, length + i, mask, bundle)
+        return jax.nn.log_softmax(logits[:, 0]), cache
+
+    return step, cache
+
+
+def _decoder_rows(batch, bundle: PromptBundle, encoded) -> jax.Array:
+    """[B, P', D]: every row's decoder prompt, of its own task where there are several."""
+    B, _, D = encoded.shape
+    if bundle.decoder is None:
+        return jnp.zeros((B, 0, D), encoded.dtype)
+    prompts = bundle.decoder.astype(encoded.dtype)
+    if len(prompts) == 1 or "decoder_task_ids" not in batch:
+        return jnp.broadcast_to(prompts[:1], (B, *prompts.shape[1:]))
+    return prompts[jnp.maximum(batch["decoder_task_ids"][:, 0], 0)]
+
+
+def _length_penalty(length, alpha) -> jax.Array:
+    return ((5.0 + length) / 6.0) ** alpha
+
+
+class _Rows(NamedTuple):
+    i: jax.Array  # int32 [], tokens chosen so far
+    ids: jax.Array  # int32 [R, N]
+    last: jax.Array  # int32 [R], what the decoder reads next
+    logp: jax.Array  # float32 [R]
+    ended: jax.Array  # bool [R]
+    cache: dict
+
+
+def _one_by_one(
+    step, cache, choose: Callable, empty_R, N: int, alpha
+) -> tuple[jax.Array, jax.Array]:
+    """int32 [R, N] and float32 [R]; `choose(logp [R, V], i) -> tokens [R]`. Stops when every row
+    has ended."""
+
+    def going_on(s: _Rows):
+        return (s.i < N) & ~jnp.all(s.ended)
+
+    def advance(s: _Rows):
+        logp_RV, cache = step(s.last, s.cache, s.i)
+        token = jnp.where(s.ended, 0, choose(logp_RV, s.i).astype(jnp.int32))
+        gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
+        logp = s.logp + jnp.where(s.ended, 0.0, gain)
+        ids = s.ids.at[:, s.i].set(token)
+        return _Rows(s.i + 1, ids, token, logp, s.ended | (token == EOS), cache)
+
+    R = len(empty_R)
+    ids, last = jnp.zeros((R, N), jnp.int32), jnp.full(R, START, jnp.int32)
+    start = _Rows(jnp.int32(0), ids, last, jnp.zeros(R), empty_R, cache)
+    s = jax.lax.while_loop(going_on, advance, start)
+    length = jnp.sum(s.ids > 0, axis=-1)
+    return s.ids, jnp.where(s.ended, s.logp / _length_penalty(length, alpha), s.logp)
+
+
+def _likeliest(logp_RV: jax.Array, i) -> jax.Array:
+    return jnp.argmax(logp_RV, axis=-1)
+
+
+def _row_keys(key: jax.Array, seeds_B: jax.Array, K: int) -> jax.Array:
+    """Keys [B * K]: of each row's number and the number of its sample."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys_B = fold(key, seeds_B)
+    return jax.vmap(lambda row: fold(row, jnp.arange(K)))(keys_B).reshape(-1)
+
+
+def _sampler(sampling: Sampling, keys_R: jax.Array) -> Callable:
+    """`(logp [R, V], i) -> tokens [R]`, drawn as `sampling` says."""
+
+    def draw(logp_RV, i):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, i)
+        return jax.vmap(jax.random.categorical)(keys, truncated(logp_RV, sampling))
+
+    return draw
+
+
+def truncated(logp_RV: jax.Array, sampling: Sampling) -> jax.Array:
+    """Tempered logits float32 [R, V], -inf outside the head; tokens that tie with its last stay."""
+    x = logp_RV / sampling.temperature
+    ordered = jnp.sort(x, axis=-1)[:, ::-1]
+    if sampling.top_k:
+        inside = jnp.arange(x.shape[-1]) < sampling.top_k
+        ordered = jnp.where(inside[None], ordered, -jnp.inf)
+    p = jax.nn.softmax(ordered, axis=-1)
+    head = (jnp.cumsum(p, axis=-1) - p < sampling.top_p) & (ordered > -jnp.inf)
+    last = jnp.min(jnp.where(head, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(x >= last, x, -jnp.inf)
+
+
+class _Beams(NamedTuple):
+    i: jax.Array  # int32 [], tokens chosen so far
+    live: jax.Array  # int32 [B, K, N]: hypotheses without EOS, best first
+    live_logp: jax.Array  # float32 [B, K]
+    done: jax.Array  # int32 [B, K, N]: hypotheses with EOS, best first
+    done_score: jax.Array  # float32 [B, K]; NOTHING where the place is free
+    cache: dict
+
+
+def beam_search(
+    step: Callable, cache, *, max_length: int, beams: int, alpha, blank: Any = False
+) -> tuple[jax.Array, jax.Array]:
+    """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
+
+    `step` and the cache of B rows are those of `_start`. Of the 2K best continuations, those with
+    EOS compete with what ended before, the K best others live on. The search stops when in no row
+    a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not count.
+    """
+    K, N = beams, max_length
+    cache = jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), cache)
+    B = cache["self"][0].shape[1] // K
+
+    def going_on(s: _Beams):
+        best_hope = s.live_logp[:, 0] / _length_penalty(N + 1, alpha)  # T5X counts the start token
+        return (s.i < N) & ~jnp.all((jnp.min(s.done_score, axis=-1) > best_hope) | blank)
+
+    def advance(s: _Beams):
+        last = jnp.where(s.i == 0, START, s.live[:, :, s.i - 1])
+        logp, cache = step(last.reshape(B * K), s.cache, s.i)
+        logp = s.live_logp[:, :, None] + logp.reshape(B, K, -1)
+        V = logp.shape[-1]
+        logp, flat = jax.lax.top_k(logp.reshape(B, K * V), 2 * K)
+        parent, token = flat // V, flat % V
+        ids = _pick(s.live, parent).at[:, :, s.i].set(token)
+        ended = token == EOS
+        live_logp, kept = jax.lax.top_k(jnp.where(ended, NOTHING, logp), K)
+        real = ended & (logp > NOTHING / 2)  # false for what follows a place without a hypothesis
+        score = jnp.where(real, logp / _length_penalty(s.i + 1, alpha), NOTHING)
+        all_score = jnp.concatenate([s.done_score, score], axis=1)
+        done_score, best = jax.lax.top_k(all_score, K)
+        done = _pick(jnp.concatenate([s.done, ids], axis=1), best)
+        rows = (jnp.arange(B)[:, None] * K + _pick(parent, kept)).reshape(B * K)
+        # Beams of one example share what they see of the encoder: only "self" is reordered.
+        cache = {**cache, "self": jax.tree.map(lambda x: x[:, rows], cache["self"])}
+        return _Beams(s.i + 1, _pick(ids, kept), live_logp, done, done_score, cache)
+
+    empty, free = jnp.zeros((B, K, N), jnp.int32), jnp.full((B, K), NOTHING)
+    start = _Beams(jnp.int32(0), empty, free.at[:, 0].set(0.0), empty, free, cache)
+    s = jax.lax.while_loop(going_on, advance, start)
+    any_done = s.done_score[:, :1] > NOTHING
+    ids = jnp.where(any_done[:, :, None], s.done, s.live)
+    ids = jnp.where(jnp.reshape(blank, (-1, 1, 1)), 0, ids)
+    return ids, jnp.where(any_done, s.done_score, s.live_logp)
+
+
+def _pick(x: jax.Array, index_BJ: jax.Array) -> jax.Array:
+    """x [B, I, ...] -> [B, J, ...]: in every row b, the entries index[b]."""
+    return jax.vmap(lambda row, index: row[index])(x, index_BJ)

@@ -1,0 +1,207 @@
+"""The parts that the layers of a T5 are made of: matrices, norm, position bias, attention, MLP.
+
+Raffel et al. 2020 (https://arxiv.org/abs/1910.10683); the shapes' letters are those of `t5.py`.
+What a method changes of a part (`bundle.py`) comes in beside its input, without the layer axis L.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from prompt_jax.model.activations import kept
+from prompt_jax.model.bundle import AttentionEdit, DenseEdit, LayerEdit
+from prompt_jax.model.quantised import matmul
+
+MASKED = -1e10  # T5X's value for a masked attention logit
+NO_CHANGE = DenseEdit()
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """Shapes and switches of a T5; field names are T5X's where it has them."""
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")  # ("relu",) in T5 1.0
+    logits_via_embedding: bool = False  # T5 1.0 ties the logits to the embedding
+    scale_logits: bool = False  # and multiplies the decoder's output by D**-0.5 first
+    relpos_per_layer: bool = False  # umT5
+    num_buckets: int = 32
+    max_distance: int = 128
+    dropout_rate: float = 0.1
+    dtype: str = "bfloat16"
+    remat: str = "none"
+
+
+def kernel(key, stack, shape, axes, stddev) -> nnx.Param:
+    value = stddev * jax.random.normal(key, (*stack, *shape), jnp.float32)
+    return nnx.Param(value, axes=("layers",) * len(stack) + axes)
+
+
+class Dense(nnx.Module):
+    """y = x @ kernel, without a bias, in x's dtype; `edit` changes it as `DenseEdit` says."""
+
+    def __init__(self, rngs, stack, shape, axes, stddev):
+        self.kernel = kernel(rngs.params(), stack, shape, axes, stddev)
+
+    def __call__(self, x, edit: DenseEdit = NO_CHANGE):
+        x = _scaled(x, edit.input_scale)
+        y = matmul(x, self.kernel[...].astype(x.dtype))
+        if edit.a is not None and edit.b is not None:
+            y = y + (x @ edit.a.astype(x.dtype)) @ edit.b.astype(x.dtype)
+        return kept(_scaled(y, edit.output_scale))
+
+
+def _scaled(x_BTI, scale_I) -> jax.Array:
+    return x_BTI if scale_I is None else x_BTI * scale_I.astype(x_BTI.dtype)[None, None]
+
+
+class RMSNorm(nnx.Module):
+    """T5's layer norm: no mean, no bias; computed in float32."""
+
+    def __init__(self, stack, width):
+        axes = ("layers",) * len(stack) + ("norm",)
+        self.scale = nnx.Param(jnp.ones((*stack, width), jnp.float32), axes=axes)
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + 1e-6)
+        return (y * self.scale[...].astype(jnp.float32)[None, None]).astype(x.dtype)
+
+
+@functools.lru_cache
+def _buckets(length: int, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of every key-minus-query distance, int32 [2 * length - 1], first -(length - 1)."""
+    distance = -np.arange(-(length - 1), length)
+    base = np.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        base = np.where(distance < 0, num_buckets, 0)
+        distance = np.abs(distance)
+    distance = np.maximum(distance, 0)
+    exact = num_buckets // 2
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    far = exact + (np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)).astype(int)
+    bucket = np.where(distance < exact, distance, np.minimum(far, num_buckets - 1))
+    return (base + bucket).astype(np.int32)
+
+
+class RelativeBias(nnx.Module):
+    """T5's bias on attention logits: one number per head and bucket of distance."""
+
+    def __init__(self, rngs, stack, config: T5Config, bidirectional: bool):
+        shape = (config.num_heads, config.num_buckets)
+        self.rel_embedding = kernel(rngs.params(), stack, shape, ("heads_bias", "buckets"), 0.3)
+        self.bidirectional = bidirectional
+        self.max_distance = config.max_distance
+
+    def __call__(self, queries: int, keys: int, offset=0, before: int = 0) -> jax.Array:
+        """float32 [1, H, queries, before + keys]; query i stands at column `offset + i` (may be
+        traced), and `before` more keys stand before column 0."""
+        keys, offset = before + keys, before + offset
+        num_buckets = self.rel_embedding.shape[-1]
+        table = _buckets(keys, self.bidirectional, num_buckets, self.max_distance)
+        distance = jnp.arange(keys)[None, :] - (jnp.arange(queries)[:, None] + offset)
+        buckets = jnp.asarray(table)[distance + (keys - 1)]
+        return self.rel_embedding[...].astype(jnp.float32)[:, buckets][None]
+
+
+def dropout(x, rate, key, shared_dim: int | None = 1):
+    """Inverted dropout whose mask is shared along `shared_dim`, as T5X's is along the length;
+    None: along no axis."""
+    if key is None or rate == 0.0:
+        return x
+    shape = list(x.shape)
+    if shared_dim is not None:
+        shape[shared_dim] = 1
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def split_keys(key, n):
+    return (None,) * n if key is None else tuple(jax.random.split(key, n))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; the same class serves self- and cross-attention."""
+
+    def __init__(self, rngs, stack, config: T5Config):
+        D, HK = config.emb_dim, config.num_heads * config.head_dim
+        split, join = (stack, (D, HK), ("embed", "heads")), (stack, (HK, D), ("heads", "embed"))
+        self.query = Dense(rngs, *split, (D * config.head_dim) ** -0.5)
+        self.key = Dense(rngs, *split, D**-0.5)
+        self.value = Dense(rngs, *split, D**-0.5)
+        self.out = Dense(rngs, *join, HK**-0.5)
+        self.heads = (config.num_heads, config.head_dim)
+        self.rate = config.dropout_rate
+
+    def keys_values(self, x_BTD, edit: AttentionEdit) -> tuple[jax.Array, jax.Array]:
+        """Two arrays [B, T, H, K], those of `edit.keys` and `edit.values` not among them."""
+        shape = (*x_BTD.shape[:2], *self.heads)
+        k, v = self.key(x_BTD, edit.key), self.value(x_BTD, edit.value)
+        return k.reshape(shape), v.reshape(shape)
+
+    def __call__(self, x_BSD, keys_values, bias, mask, edit: AttentionEdit, dropout_key=None):
+        """[B, S, D]; `bias` float32 [1, H, S, T] or None, `mask` bool [B, 1, S, T].
+
+        P keys and values of `edit` come before the T; their bias is 0 where `bias` has T columns
+        and no more. Every query sees them.
+        """
+        k_BTHK, v_BTHK = keys_values
+        if edit.keys is not None and edit.values is not None:
+            k_BTHK = self._preceded(edit.keys, k_BTHK)
+            v_BTHK = self._preceded(edit.values, v_BTHK)
+            mask = _widened(mask, k_BTHK.shape[1], True)
+            bias = None if bias is None else _widened(bias, k_BTHK.shape[1], 0.0)
+        q_BSHK = self.query(x_BSD, edit.query).reshape(*x_BSD.shape[:2], *self.heads)
+        logits = jnp.einsum("bshk,bthk->bhst", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
+        logits = jnp.where(mask, logits if bias is None else logits + bias, MASKED)
+        weights = dropout(jax.nn.softmax(logits).astype(x_BSD.dtype), self.rate, dropout_key, 2)
+        y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v_BTHK)
+        return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1), edit.out)
+
+    def _preceded(self, rows_PC, x_BTHK) -> jax.Array:
+        """[B, P + T, H, K]: rows [P, H * K] before x, in its dtype."""
+        B, P = len(x_BTHK), len(rows_PC)
+        rows = rows_PC.astype(x_BTHK.dtype).reshape(1, P, *self.heads)
+        return jnp.concatenate([jnp.broadcast_to(rows, (B, P, *self.heads)), x_BTHK], axis=1)
+
+
+def _widened(x, keys: int, value) -> jax.Array:
+    """x [..., T] with `value` in new columns before its own, so that there are `keys` of them."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(keys - x.shape[-1], 0)], constant_values=value)
+
+
+ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "relu": jax.nn.relu, "linear": lambda x: x}
+
+
+class MLP(nnx.Module):
+    """One activation (`wi`, T5 1.0) or a product of two (`wi_0`, `wi_1`: gated, T5 1.1)."""
+
+    def __init__(self, rngs, stack, config: T5Config):
+        D, F = config.emb_dim, config.mlp_dim
+        self.activations = config.mlp_activations
+        self.rate = config.dropout_rate
+        for name in self._names():
+            setattr(self, name, Dense(rngs, stack, (D, F), ("embed", "mlp"), D**-0.5))
+        self.wo = Dense(rngs, stack, (F, D), ("mlp", "embed"), F**-0.5)
+
+    def _names(self):
+        return ["wi"] if len(self.activations) == 1 else ["wi_0", "wi_1"]
+
+    def __call__(self, x, edit: LayerEdit, dropout_key=None):
+        parts = [
+            ACTIVATIONS[activation](vars(self)[name](x, vars(edit)[name]))
+            for name, activation in zip(self._names(), self.activations, strict=True)
+        ]
+        x = dropout(functools.reduce(jnp.multiply, parts), self.rate, dropout_key)
+        return self.wo(x, edit.wo)

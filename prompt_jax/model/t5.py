@@ -1,0 +1,286 @@
+"""The T5: 1.0, 1.1, LM-adapted, Flan, mT5, umT5 and ByT5, in Flax NNX, layers always scanned.
+
+Raffel et al. 2020 (https://arxiv.org/abs/1910.10683); parameter names and layouts are T5X's, with
+all layers of a stack in one array: `encoder/layers/attention/query/kernel` [L, D, H*K] stands for
+T5X's `encoder/layers_0/attention/query/kernel` [D, H*K] and its sisters.
+
+Shapes: B rows, T encoder columns, S decoder columns, N cached columns, D emb_dim, H heads,
+K head_dim, F mlp_dim, V vocab_size, L layers. Activations are in `config.dtype`; RMS norm, softmax
+and logits are computed in float32. Attention logits are not scaled by 1/sqrt(K) (T5 folds that into
+the initialiser). Dropout is on when, and only when, a key is passed in.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from prompt_jax.model.activations import REMAT, kept, split
+from prompt_jax.model.bundle import NO_PROMPT, LayerEdit, PromptBundle, enter, insert_rows, visible
+from prompt_jax.model.layers import (
+    MLP,
+    Attention,
+    Dense,
+    RelativeBias,
+    RMSNorm,
+    T5Config,
+    dropout,
+    kernel,
+    split_keys,
+)
+from prompt_jax.model.mixture import insert_mixed
+from prompt_jax.model.quantised import matmul
+
+
+class EncoderLayer(nnx.Module):
+    def __init__(self, rngs, stack, config: T5Config):
+        self.pre_attention_layer_norm = RMSNorm(stack, config.emb_dim)
+        self.attention = Attention(rngs, stack, config)
+        self.pre_mlp_layer_norm = RMSNorm(stack, config.emb_dim)
+        self.mlp = MLP(rngs, stack, config)
+        if config.relpos_per_layer:
+            self.relpos_bias = RelativeBias(rngs, stack, config, bidirectional=True)
+        self.config = config
+
+    def __call__(self, x, bias, mask, edit: LayerEdit, dropout_key):
+        k = split_keys(dropout_key, 4)
+        rate, length = self.config.dropout_rate, x.shape[1]
+        if self.config.relpos_per_layer:
+            bias = self.relpos_bias(length, length, before=edit.columns_before)
+        y = self.pre_attention_layer_norm(x)
+        now = self.attention.keys_values(y, edit.attention)
+        y = self.attention(y, now, bias, mask, edit.attention, k[0])
+        x = kept(split(x + dropout(y, rate, k[1])))
+        y = self.mlp(self.pre_mlp_layer_norm(x), edit, k[2])
+        return split(x + dropout(y, rate, k[3]))
+
+
+class DecoderLayer(nnx.Module):
+    def __init__(self, rngs, stack, config: T5Config):
+        self.pre_self_attention_layer_norm = RMSNorm(stack, config.emb_dim)
+        self.self_attention = Attention(rngs, stack, config)
+        self.pre_cross_attention_layer_norm = RMSNorm(stack, config.emb_dim)
+        self.encoder_decoder_attention = Attention(rngs, stack, config)
+        self.pre_mlp_layer_norm = RMSNorm(stack, config.emb_dim)
+        self.mlp = MLP(rngs, stack, config)
+        if config.relpos_per_layer:
+            self.relpos_bias = RelativeBias(rngs, stack, config, bidirectional=False)
+        self.config = config
+
+    def __call__(self, x, encoded, cache, offset, bias, mask, cross_mask, edit, dropout_key):
+        """Without a cache, [B, S, D]; with one, also the cache with these S columns written."""
+        k = split_keys(dropout_key, 6)
+        rate = self.config.dropout_rate
+        y = self.pre_self_attention_layer_norm(x)
+        now = self.self_attention.keys_values(y, edit.attention)
+        if cache is None:
+            cross = self.encoder_decoder_attention.keys_values(encoded, edit.cross)
+        else:
+            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+            now = tuple(put(old, new, offset) for old, new in zip(cache["self"], now, strict=True))
+            cache, cross = {**cache, "self": now}, cache["cross"]
+        if self.config.relpos_per_layer:
+            bias = self.relpos_bias(x.shape[1], now[0].shape[1], offset, edit.columns_before)
+        y = self.self_attention(y, now, bias, mask, edit.attention, k[0])
+        x = kept(split(x + dropout(y, rate, k[1])))
+        y = self.pre_cross_attention_layer_norm(x)
+        y = self.encoder_decoder_attention(y, cross, None, cross_mask, edit.cross, k[2])
+        x = kept(split(x + dropout(y, rate, k[3])))
+        y = self.mlp(self.pre_mlp_layer_norm(x), edit, k[4])
+        return split(x + dropout(y, rate, k[5])), cache
+
+
+def _scan(layers: nnx.Module, call, x, num_layers, dropout_key, remat, xs=None):
+    """x through every layer of a stack: `call(layer, x, key, xs_of_layer) -> (x, ys_of_layer)`."""
+    graphdef, stacked = nnx.split(layers)
+    keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
+
+    def body(x, inputs):
+        arrays, key, extra = inputs
+        return call(nnx.merge(graphdef, arrays), x, key, extra)
+
+    policy = REMAT[remat]
+    body = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(body, x, (stacked, keys, xs))
+
+
+class Encoder(nnx.Module):
+    def __init__(self, rngs, config: T5Config):
+        stack = (config.num_encoder_layers,)
+        if not config.relpos_per_layer:
+            self.relpos_bias = RelativeBias(rngs, (), config, bidirectional=True)
+        self.layers = EncoderLayer(rngs, stack, config)
+        self.encoder_norm = RMSNorm((), config.emb_dim)
+        self.config = config
+
+    def __call__(self, x_BTD, mask_B1TT, edits: LayerEdit, slots_BT, tasks_BT, dropout_key):
+        c, length = self.config, x_BTD.shape[1]
+        k = split_keys(dropout_key, 3)
+        bias = None
+        if not c.relpos_per_layer:
+            bias = self.relpos_bias(length, length, before=edits.columns_before)
+        x = dropout(x_BTD, c.dropout_rate, k[0])
+
+        def call(layer, x, key, edit):
+            x = enter(x, edit, slots_BT, tasks_BT)
+            return layer(x, bias, mask_B1TT, edit, key), None
+
+        x, _ = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
+        return dropout(self.encoder_norm(x), c.dropout_rate, k[2])
+
+
+class Decoder(nnx.Module):
+    def __init__(self, rngs, config: T5Config):
+        D, V = config.emb_dim, config.vocab_size
+        if not config.relpos_per_layer:
+            self.relpos_bias = RelativeBias(rngs, (), config, bidirectional=False)
+        self.layers = DecoderLayer(rngs, (config.num_decoder_layers,), config)
+        self.decoder_norm = RMSNorm((), D)
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(rngs, (), (D, V), ("embed", "vocab"), D**-0.5)
+        self.config = config
+
+    def __call__(
+        self, x_BSD, encoded, cache, offset, mask, cross_mask, edits, slots_BS, tasks_BS, key
+    ):
+        """The normed output [B, S, D] and, where one was given, the cache with S more columns."""
+        c = self.config
+        k = split_keys(key, 3)
+        bias = None
+        if not c.relpos_per_layer:
+            columns = (x_BSD.shape[1], mask.shape[-1], offset)
+            bias = self.relpos_bias(*columns, edits.columns_before)
+        x = dropout(x_BSD, c.dropout_rate, k[0])
+
+        def call(layer, x, layer_key, inputs):
+            edit, cache = inputs
+            x = enter(x, edit, slots_BS, tasks_BS)
+            return layer(x, encoded, cache, offset, bias, mask, cross_mask, edit, layer_key)
+
+        xs = (edits, cache)
+        x, cache = _scan(self.layers, call, x, c.num_decoder_layers, k[1], c.remat, xs)
+        return dropout(self.decoder_norm(x), c.dropout_rate, k[2]), cache
+
+
+class Embedder(nnx.Module):
+    def __init__(self, rngs, config: T5Config):
+        shape = (config.vocab_size, config.emb_dim)
+        self.embedding = kernel(rngs.params(), (), shape, ("vocab", "embed"), 1.0)
+
+
+class T5(nnx.Module):
+    """The encoder-decoder. Parameters are float32 until cast; see `with_arrays`."""
+
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        self.config = config
+        self.token_embedder = Embedder(rngs, config)
+        self.encoder = Encoder(rngs, config)
+        self.decoder = Decoder(rngs, config)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[..., D] in config.dtype, for integer tokens of any shape."""
+        table = self.token_embedder.embedding[...]
+        return table[tokens].astype(jnp.dtype(self.config.dtype))
+
+    def encode(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
+        """The encoder's output [B, T, D] of a batch in T5X's feature names."""
+        slots = batch.get("encoder_prompt_slots")
+        segments = encoder_segments(batch)
+        tasks = batch.get("encoder_task_ids")
+        x = self.embed(batch["encoder_input_tokens"])
+        if bundle.mixture.sources is not None and bundle.encoder is not None:
+            x = insert_mixed(x, bundle.mixture, bundle.encoder[0], segments, slots)
+        else:
+            x = insert_rows(x, bundle.encoder, slots, tasks)
+        mask = segments[:, :, None] == segments[:, None, :]
+        policy = visible(bundle.visibility, slots)
+        mask = mask if policy is None else mask & policy
+        return self.encoder(x, mask[:, None], bundle.encoder_layers, slots, tasks, dropout_key)
+
+    def __call__(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
+        """Logits float32 [B, S, V] under teacher forcing.
+
+        `batch` holds int32 `encoder_input_tokens` [B, T], `decoder_input_tokens` and
+        `decoder_target_tokens` [B, S]; optionally `*_segment_ids`, `*_prompt_slots`, `*_task_ids`
+        of the same shapes. Without segment ids, columns whose token (for the decoder: target) is
+        not 0 are one segment, as in T5X.
+        """
+        k = split_keys(dropout_key, 2)
+        return self.decode_logits(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
+
+    def decode_logits(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
+        """Logits float32 [B, S, V] under teacher forcing, given the encoder's output."""
+        slots, tasks = batch.get("decoder_prompt_slots"), batch.get("decoder_task_ids")
+        x = self.embed(batch["decoder_input_tokens"])
+        x = insert_rows(x, bundle.decoder, slots, tasks)
+        segments = batch.get("decoder_segment_ids")
+        if segments is None:
+            real = batch["decoder_target_tokens"] > 0
+            segments = (real if slots is None else real | (slots > 0)).astype(jnp.int32)
+        mask = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
+        cross = segments[:, :, None] == encoder_segments(batch)[:, None, :]
+        args = (encoded_BTD, None, 0, mask[:, None], cross[:, None])
+        y, _ = self.decoder(x, *args, bundle.decoder_layers, slots, tasks, dropout_key)
+        return self.logits(y)
+
+    def logits(self, y_BSD: jax.Array) -> jax.Array:
+        """float32 [B, S, V] of the decoder's output."""
+        if self.config.scale_logits:
+            y_BSD = y_BSD * jnp.asarray(self.config.emb_dim**-0.5, y_BSD.dtype)
+        if self.config.logits_via_embedding:
+            kernel = self.token_embedder.embedding[...].T
+        else:
+            kernel = self.decoder.logits_dense.kernel[...]
+        return matmul(y_BSD, kernel.astype(y_BSD.dtype), jnp.float32)
+
+    def start_cache(
+        self, encoded_BTD: jax.Array, length: int, bundle: PromptBundle = NO_PROMPT
+    ) -> dict[str, Any]:
+        """An empty decoder cache for `length` columns: keys and values [L, B, N, H, K] of both
+        attentions, those over the encoder filled in. Those of the bundle itself are not in it."""
+        graphdef, stacked = nnx.split(self.decoder.layers)
+
+        def cross(_, inputs):
+            arrays, edit = inputs
+            layer = nnx.merge(graphdef, arrays)
+            return None, layer.encoder_decoder_attention.keys_values(encoded_BTD, edit.cross)
+
+        _, keys_values = jax.lax.scan(cross, None, (stacked, bundle.decoder_layers))
+        L, B, _, H, K = keys_values[0].shape
+        empty = jnp.zeros((L, B, length, H, K), encoded_BTD.dtype)
+        return {"self": (empty, empty), "cross": keys_values}
+
+    def decode_step(
+        self,
+        x_BSD,
+        cache,
+        offset,
+        encoder_mask_BT,
+        bundle: PromptBundle = NO_PROMPT,
+        slots_BS=None,
+        tasks_BS=None,
+    ) -> tuple[jax.Array, Any]:
+        """S more columns through the decoder: float32 logits [B, S, V] and the grown cache.
+
+        `x_BSD` are embeddings (`embed`, or the rows of a decoder prompt, with their `slots_BS`);
+        `offset`, int32, is the column of the first; `encoder_mask_BT`, bool, says which encoder
+        columns are real.
+        """
+        S, N = x_BSD.shape[1], cache["self"][0].shape[2]
+        mask = jnp.arange(N)[None, :] <= jnp.arange(S)[:, None] + offset
+        cross = encoder_mask_BT[:, None, None, :]
+        args = (bundle.decoder_layers, slots_BS, tasks_BS, None)
+        y, cache = self.decoder(x_BSD, None, cache, offset, mask[None, None], cross, *args)
+        return self.logits(y), cache
+
+
+def encoder_segments(batch) -> jax.Array:
+    """int32 [B, T]: the segment of every encoder column, 0 for padding."""
+    if "encoder_segment_ids" in batch:
+        return batch["encoder_segment_ids"]
+    real = batch["encoder_input_tokens"] > 0
+    slots = batch.get("encoder_prompt_slots")
+    return (real if slots is None else real | (slots > 0)).astype(jnp.int32)

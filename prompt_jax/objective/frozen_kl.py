@@ -1,0 +1,41 @@
+"""Predictions held to those of the frozen model."""
+
+import jax
+import jax.numpy as jnp
+
+from prompt_jax.errors import UserError
+from prompt_jax.objective.loss import loss_weights
+from prompt_jax.objective.optim import Schedule
+from prompt_jax.objective.terms import LossTerm, Measure, Passes
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.settings import settings
+
+
+@settings
+class FrozenKL(LossTerm):
+    """Holds predictions to those of the frozen model without the prompt.
+
+    Per target token, the cross-entropy of the model's distribution over the vocabulary against the
+    frozen model's: KL(frozen || prompted), but for a constant. The "general knowledge" of Zhu et
+    al. 2023 (https://arxiv.org/abs/2205.14865), who take a classifier's classes.
+
+    Attributes:
+      temperature: both logits are divided by it.
+    """
+
+    needs = ("logits", "frozen_logits")
+    weight: float | Schedule = 1.0
+    temperature: float = 1.0
+
+    def check(self):
+        if self.temperature <= 0:
+            raise UserError(f"FrozenKL.temperature = {self.temperature}: give more than 0")
+
+    def open(self, vocabulary, layout: PromptLayout) -> Measure:
+        def measure(passes: Passes, batch) -> jax.Array:
+            wanted = jax.nn.softmax(passes["frozen_logits"] / self.temperature)
+            said = jax.nn.log_softmax(passes["logits"] / self.temperature)
+            weights = loss_weights(batch)
+            return -jnp.sum(jnp.sum(wanted * said, axis=-1) * weights) / jnp.sum(weights)
+
+        return measure

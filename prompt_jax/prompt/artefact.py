@@ -1,0 +1,412 @@
+"""Prompt artefacts: a tuned prompt on disk, with all that is needed to use it again.
+
+An artefact is a directory, local or in a bucket:
+
+  prompt.safetensors  `encoder` float32 [P, D] and/or `decoder` float32 [P', D]: plain prompt rows;
+                      what works inside the layers, under the names of `bundle.py`
+  manifest.json       what the arrays are: FIELDS, and `shapes`, `sha256`, `versions`
+
+Rows of several tasks or languages (`factors.py`) are a prompt each: `DIR?task=NAME&language=NAME`.
+Prompts released as a bare `.npy` (google-research/prompt-tuning's are float32 [100, 768]) load too.
+Nothing is ever unpickled.
+"""
+
+import ctypes
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from prompt_jax.backbone.load import Backbone
+from prompt_jax.errors import UserError
+from prompt_jax.model.bundle import (
+    PrefixPositions,
+    PromptBundle,
+    Visibility,
+    axes_of,
+    bundle_of,
+    known_name,
+    rank_of,
+)
+from prompt_jax.paths import is_local
+from prompt_jax.prompt import factors
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.version import __version__
+
+TENSORS, MANIFEST = "prompt.safetensors", "manifest.json"
+REMEDY = "load the former, or give --allow_other_backbone"
+FORMAT_VERSION = 1
+SIDES = ("encoder", "decoder")
+
+# What whoever saves a prompt says of it. `settings`: the method's, as plain JSON. `placement`: as
+# in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility. `backbone`: {"name",
+# "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value}, or null. More may be there:
+# `prefix_positions`, as in LayerEdit, where it is not "none"; `factors`, where rows have owners.
+FIELDS = (
+    "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
+    "step", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A loaded prompt.
+
+    Attributes:
+      arrays: `encoder` float32 [P, D], `decoder` float32 [P', D], and any other of a bundle.
+      manifest: the contents of manifest.json; {} for a `.npy`, which is a prefix seen by all.
+      path: where it was read.
+    """
+
+    arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+    path: str
+
+    @property
+    def array(self) -> np.ndarray:
+        """The encoder's rows, float32 [P, D]; UserError if there are only decoder rows."""
+        _ = self.layout.rows(None)
+        if "encoder" not in self.arrays:
+            rest = "decoder rows" if "decoder" in self.arrays else "arrays inside the layers"
+            name = next(iter(self.arrays))
+            raise UserError(f"prompt {self.path!r} has {rest} only: use arrays[{name!r}]")
+        return self.arrays["encoder"]
+
+    @property
+    def layout(self) -> PromptLayout:
+        """How many rows each example gets, and where."""
+        rows = {side: len(self.arrays[side]) if side in self.arrays else 0 for side in SIDES}
+        placement = self.manifest.get("placement", "prefix")
+        of = factors.of_manifest(self.manifest.get("factors", ()))
+        count = factors.length(of) if of else rows["encoder"]
+        return PromptLayout(encoder=count, placement=placement, decoder=rows["decoder"], factors=of)
+
+    @property
+    def visibility(self) -> Visibility:
+        """What the encoder's prompt columns attend to."""
+        if not self.manifest:
+            return Visibility()
+        told = self.manifest["visibility"]
+        return Visibility(input=told["input"], prompt=told["prompt"])
+
+    @property
+    def prefix_positions(self) -> PrefixPositions:
+        """Where the keys among the arrays stand, as in LayerEdit."""
+        return {"prefix_positions": "none", **self.manifest}["prefix_positions"]
+
+    def bundle(self) -> PromptBundle:
+        """The prompt as the T5 takes it: float32 [1, P, D], [1, P', D], and what is in layers."""
+        arrays = {name: jnp.asarray(value) for name, value in self.arrays.items()}
+        return bundle_of(arrays, self.visibility, self.prefix_positions)
+
+
+def save_prompt(
+    directory: epath.PathLike, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+) -> None:
+    """Writes an artefact, in place of the one that may be there.
+
+    `arrays`: those of a bundle, by name (`bundle.named`), stored as float32, always in the same
+    bytes. `manifest` gives FIELDS; format version, shapes, SHA-256 and versions are added.
+
+    Local files: a process killed at any moment leaves the old artefact or the new one, and the next
+    save clears away what it left. A bucket cannot rename: there the manifest is removed first and
+    written last, so that nothing in between is ever taken for an artefact.
+
+    Raises:
+      UserError: for arrays that are no prompt, or a directory that holds something else.
+    """
+    missing = [name for name in FIELDS if name not in manifest]
+    assert not missing, f"the manifest of {directory} lacks {missing}"
+    rows = {side: _rows(array, side, str(directory)) for side, array in arrays.items()}
+    _check_sides(rows, str(directory))
+    tensors = safetensors.numpy.save(rows)
+    text = json.dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            **manifest,
+            "shapes": {side: list(value.shape) for side, value in rows.items()},
+            "sha256": hashlib.sha256(tensors).hexdigest(),
+            "versions": {
+                "prompt_jax": __version__,
+                "jax": jax.__version__,
+                "flax": flax.__version__,
+            },
+        },
+        indent=2,
+    )
+    if is_local(directory):
+        _write_local(Path(directory).resolve(), {TENSORS: tensors, MANIFEST: text.encode() + b"\n"})
+    else:
+        _write_bucket(epath.Path(directory), tensors, text + "\n")
+
+
+def load_prompt(path: epath.PathLike) -> Prompt:
+    """Reads an artefact's directory, or a `.npy` with the rows of a prefix, float [P, D].
+
+    `DIR?task=NAME&language=NAME` gives the plain prompt of one pair, `mean` the mean of all names.
+
+    Raises:
+      UserError: one line that names the file, for whatever is missing, damaged or no prompt.
+    """
+    where, names = factors.chosen(str(path))
+    where = where.rstrip("/")
+    if where.endswith(".npy") and not names:
+        return Prompt({"encoder": _read_npy(where)}, {}, where)
+    text, tensors = _read_pair(where)
+    manifest = _parse_manifest(text, where)
+    found = hashlib.sha256(tensors).hexdigest()
+    if found != manifest["sha256"]:
+        raise UserError(
+            f"{where}/{TENSORS} has SHA-256 {found[:12]}, its manifest says "
+            f"{str(manifest['sha256'])[:12]}: the file was changed or cut short, copy it again"
+        )
+    prompt = Prompt(_parse_tensors(tensors, where), manifest, where)
+    shapes = {side: list(array.shape) for side, array in prompt.arrays.items()}
+    if shapes != manifest["shapes"]:
+        told = manifest["shapes"]
+        raise UserError(
+            f"{where}: the tensors are {shapes}, the manifest says {told}: copy it again"
+        )
+    _check_policy(prompt)
+    return _folded(prompt, names, str(path)) if names else prompt
+
+
+def _folded(prompt: Prompt, names: Mapping[str, str], path: str) -> Prompt:
+    arrays = factors.folded(prompt.layout.factors, prompt.arrays, names, path)
+    digest = hashlib.sha256(safetensors.numpy.save(arrays)).hexdigest()
+    manifest = {**prompt.manifest, "factors": (), "of": dict(names), "sha256": digest}
+    return Prompt(arrays, manifest, path)
+
+
+def check_backbone(
+    prompt: Prompt, backbone: Backbone, allow_other: bool = False, remedy: str = REMEDY
+) -> None:
+    """Refuses a prompt of another width, and, unless `allow_other`, one tuned for other weights.
+
+    A `.npy` does not say what it was tuned for; only its width is checked.
+    """
+    for name, array in prompt.arrays.items():
+        wanted = axes_of(name, backbone.config)
+        if any(size not in (None, n) for size, n in zip(wanted, array.shape, strict=True)):
+            told = f"is {array.shape[1]} wide and backbone {backbone.name!r} {wanted[1]}"
+            if "/" in name:
+                shape = [size or "any" for size in wanted]
+                told = f"has {name} {list(array.shape)}, backbone {backbone.name!r} takes {shape}"
+            raise UserError(
+                f"prompt {prompt.path!r} {told}: take the backbone that it was tuned for"
+            )
+    if not prompt.manifest or allow_other:
+        return
+    tuned = prompt.manifest["backbone"]
+    if tuned["digest"] != backbone.digest:
+        raise UserError(
+            f"prompt {prompt.path!r} was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not "
+            f"for {backbone.name!r} ({backbone.digest[:12]}): {remedy}"
+        )
+
+
+# Checks
+
+
+def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
+    """`array` as float32, of as many dimensions as its name has."""
+    array, rank = np.asarray(array), rank_of(side)
+    if array.ndim != rank or array.dtype.kind != "f" or 0 in array.shape:
+        wanted = f"{rank} dimensions" if "/" in side else "two dimensions, [rows, model width]"
+        raise UserError(
+            f"{where}: {side} holds {array.dtype} {list(array.shape)}; a prompt is an array of "
+            f"floats with {wanted}"
+        )
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _check_sides(rows: Mapping[str, np.ndarray], where: str) -> None:
+    if not rows or not all(map(known_name, rows)):
+        raise UserError(
+            f"{where}: arrays {sorted(rows)}; a prompt has 'encoder', 'decoder' or both, or arrays "
+            "inside the layers (`prompt_jax.model.bundle`)"
+        )
+    widths = {array.shape[1] for name, array in rows.items() if name in SIDES}
+    if len(widths) > 1:
+        raise UserError(f"{where}: encoder and decoder rows differ in width, {sorted(widths)}")
+
+
+def _check_finite(rows: np.ndarray, where: str) -> np.ndarray:
+    if not np.isfinite(rows).all():
+        raise UserError(f"{where}: the prompt holds NaN or infinity; take an earlier one")
+    return rows
+
+
+def _check_policy(prompt: Prompt) -> None:
+    """The placement and visibility that the manifest names are known ones."""
+    try:
+        of, _ = prompt.layout.factors, prompt.visibility
+        if of and factors.size(of) != len(prompt.arrays.get("encoder", ())):
+            raise UserError(f"factors have {factors.size(of)} rows, its encoder has others")
+    except UserError as error:
+        raise UserError(f"{prompt.path}/{MANIFEST}: {error}") from None
+
+
+# Reading
+
+
+def _read_npy(where: str) -> np.ndarray:
+    data = _read(epath.Path(where), "give an artefact's directory or a .npy")
+    try:
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: not an array of numbers ({reason}); save it by np.save"
+        ) from None
+    return _check_finite(_rows(array, "the file", where), where)
+
+
+def _read_pair(where: str) -> tuple[bytes, bytes]:
+    """manifest.json and prompt.safetensors of one save, although another may land meanwhile."""
+    base = epath.Path(where)
+    if is_local(base) and not base.exists():
+        base = epath.Path(
+            _beside(Path(where).resolve(), "old")
+        )  # a save killed between its two renames
+    if not base.is_dir():
+        state = "is not a directory" if base.exists() else "does not exist"
+        raise UserError(f"prompt {where!r} {state}: give an artefact's directory or a .npy")
+    remedy = f"an artefact has {MANIFEST} and {TENSORS}; copy the whole directory"
+    text = _read(base / MANIFEST, remedy)
+    while True:
+        tensors = _read(base / TENSORS, remedy)
+        again = _read(base / MANIFEST, remedy)
+        if again == text:
+            return text, tensors
+        text = again
+
+
+def _read(path: epath.Path, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no {str(path)!r}: {remedy}") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot read {str(path)!r} ({reason}): {remedy}") from None
+
+
+def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
+    name = f"{where}/{MANIFEST}"
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name}: not JSON ({error}); copy it again") from None
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        raise UserError(f"{name}: not the manifest of a prompt; give an artefact's directory")
+    version = manifest["format_version"]
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{name}: format version {version!r}, this prompt_jax reads {FORMAT_VERSION}: upgrade"
+        )
+    inner = {"backbone": ("name", "digest"), "visibility": ("input", "prompt")}
+    for field in (*FIELDS, "shapes", "sha256"):
+        if field not in manifest:
+            raise UserError(f"{name}: field {field!r} is missing; copy it again")
+    for field, keys in inner.items():
+        value = manifest[field]
+        if not isinstance(value, dict) or not set(keys) <= set(value):
+            need = " and ".join(keys)
+            raise UserError(f"{name}: {field} = {value!r} needs {need}; copy it again")
+    return manifest
+
+
+def _parse_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
+    name = f"{where}/{TENSORS}"
+    try:
+        arrays = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{name}: not a safetensors file ({error}); copy it again") from None
+    rows = {side: _check_finite(_rows(arrays[side], side, name), name) for side in sorted(arrays)}
+    _check_sides(rows, name)
+    return rows
+
+
+# Writing
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.parent / f".{target.name}.{what}"
+
+
+def _write_local(target: Path, files: Mapping[str, bytes]) -> None:
+    _check_replaceable(target)
+    new, old = _beside(target, "new"), _beside(target, "old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name, data in files.items():
+        with open(new / name, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    if not target.exists():
+        new.rename(target)
+    elif _exchange(new, target):
+        shutil.rmtree(new)
+    else:
+        target.rename(old)
+        new.rename(target)
+        shutil.rmtree(old)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuses to replace anything but an artefact or an empty directory."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"prompt directory {str(target)!r} is a file: give another path")
+    names = [path.name for path in target.iterdir()]
+    if names and TENSORS not in names:
+        raise UserError(
+            f"directory {str(target)!r} holds {names[0]!r} and is no prompt: give an empty one"
+        )
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swaps two names at once (Linux's renameat2); False where that cannot be done, as on NFS."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    return rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+
+def _write_bucket(target: epath.Path, tensors: bytes, manifest: str) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    (target / MANIFEST).unlink(missing_ok=True)
+    (target / TENSORS).write_bytes(tensors)
+    (target / MANIFEST).write_text(manifest)
+
+
+def check_tokenizer(prompt: Prompt, backbone: Backbone) -> None:
+    """Refuses a prompt that was tuned on the pieces of another tokenizer."""
+    words = backbone.vocabulary
+    tuned = prompt.manifest["tokenizer"] if prompt.manifest else None
+    if tuned and words and tuned != words.digest:
+        raise UserError(
+            f"prompt {prompt.path!r} was tuned with tokenizer {tuned[:12]}, backbone "
+            f"{backbone.name!r} has {words.digest[:12]}: load the backbone with the former"
+        )

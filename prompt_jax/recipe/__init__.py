@@ -1,0 +1,1 @@
+"""Recipes: gin files and bindings become one checked object. The only room that knows gin."""

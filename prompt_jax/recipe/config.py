@@ -1,0 +1,399 @@
+"""Recipes: gin files and `--gin.` bindings become one built, checked object.
+
+This is the only module that imports gin. Every statement is checked before gin sees it: a name
+that does not exist is refused with its file and line and the nearest right one. gin then builds
+the root with everything nested in it, and what was bound but never used is refused as well. gin's
+global state is empty again afterwards, so nothing built here can change later.
+"""
+
+import copy
+import importlib
+import inspect
+import re
+import tokenize
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+from prompt_jax.errors import UserError
+from prompt_jax.recipe.find import find_include, find_recipe
+from prompt_jax.recipe.registered import REGISTERED
+from prompt_jax.recipe.roots import choose
+from prompt_jax.settings import nearest
+
+# Macros of T5X that have another name here.
+RENAMED = {
+    "MIXTURE_OR_TASK_NAME": "TASK",
+    "TASK_FEATURE_LENGTHS": "INPUT_LENGTH and TARGET_LENGTH",
+    "INITIAL_CHECKPOINT_PATH": "BACKBONE",
+}
+
+_MACRO = "gin.macro"
+_FIELD = re.compile(r"(\w+)\.(\w+) = ")  # how messages of settings begin
+_WORD = re.compile(r"[^\s'\"()\[\]{}@%#][^\s'\"()\[\]{}]*")  # a string that needs no quotes
+_Key = tuple[str, str, str]  # scope, configurable, parameter; of a macro (NAME, _MACRO, "value")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A loaded recipe.
+
+    Attributes:
+      root: the built object; nothing in it depends on gin any more.
+      operative: every value in force, defaults included, as gin text that loads again.
+      files: the files read, includes too, in order of first reading.
+    """
+
+    root: Any
+    operative: str
+    files: tuple[str, ...]
+
+
+def load(
+    root: str | Sequence[str],
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str] = (),
+    *,
+    registered: Mapping[str, str] = REGISTERED,
+) -> Config:
+    """Builds the configurable `root` from recipes and, overriding them, "NAME=VALUE" bindings.
+
+    Args:
+      root: a name in `registered`; of several the first that the recipe binds, else the last.
+      gin_files: recipes, by path or by their names below the search paths or the installed ones.
+      bindings: what follows `--gin.` on the command line; a word needs no quotes.
+      search_paths: folders to look for recipes in, before the installed ones.
+      registered: gin name -> "module:attribute" of every class and function a recipe may name.
+
+    Raises:
+      UserError: one line that names file and line, or the command-line binding.
+    """
+    gin.clear_config()
+    try:
+        recipe = _Recipe(registered, search_paths)
+        for name in gin_files:
+            recipe.read_file(find_recipe(name, search_paths))
+        for binding in bindings:
+            recipe.read_binding(binding)
+        chosen = choose(root, registered, recipe.binds)
+        recipe.check_macros()
+        built = recipe.build(chosen)
+        recipe.check_used()
+        return Config(built, gin.operative_config_str(), tuple(recipe.files))
+    finally:
+        gin.clear_config()
+
+
+class _LocatedError(UserError):
+    """A UserError whose message names its place already."""
+
+
+class _Reference(gin_config.ConfigurableReference):
+    """`@Name`, `@Name()` or `%MACRO` in a value. gin evaluates it by copying the value deeply."""
+
+    def __init__(self, name: str, evaluate: bool, recipe: "_Recipe"):
+        self.name = name.rsplit("/", 1)[-1]
+        self.recipe = recipe
+        super().__init__(name, evaluate)
+
+    def initialize(self) -> None:
+        if self.name == _MACRO or self.name in self.recipe.registered:
+            self.recipe.register(self.name)
+            super().initialize()
+
+    @property
+    def macro(self) -> str | None:
+        """The name of the macro that this is, if it is one."""
+        return self.scoped_selector.rsplit("/", 1)[0] if self.name == _MACRO else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, gin_config.ConfigurableReference) and repr(self) == repr(other)
+
+    __hash__ = gin_config.ConfigurableReference.__hash__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        scope = tuple(self.scopes or gin.current_scope())
+        if not self.evaluate:
+            return self.recipe.plain(scope, self.name)
+        return self.recipe.call(scope, self.name, self.scoped_configurable_fn)
+
+
+@dataclass(frozen=True)
+class _Binding:
+    key: _Key
+    value: Any
+    place: str  # FILE:LINE, or the binding as it stood on the command line
+    index: int  # position among all statements read
+    in_file: bool
+
+    @property
+    def title(self) -> str:
+        scope, name, parameter = self.key
+        if name == _MACRO:
+            return scope
+        return f"{scope}/{name}.{parameter}" if scope else f"{name}.{parameter}"
+
+    def references(self) -> list[_Reference]:
+        found = gin_config.iterate_references(self.value)
+        return [reference for reference in found if isinstance(reference, _Reference)]
+
+    def mentions(self, other: "_Binding") -> bool:
+        """Whether this value refers to the macro or the configurable that `other` binds."""
+        scope, name, _ = other.key
+        return any(r.name == name and r.macro in (None, scope) for r in self.references())
+
+
+class _Delegate(gin_config.ParserDelegate):
+    """Makes our references out of gin's syntax; the statement that holds them is checked later."""
+
+    def __init__(self, recipe: "_Recipe"):
+        super().__init__()
+        self.recipe = recipe
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> _Reference:
+        return _Reference(scoped_selector, evaluate, self.recipe)
+
+    def macro(self, name: str) -> Any:
+        if name in ("REQUIRED", "gin.REQUIRED"):
+            return gin.REQUIRED
+        return _Reference(f"{name}/{_MACRO}", True, self.recipe)
+
+
+class _Recipe:
+    """What was read, what holds in the end, and what was used in building it."""
+
+    def __init__(self, registered: Mapping[str, str], search_paths: Sequence[str]):
+        self.registered = registered
+        self.search_paths = search_paths
+        self.files: list[str] = []
+        self._bindings: dict[_Key, _Binding] = {}  # the last one of each key
+        self._shadowed: list[tuple[_Binding, int]] = []  # and the index of what overrode it
+        self._count = 0
+        self._calls: list[tuple[tuple[str, ...], str]] = []
+        self._active: list[tuple[tuple[str, ...], str]] = []
+
+    def read_file(self, path: str, including: tuple[str, ...] = ()) -> None:
+        if path in including:
+            raise UserError(f"{path}: includes itself, by way of {including[-1]}")
+        if path not in self.files:
+            self.files.append(path)
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as a recipe: {error}") from error
+        try:
+            for statement in config_parser.ConfigParser(text, _Delegate(self)):
+                place = f"{path}:{statement.location.line_num}"
+                self._read_statement(statement, place, (*including, path))
+        except (SyntaxError, tokenize.TokenError) as error:
+            raise UserError(f"{path}:{_syntax_line(error)}") from error
+
+    def read_binding(self, binding: str) -> None:
+        place = "--gin." + " ".join(binding.split())
+        name, equals, value = binding.partition("=")
+        if not name.strip() or not equals:
+            raise UserError(f"{place}: write --gin.NAME=VALUE")
+        try:
+            statements = self._parse_binding(name, value)
+        except (SyntaxError, tokenize.TokenError) as error:
+            raise UserError(f"{place}: cannot be read; quote strings: \"'...'\"") from error
+        if [type(statement) for statement in statements] != [config_parser.BindingStatement]:
+            raise UserError(f"{place}: expected one binding, --gin.NAME=VALUE")
+        self._add(statements[0], place, in_file=False)
+
+    def _parse_binding(self, name: str, value: str) -> list[Any]:
+        try:
+            return list(config_parser.ConfigParser(f"{name}={value}", _Delegate(self)))
+        except (SyntaxError, tokenize.TokenError):
+            if not _WORD.fullmatch(value):
+                raise
+        return list(config_parser.ConfigParser(f"{name}={value!r}", _Delegate(self)))
+
+    def _read_statement(self, statement: Any, place: str, files: tuple[str, ...]) -> None:
+        match statement:
+            case config_parser.IncludeStatement(filename=name):
+                self.read_file(find_include(name, files[-1], self.search_paths, place), files)
+            case config_parser.ImportStatement(module=module):
+                raise UserError(f"{place}: import {module}: recipes import nothing; remove it")
+            case config_parser.BlockDeclaration(selector=name):
+                self._check_name(name, place, "configurable ")
+            case config_parser.BindingStatement():
+                self._add(statement, place, in_file=True)
+
+    def _add(self, statement: Any, place: str, in_file: bool) -> None:
+        scope, name, parameter, value, _ = statement
+        if parameter:
+            self._check_name(name, place, "configurable ")
+            parameters = self._parameters(name)
+            if parameter not in parameters:
+                hint = nearest(parameter, parameters)
+                raise UserError(f"{place}: {name} has no parameter {parameter}{hint}")
+            key = (scope, name, parameter)
+        else:
+            key = (f"{scope}/{name}" if scope else name, _MACRO, "value")
+            _refuse_renamed(name, place)
+        binding = _Binding(key, value, place, self._count, in_file)
+        for reference in binding.references():
+            if reference.macro is None:
+                self._check_name(reference.name, place, "reference @")
+            else:
+                _refuse_renamed(reference.macro, place)
+        if key in self._bindings:
+            self._shadowed.append((self._bindings[key], self._count))
+        self._bindings[key] = binding
+        self._count += 1
+
+    def _check_name(self, name: str, place: str, kind: str) -> None:
+        if name not in self.registered:
+            raise UserError(f"{place}: unknown {kind}{name}{nearest(name, self.registered)}")
+
+    def check_macros(self) -> None:
+        """Refuses macros that nothing binds, and values left to the command line."""
+        macros = [scope for scope, name, _ in self._bindings if name == _MACRO]
+        for binding in self._bindings.values():
+            if binding.value is gin.REQUIRED:
+                raise UserError(
+                    f"{binding.place}: {binding.title} must be given: add --gin.{binding.title}=..."
+                )
+            for reference in binding.references():
+                if reference.macro is not None and reference.macro not in macros:
+                    hint = nearest(reference.macro, macros)
+                    raise UserError(f"{binding.place}: unknown macro %{reference.macro}{hint}")
+
+    def register(self, name: str) -> Any:
+        """Registers a configurable with gin, once; returns the plain class or function."""
+        if name == _MACRO:
+            return gin_config.macro
+        module, _, attribute = self.registered[name].partition(":")
+        plain = vars(importlib.import_module(module))[attribute]
+        if name not in _known_to_gin or _known_to_gin[name] is not plain:
+            with gin_config.interactive_mode():
+                gin.external_configurable(plain, name=name, module="prompt_jax")
+            _known_to_gin[name] = plain
+        return plain
+
+    def _parameters(self, name: str) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.register(name)).parameters
+
+    def binds(self, name: str) -> bool:  # any parameter of it, in any scope
+        return any(key[1] == name for key in self._bindings)
+
+    def build(self, root: str) -> Any:
+        self.register(root)
+        for binding in self._bindings.values():
+            gin.bind_parameter(binding.key, binding.value)
+        return copy.deepcopy(_Reference(root, True, self))
+
+    def call(self, scope: tuple[str, ...], name: str, function: Any) -> Any:
+        """Calls gin's version of `name` and gives errors the place of the offending binding."""
+        call = (scope, name)
+        if call in self._active:
+            title = "/".join((*scope, name)).removesuffix(f"/{_MACRO}")
+            raise _LocatedError(f"{title} refers to itself: break the circle")
+        self._check_complete(scope, name)
+        self._calls.append(call)
+        self._active.append(call)
+        try:
+            return function()
+        except UserError as error:
+            raise self._locate(error, scope, name) from error
+        finally:
+            self._active.pop()
+
+    def plain(self, scope: tuple[str, ...], name: str) -> Any:
+        """`@name` without parentheses: the plain object, as gin would bind its values too late."""
+        for binding in self._bound(scope, name).values():
+            raise _LocatedError(
+                f"{binding.place}: {binding.title} is bound, so write @{name}() where @{name} is"
+            )
+        return self.register(name)
+
+    def _bound(self, scope: tuple[str, ...], name: str) -> dict[str, _Binding]:
+        """parameter -> the binding in force when `name` is called in `scope`."""
+        bound: dict[str, _Binding] = {}
+        for depth in range(len(scope) + 1):
+            prefix = "/".join(scope[:depth])
+            bound |= {k[2]: b for k, b in self._bindings.items() if k[:2] == (prefix, name)}
+        return bound
+
+    def _check_complete(self, scope: tuple[str, ...], name: str) -> None:
+        bound = self._bound(scope, name)
+        for parameter in self._parameters(name).values():
+            named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if named and parameter.default is parameter.empty and parameter.name not in bound:
+                title = f"{name}.{parameter.name}"
+                raise _LocatedError(f"{title} has no value: bind it, or add --gin.{title}=...")
+
+    def _locate(self, error: UserError, scope: tuple[str, ...], name: str) -> _LocatedError:
+        message = str(error).partition("\n")[0]  # gin appends lines of its own
+        if isinstance(error, _LocatedError):
+            return _LocatedError(message)
+        field = _FIELD.match(message)
+        bound = self._bound(scope, name)
+        if field is None or field[1] != self.register(name).__name__ or field[2] not in bound:
+            return _LocatedError(message)
+        binding = bound[field[2]]
+        while isinstance(binding.value, _Reference) and binding.value.macro is not None:
+            binding = self._bindings[binding.value.macro, _MACRO, "value"]
+        return _LocatedError(f"{binding.place}: {message}")
+
+    def check_used(self) -> None:
+        used = self._used()
+        unused = [binding for key, binding in self._bindings.items() if key not in used]
+        if not unused:
+            return
+        first = min(unused, key=lambda binding: binding.index)
+        more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+        problem = f"{first.place}: {first.title} is bound but nothing uses it{more}"
+        if first.key[1] != _MACRO:
+            raise UserError(f"{problem}; remove it, or refer to @{first.key[1]}() where it belongs")
+        macros = [scope for scope, name, _ in used if name == _MACRO]
+        raise UserError(problem + nearest(first.title, macros))
+
+    def _used(self) -> set[_Key]:
+        """Keys of bindings that took part, or would have but for a later or narrower binding."""
+        used: set[_Key] = set()
+        shadowed = list(self._shadowed)
+        for scope, name in self._calls:
+            prefixes = {"/".join(scope[:depth]) for depth in range(len(scope) + 1)}
+            winners = self._bound(scope, name)
+            for key, binding in self._bindings.items():
+                if key[1] == name and key[0] in prefixes:
+                    used.add(key)
+                    winner = winners[key[2]]
+                    if winner is not binding:
+                        shadowed.append((binding, max(binding.index, winner.index)))
+        for binding, index in shadowed:
+            self._excuse(binding, index, used)
+        return used
+
+    def _excuse(self, shadowed: _Binding, index: int, used: set[_Key]) -> None:
+        """A file could not know that statement `index` would override what used its bindings."""
+        for key, binding in self._bindings.items():
+            late = binding.index > index or not binding.in_file
+            if key not in used and not late and shadowed.mentions(binding):
+                used.add(key)
+                self._excuse(binding, index, used)
+
+
+_known_to_gin: dict[str, Any] = {}  # gin's registry lives as long as the process
+
+
+def _refuse_renamed(macro: str, place: str) -> None:
+    if macro in RENAMED:
+        raise UserError(f"{place}: {macro} is a name of T5X; here it is {RENAMED[macro]}")
+
+
+def _syntax_line(error: Exception) -> str:
+    """LINE: what is wrong, of an error of gin's parser or of Python's tokenizer."""
+    if isinstance(error, SyntaxError):
+        text = (error.text or "").strip()
+        return f"{error.lineno}: cannot read `{text}`: quote strings, close brackets"
+    message, (line, _) = error.args
+    return f"{line}: cannot read the recipe: {message}"

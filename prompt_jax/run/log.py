@@ -1,0 +1,213 @@
+"""What a run reports: `metrics.jsonl` (the truth), TensorBoard, a progress bar or plain lines."""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prompt_jax import hosts
+from prompt_jax.errors import RunError, UserError
+from prompt_jax.paths import is_local
+
+PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens; terms are, too
+NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
+
+
+class MetricsLog:
+    """Records of a run, one JSON object per line, each with `step` and `kind`.
+
+    Opening it at a step drops every record after that step, so that a resumed run tells one story.
+    Where files cannot be appended to (buckets), the file is written anew at each flush.
+    """
+
+    def __init__(self, model_dir: epath.Path, start_step: int):
+        self.path = model_dir / "metrics.jsonl"
+        self.records = [r for r in read_metrics(model_dir) if r["step"] <= start_step]
+        self._write_all()
+        self.start_step = start_step
+        self._tensorboard: Any = None  # its writer, from the first record on
+
+    def _write_all(self):
+        if not hosts.writes():
+            return
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        partial = self.path.parent / "metrics.partial"
+        if is_local(self.path):
+            partial.write_text(text)
+            partial.replace(self.path)
+        else:
+            self.path.write_text(text)
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        if not hosts.writes():
+            return
+        if is_local(self.path):
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        else:
+            self._write_all()
+            return
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
+                tag = f"{record['kind']}/{name}"
+                self._writer().add_scalar(tag, value, record["step"])
+
+    def _writer(self):
+        if self._tensorboard is None:
+            from tensorboardX import SummaryWriter
+
+            folder = str(self.path.parent / "tensorboard")
+            self._tensorboard = SummaryWriter(folder, purge_step=self.start_step + 1, flush_secs=30)
+        return self._tensorboard
+
+    def evaluation_at(self, step: int) -> dict[str, Any] | None:
+        """The record of the evaluation at a step, if there is one."""
+        found = [r for r in self.records if r["kind"] == "eval" and r["step"] == step]
+        return found[-1] if found else None
+
+    def best(self, metric: str, direction: str) -> tuple[float, int] | None:
+        """The best (value, step) so far; ties go to the earlier step."""
+        sign = 1 if direction == "max" else -1
+        found = [
+            (record[metric], record["step"])
+            for record in self.records
+            if record["kind"] == "eval" and metric in record and not math.isnan(record[metric])
+        ]
+        return max(found, key=lambda pair: (sign * pair[0], -pair[1])) if found else None
+
+    def beats(self, value: float, metric: str, direction: str) -> bool:
+        """Whether a new value is better than every one so far; a tie or NaN is not."""
+        best = self.best(metric, direction)
+        if best is None:
+            return not math.isnan(value)
+        return value > best[0] if direction == "max" else value < best[0]
+
+    def evaluations_since_best(self, metric: str, direction: str) -> int:
+        """How many evaluations there were after the best one; all, if none gave a number."""
+        best = self.best(metric, direction)
+        after = -1 if best is None else best[1]
+        return sum(r["kind"] == "eval" and r["step"] > after for r in self.records)
+
+    def close(self) -> None:
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read_metrics(model_dir) -> list[dict[str, Any]]:
+    """All whole records of a run; a last line cut short by a kill is left out."""
+    path = epath.Path(model_dir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class Meter:
+    """Gathers the metrics of steps on the device and turns them into a record when asked."""
+
+    def __init__(self):
+        self._pending: list[dict[str, jax.Array]] = []
+        self._examples = 0
+        self.waited = 0.0  # seconds of the steps that were spent waiting for their batches
+        self._since = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array], examples: int) -> None:
+        self._pending.append(metrics)
+        self._examples += examples
+
+    def wait(self) -> None:
+        """Returns once the latest step is done (keeps the device at most a few steps behind)."""
+        if len(self._pending) > 2:
+            jax.block_until_ready(self._pending[-3]["loss"])
+
+    def record(self, step: int) -> dict[str, Any] | None:
+        """The means since the last call; None if there was no step.
+
+        Raises:
+          RunError: a loss, or the trained parameters, are not finite any more.
+        """
+        if not self._pending:
+            return None
+        pending = jax.device_get(self._pending)
+        for back, metrics in zip(reversed(range(len(pending))), pending, strict=True):
+            for name, what in NEVER_INFINITE.items():
+                if not math.isfinite(metrics[name]):
+                    raise RunError(
+                        f"the {what} is {metrics[name]} at step {step - back}: lower LEARNING_RATE "
+                        "and run again; nothing after the last checkpoint was saved"
+                    )
+        n, seconds = len(pending), time.perf_counter() - self._since
+        record: dict[str, Any] = {"step": step, "kind": "train"}
+        record |= {k: float(sum(float(m[k]) for m in pending)) / n for k in pending[0]}
+        for name in (n for n in pending[0] if n in PER_TOKEN or n.startswith("term/")):
+            record[name] /= max(record["tokens"], 1e-9)
+        record["loss_per_token"] = record["loss"] / max(record["tokens"], 1e-9)
+        record["examples"] = self._examples / n
+        record["seconds_per_step"] = seconds / n
+        record["examples_per_second"] = self._examples / seconds
+        record["input_share"] = min(self.waited / seconds, 1.0)
+        self._pending, self._examples, self.waited = [], 0, 0.0
+        self.restart_clock()
+        return record
+
+    def restart_clock(self) -> None:
+        self._since = time.perf_counter()
+
+
+class Screen:
+    """What a person sees: a bar with loss, examples/s and ETA; plain lines where no terminal is."""
+
+    def __init__(self, show: bool, start: int, total: int):
+        show = show and hosts.writes()
+        self.console = Console(file=sys.stderr, quiet=not show, soft_wrap=True, highlight=False)
+        self.start, self.total, self.began = start, total, time.perf_counter()
+        self.last_line = 0.0
+        self.progress = None
+        if show and self.console.is_terminal:
+            self.progress = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.task = self.progress.add_task("", total=total, completed=start)
+            self.progress.start()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def step(self, record: dict[str, Any]) -> None:
+        step = record["step"]
+        text = (
+            f"loss {record['loss_per_token']:.4f}/token  accuracy {record['accuracy']:.3f}  "
+            f"{record['examples_per_second']:.0f} examples/s"
+        )
+        if self.progress:
+            self.progress.update(self.task, completed=step, description=text)
+            return
+        now = time.perf_counter()
+        if now - self.last_line > 5 or step == self.total:
+            self.last_line = now
+            left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
+            self.say(f"step {step}/{self.total}  {text}  ETA {left / 60:.1f} min")
+
+    def close(self) -> None:
+        if self.progress:
+            self.progress.stop()
+
+
+def check_best_metric(metric: tuple[str, str], metrics: dict[str, Any]) -> None:
+    """Refuses a BEST_METRIC that the evaluation does not give."""
+    name = metric[0]
+    if name not in metrics:
+        known = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
+        raise UserError(f"BEST_METRIC names {name!r}; the evaluation gives: {known}")

@@ -1,0 +1,121 @@
+"""The training run: build, restore, loop, finish. Read this page first.
+
+`train` is what `prompt-jax train` calls; `Job` holds what a run is made of once its settings are
+read; `step.py` is where the gradient is taken.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from prompt_jax import hosts
+from prompt_jax.data.digests import BatchDigests
+from prompt_jax.errors import Preempted
+from prompt_jax.hosts.stop import Stopped, stop_signal
+from prompt_jax.run.folder import open_folder
+from prompt_jax.run.job import Job
+from prompt_jax.run.log import Meter, MetricsLog, Screen
+from prompt_jax.run.prefetch import Prefetch
+from prompt_jax.run.settings import Train
+from prompt_jax.run.state import RunCheckpoints
+
+
+def train(
+    run: Train,
+    model_dir: str,
+    *,
+    operative: str = "",
+    profile: bool = False,
+    batch_digests: bool = False,
+    show: bool = False,
+    check: Callable[["Job"], Any] | None = None,
+) -> dict[str, Any]:
+    """Trains to `run.steps`, or on from the checkpoint in `model_dir`; returns the last metrics.
+
+    `check` sees the job once its backbone is read, before any step; its UserError ends the run.
+
+    Raises:
+      UserError: before any weight is read where settings, task or folder are wrong.
+      Preempted: after SIGTERM, once the state is saved.
+    """
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signal())
+        folder = stack.enter_context(open_folder(model_dir))
+        job = Job(run, folder)
+        if check is not None:
+            check(job)
+        if batch_digests:
+            job.digests = BatchDigests(folder, *hosts.number())
+            stack.callback(job.digests.close)
+        checkpoints = RunCheckpoints(folder, run.checkpoints, job.facts)
+        stack.callback(checkpoints.close)
+        state = checkpoints.restore(job.first_state())
+        start = int(state.step)
+        if hosts.writes():
+            (folder / "config.gin").write_text(operative)
+        log, meter = MetricsLog(folder, start), Meter()
+        hosts.check_same("records in metrics.jsonl", len(log.records))
+        stack.callback(log.close)
+        screen = Screen(show, start, run.steps)
+        stack.callback(screen.close)
+        screen.say(job.opening(start, model_dir))
+        try:
+            if job.evaluation_due(start) and log.evaluation_at(start) is None:
+                job.evaluate(state, log, screen, stop)
+            over = job.over(start, log)
+            if over:
+                screen.say(f"{model_dir} is trained to step {start}: there is nothing left to do")
+            steps = range(start, start if over else run.steps)
+            batches = Prefetch(job.batch, steps)
+            stack.callback(batches.close)
+            meter.restart_clock()
+            for step in profiled(steps, folder, profile):
+                stop.check()
+                batch, examples = batches.next(step, meter)
+                state, metrics = job.train_step(state, job.frozen, batch)
+                meter.add(metrics, examples)
+                meter.wait()
+                done = step + 1
+                evaluating = job.evaluation_due(done)
+                saving = done % run.checkpoints.period == 0 or done == run.steps
+                if evaluating or saving or done % run.log_period == 0:
+                    report(meter.record(done), log, screen)
+                if evaluating:
+                    job.evaluate(state, log, screen, stop)
+                over = job.over(done, log)
+                if saving or over:
+                    job.save_prompt(state, "last", log.evaluation_at(done))
+                    checkpoints.save(state)
+                if evaluating or saving:
+                    meter.restart_clock()
+                if over:
+                    break
+        except Stopped:
+            done = int(state.step)
+            report(meter.record(done), log, screen)
+            job.save_prompt(state, "last", log.evaluation_at(done))
+            checkpoints.save(state)
+            raise Preempted(
+                f"preempted: saved step {done}; run the same command to go on"
+            ) from None
+        return job.closing(log, screen)
+
+
+def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> None:
+    if record is not None:
+        log.write(record)
+        screen.step(record)
+
+
+def profiled(steps: range, folder: epath.Path, profile: bool) -> Iterator[int]:
+    """The steps; with `profile`, an xprof trace of the fourth to the sixth in `profile/`."""
+    for n, step in enumerate(steps):
+        if profile and n == 3:
+            jax.profiler.start_trace(str(folder / "profile"))
+        yield step
+        if profile and (n == 5 or step == steps[-1]) and n >= 3:
+            jax.profiler.stop_trace()
+            profile = False
