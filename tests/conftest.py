@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What was compiled once is kept: most of the suite's time is compiling. Without the folder, the
+# same tests pass more slowly.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["XLA_FLAGS"] = " ".join(
     [*os.environ.get("XLA_FLAGS", "").split(), "--xla_force_host_platform_device_count=8"]
 )
@@ -17,6 +24,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+# Fixtures that files share.
+pytest_plugins = ("tiny", "spot_library", "launching")
 
 SHARED_UNSET = "PROMPT_JAX_SHARED is not set"
 

@@ -1,4 +1,4 @@
-"""What the tests of the launchers share; they take it by `runpy.run_path`."""
+"""What the tests of the launchers share."""
 
 import importlib.util
 import os

@@ -9,7 +9,6 @@ every split but `train` of every registered task that DATA holds, and every text
 
 import lzma
 import os
-import runpy
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -74,7 +73,8 @@ def main() -> None:
     from prompt_jax.textfiles import paragraph_digest
 
     data = Path(os.environ["PROMPT_JAX_DATA_DIR"])
-    downstream = runpy.run_path(str(Path(__file__).with_name("test_nano_mixture.py")))["downstream"]
+    from test_nano_mixture import downstream
+
     texts = tested_texts(downstream(data))
     found = {paragraph_digest(line) for _, line in shared_paragraphs(data / "corpus", texts)}
     print("\n".join(sorted(found)))

@@ -1,4 +1,4 @@
-"""The fixtures `runs` and `library`, for the tests of SPoT; they take them by `runpy.run_path`."""
+"""The fixtures `runs` and `library`, for the tests of SPoT."""
 
 import shutil
 from pathlib import Path

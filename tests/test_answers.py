@@ -1,8 +1,5 @@
 """Answers to questions: ranking, retrieval, sampling, many prompts in one batch, the vote."""
 
-import runpy
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout, lay_out
 from prompt_jax.prompt.stack import PromptStack
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 ONE = MeshShape().build(jax.devices()[:1])
 
 

@@ -2,17 +2,13 @@
 
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from prompt_jax.backbone.formats.store import Store
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 @pytest.mark.slow

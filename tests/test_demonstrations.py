@@ -1,8 +1,6 @@
 """Demonstrations before an input: which ones, their form and room, in training and evaluation."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from prompt_jax.evaluate.scorer import Evaluation
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.prompt.layout import PromptLayout
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 WORDS = Vocabulary.bytes()
 
 

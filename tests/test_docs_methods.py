@@ -1,7 +1,6 @@
 """The method that docs/methods.md writes as an example is one: it trains and saves a prompt."""
 
 import re
-import runpy
 import textwrap
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from prompt_jax.recipe.registered import REGISTERED
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- (file): (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 def test_the_method_of_the_docs_is_a_method(tiny: Path, tmp_path: Path, monkeypatch) -> None:

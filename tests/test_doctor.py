@@ -5,7 +5,6 @@ Nothing is compiled: the whole page is shapes, files and text.
 
 import dataclasses
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from prompt_jax.model.sharding import MeshShape
 from prompt_jax.objective.optim import Adafactor, Schedule
 from prompt_jax.recipe import config
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NAMES = list(doctor.CHECKS)
 
 

@@ -1,10 +1,8 @@
 """`eval` over several processes says what one says, uneven last batches included."""
 
 import json
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ import pytest
 from prompt_jax import hosts
 from prompt_jax.cli.main import main
 from prompt_jax.hosts.rehearse import _environment, _free_port
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Decoding a split and scoring it; that the eval verb agrees with training is in test_train.py."""
 
 import json
-import runpy
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,8 +17,6 @@ from prompt_jax.evaluate.scorer import Evaluation, TaskScorer, write_predictions
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.prompt.layout import PromptLayout
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 def scorer(tiny, batch_size: int, layout=PromptLayout(), max_examples=None) -> TaskScorer:  # noqa: B008

@@ -4,7 +4,6 @@ PEFT itself runs in tests/parity/test_export.py; here its folders are only writt
 """
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from prompt_jax.export import run as export
 from prompt_jax.export.formats import About
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 ROWS, WIDTH = 3, 16
 PLAIN = ("npy", "peft", "t5x")
 SUFFIX = {"npy": ".npy", "peft": "", "t5x": "", "orbax": ""}

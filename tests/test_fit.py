@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import runpy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from frozen import made
 from jax.sharding import NamedSharding, PartitionSpec
 
 from prompt_jax.backbone.load import read_config
@@ -21,7 +20,6 @@ from prompt_jax.model import sizes
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.recipe import config
 
-made = runpy.run_path(str(Path(__file__).with_name("frozen.py")))["made"]
 L, B, D, F = 5, 8, 16, 48
 
 

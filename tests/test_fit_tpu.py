@@ -2,11 +2,10 @@
 
 import json
 import os
-import runpy
-from pathlib import Path
 
 import jax
 import pytest
+from frozen import made
 
 from prompt_jax.cli.main import main
 from prompt_jax.fit import chips, compiler, flops, hlo
@@ -14,7 +13,6 @@ from prompt_jax.fit.cost import cost
 from prompt_jax.fit.program import config_of, train_program
 from prompt_jax.recipe import config
 
-made = runpy.run_path(str(Path(__file__).with_name("frozen.py")))["made"]
 pytestmark = pytest.mark.fit
 BASE = ["BACKBONE=random:t5_1_1_base", "INPUT_LENGTH=128", "BATCH_SIZE=8"]
 

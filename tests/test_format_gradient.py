@@ -1,7 +1,6 @@
 """The format gradient: what is shuffled, the cosine, and where it is measured in a run."""
 
 import importlib
-import runpy
 import sys
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.recipe import config
 from prompt_jax.run.step import make_grad, split
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 script = importlib.import_module("format_gradient")
 sys.path.pop(0)

@@ -1,7 +1,6 @@
 """`infer`: order, resumption, shards, and outputs that are not its own."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from prompt_jax.errors import Preempted, UserError
 from prompt_jax.evaluate import infer as module
 from prompt_jax.evaluate.infer import infer, shard_of, windows
 from prompt_jax.hosts.stop import Stopped
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ Nothing of prompt_jax is imported here, as in launch/ itself.
 
 import ast
 import json
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,12 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from launching import BIN, JOB, LAUNCH, NASTY, PLACES, call, import_job
 
-shared = runpy.run_path(str(Path(__file__).with_name("launching.py")))
-ROOT, LAUNCH, BIN = shared["ROOT"], shared["LAUNCH"], shared["BIN"]
-NASTY, JOB, PLACES = shared["NASTY"], shared["JOB"], shared["PLACES"]
-call, job, stub = shared["call"], shared["job"], shared["stub"]
-jobs = shared["import_job"]()
+jobs = import_job()
 GOLDEN = Path(__file__).parent / "golden" / "launch"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shlex
 import socket
 import subprocess
@@ -11,12 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-shared = runpy.run_path(str(Path(__file__).with_name("launching.py")))
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
-LAUNCH, BIN = shared["LAUNCH"], shared["BIN"]
-NASTY, JOB, PLACES = shared["NASTY"], shared["JOB"], shared["PLACES"]
-call, job, stub = shared["call"], shared["job"], shared["stub"]
+from launching import BIN, JOB, LAUNCH, NASTY, PLACES, call
 
 
 def calls(folder: Path) -> str:

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import importlib
 import math
-import runpy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from prompt_jax.run.job import Job
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import make_grad
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 NOISE = UniformInit()
 SEVERAL: dict[str, Any] = {"tasks": ("other", "toy"), "length": 3, "init": NOISE}
 

@@ -5,10 +5,9 @@ import io
 import json
 import lzma
 import re
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
+import overlap
 import pytest
 
 from prompt_jax.errors import UserError
@@ -24,8 +23,6 @@ from prompt_jax.tasks import (
     text,
 )
 from prompt_jax.textfiles import LEFT_OUT, left_out, paragraph_digest
-
-overlap = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("overlap.py"))))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 promot = importlib.import_module("promot")
 table = importlib.import_module("promot_table")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -20,8 +19,6 @@ from prompt_jax.errors import UserError
 from prompt_jax.hosts import meet
 from prompt_jax.hosts.rehearse import Rehearsal, _environment, _free_port, prompt_difference
 from prompt_jax.run.log import read_metrics
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 def rehearse(tiny, model_dir, capsys, *flags) -> dict:

@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
 import time
@@ -26,7 +25,6 @@ from prompt_jax.errors import RunError, UserError
 from prompt_jax.run.state import Checkpoints, RunCheckpoints
 from prompt_jax.run.step import TrainState
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 BINDINGS = ("TRAIN_STEPS=40", "CHECKPOINT_PERIOD=4", "EVAL_PERIOD=8", "Train.log_period=3")
 PROMPTS = ("prompt/last/prompt.safetensors", "prompt/best/prompt.safetensors")
 PRELOAD = (

@@ -3,13 +3,11 @@
 import dataclasses
 import importlib
 import json
-import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 scoreboard = importlib.import_module("scoreboard")
 table = importlib.import_module("scoreboard_table")

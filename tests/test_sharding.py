@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from prompt_jax.model.t5 import T5Config
 from prompt_jax.recipe import config
 from prompt_jax.run.job import Job
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 STEPS = 20
 MESHES = {"8 data": (8, 1, 1), "mixed": (2, 2, 2), "8 model": (1, 1, 8)}
 REST = {  # every other way to arrange 2, 4 and 8 devices

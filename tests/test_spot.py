@@ -1,13 +1,13 @@
 """Similarities on real prompts, averages, what a library refuses, and the three verbs."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from spot_library import SHORT
 
 import prompt_jax as pj
 from prompt_jax.cli.main import main
@@ -18,10 +18,6 @@ from prompt_jax.prompt.artefact import Prompt, load_prompt
 from prompt_jax.prompt.library import Library
 from prompt_jax.transfer import similarity as spot
 from prompt_jax.transfer.embed import take
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
-sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))
-SHORT, runs, library = (sources[name] for name in ("SHORT", "runs", "library"))
 
 
 def by_hand(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

@@ -2,13 +2,11 @@
 
 import importlib
 import json
-import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 spot = importlib.import_module("spot")
 table = importlib.import_module("spot_table")

@@ -1,13 +1,13 @@
 """`spot transfer`: what it refuses before it trains, its strategies, and its report."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from spot_library import SHORT
 
 from prompt_jax.cli.main import main
 from prompt_jax.prompt.artefact import load_prompt
@@ -16,10 +16,6 @@ from prompt_jax.run.state import Checkpoints
 from prompt_jax.transfer import similarity as spot
 from prompt_jax.transfer.embed import keeps
 from prompt_jax.transfer.targets import with_earlier
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
-sources = runpy.run_path(str(Path(__file__).with_name("spot_library.py")))
-SHORT, runs, library = (sources[name] for name in ("SHORT", "runs", "library"))
 
 
 def fails(capsys, *argv: str) -> str:

@@ -1,7 +1,6 @@
 """A program runs its stages in turn: a prompt, then the model behind it, the prompt unchanged."""
 
 import json
-import runpy
 from pathlib import Path
 
 import jax
@@ -20,7 +19,6 @@ from prompt_jax.run.job import Job
 from prompt_jax.run.stages import Stages, resolved
 from prompt_jax.tasks.text import jsonl_task
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 RECIPE = """
 include 'base.gin'
 include 'methods/promot.gin'

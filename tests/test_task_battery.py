@@ -1,12 +1,7 @@
 """Tasks through the program by its commands; the whole list is for `make nightly`."""
 
-import runpy
-from pathlib import Path
-
 import pytest
-
-battery = runpy.run_path(str(Path(__file__).with_name("task_battery.py")))
-JOBS = battery["JOBS"]
+from task_battery import JOBS, run
 
 
 def test_every_superglue_task_and_xtreme_task_is_on_the_list():
@@ -26,10 +21,10 @@ def own_data_folder(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["cb", "panx"])
 def test_a_task_is_taken_through_the_program(name, shared, tmp_path):
-    print(battery["run"](name, str(shared / "data"), tmp_path))
+    print(run(name, str(shared / "data"), tmp_path))
 
 
 @pytest.mark.slow
 def test_all_tasks_are_taken_through_the_program(shared, tmp_path):
     for name in JOBS:
-        print(battery["run"](name, str(shared / "data"), tmp_path))
+        print(run(name, str(shared / "data"), tmp_path))

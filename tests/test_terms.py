@@ -1,7 +1,6 @@
 """Terms share their passes, rules see each part's gradient, projections follow the optimizer."""
 
 import dataclasses
-import runpy
 from pathlib import Path
 
 import jax
@@ -32,7 +31,6 @@ from prompt_jax.run.job import Job
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import accumulated, make_grad, make_grads, split
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 LAYOUT = PromptLayout(encoder=4)
 TEXT = "text"
 

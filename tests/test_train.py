@@ -1,8 +1,6 @@
 """A whole run, and the golden trajectory of T5X through the very step that runs use."""
 
 import json
-import runpy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +19,6 @@ from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.prompt.layout import PromptLayout, lay_out
 from prompt_jax.run.step import TrainState, accumulated, make_grad, make_train_step, split
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 FEATURES = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 
 

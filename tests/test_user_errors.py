@@ -2,15 +2,12 @@
 
 import importlib
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prompt_jax.cli.main import main
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["tiny"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The fixture `tiny`, for the tests of whole runs; they take it by `runpy.run_path`."""
+"""The fixture `tiny`, for the tests of whole runs."""
 
 import json
 from pathlib import Path
