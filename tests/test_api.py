@@ -11,6 +11,7 @@ import pytest
 
 import prompt_jax as pj
 from prompt_jax import api
+from prompt_jax.answer import arrays
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
@@ -156,7 +157,7 @@ def test_a_prompt_of_another_backbone_is_refused(tiny, saved):
 def test_results_are_numpy_and_calls_compile_once(tiny):
     tokens = APART["encoder_input_tokens"]
     calls = {
-        api._logits: lambda: pj.logits(tiny, APART, ROWS),
+        arrays._logits: lambda: pj.logits(tiny, APART, ROWS),
         api._loss_and_grad: lambda: pj.loss_and_prompt_grad(tiny, APART, ROWS),
         api._generate: lambda: pj.generate(tiny, tokens, ROWS, beams=2, max_length=4),
         api._score: lambda: pj.score(tiny, tokens, tokens[:, None], ROWS),

@@ -280,7 +280,7 @@ def test_a_prompt_of_another_backbone_is_refused(saved, tmp_path):
 
 WRITER = """
 import json, sys, numpy as np
-from prompt_jax import artefact
+from prompt_jax.prompt import artefact
 if sys.argv[3] == "renames":
     artefact._exchange = lambda a, b: False
 manifest = json.loads(sys.argv[2])

@@ -105,7 +105,7 @@ def test_a_backbone_without_a_tokenizer_is_refused(shared):
 
 
 TASK = """
-from prompt_jax.metrics_retrieval import mined_f1, mining_target
+from prompt_jax.metrics.retrieval import mined_f1, mining_target
 from prompt_jax.metrics_text import accuracy
 from prompt_jax.tasks.text import RowsSource, add_task, jsonl_task
 

@@ -184,8 +184,8 @@ def test_what_a_lost_process_may_be_behind_waits_for_word_of_it(
 @pytest.fixture
 def met(monkeypatch):
     """Two processes that have met, with quick signs of life, and what they end with."""
-    monkeypatch.setattr(hosts, "BEAT", 0.1)
-    monkeypatch.setattr(hosts, "HANGING", 1)
+    monkeypatch.setattr(meet, "BEAT", 0.1)
+    monkeypatch.setattr(meet, "HANGING", 1)
     ended: list = []
 
     def end(line, code, message, told=False):

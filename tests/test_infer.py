@@ -87,7 +87,7 @@ def test_a_stopped_run_keeps_finished_windows(tiny, rows, tmp_path, monkeypatch)
         if next(asked):
             raise Stopped
 
-    monkeypatch.setattr("prompt_jax.run.folder.Stop.check", check)
+    monkeypatch.setattr("prompt_jax.hosts.stop.Stop.check", check)
     output = tmp_path / "out.jsonl"
     with pytest.raises(Preempted, match=r"preempted: 8 of 20 rows are in .*out.jsonl"):
         run(tiny, rows, output)

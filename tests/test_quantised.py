@@ -13,6 +13,7 @@ from etils import epath
 from flax import nnx
 
 from prompt_jax import api
+from prompt_jax.answer.arrays import TEACHER_FORCING
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.convert import convert
 from prompt_jax.backbone.formats import LazyArrays, Stored, files
@@ -72,7 +73,7 @@ def test_each_layer_is_read_once_and_alone(arrays):
 def gradient_of(backbone) -> np.ndarray:
     """float32 [5, 16]: the gradient of some prompt on some tokens."""
     rng = np.random.default_rng(0)
-    tokens = {name: rng.integers(3, 260, (4, 9)) for name in api.TEACHER_FORCING}
+    tokens = {name: rng.integers(3, 260, (4, 9)) for name in TEACHER_FORCING}
     prompt = rng.normal(0, 1, (5, 16)).astype(np.float32)
     return api.loss_and_prompt_grad(backbone, tokens, prompt)[1]
 

@@ -8,6 +8,7 @@ import seqio
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.cli import task_list as tasks_cli
 from prompt_jax.errors import UserError
+from prompt_jax.recipe.user_code import import_tasks_module
 from prompt_jax.tasks import text
 
 TASKS_MODULE = """
@@ -38,27 +39,27 @@ def user_module(tmp_path: Path):
 
 
 def test_a_users_module_by_path(user_module):
-    module = tasks_cli.import_tasks_module(user_module)
-    assert tasks_cli.import_tasks_module(user_module) is module
+    module = import_tasks_module(user_module)
+    assert import_tasks_module(user_module) is module
     assert len(text.load_examples("users_own", "train")["users_own"]) == 3
 
 
 def test_a_users_module_by_name(user_module, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(user_module).parent))
-    tasks_cli.import_tasks_module("my_tasks")
+    import_tasks_module("my_tasks")
     assert text.get_task("users_own").splits == ("train", "validation")
 
 
 def test_a_module_that_is_not_there_or_fails_is_named(tmp_path):
     with pytest.raises(UserError, match=r"--tasks_module=no\.such: ModuleNotFoundError: No module"):
-        tasks_cli.import_tasks_module("no.such")
+        import_tasks_module("no.such")
     with pytest.raises(UserError, match=r"--tasks_module=.*gone\.py: no such file"):
-        tasks_cli.import_tasks_module(str(tmp_path / "gone.py"))
+        import_tasks_module(str(tmp_path / "gone.py"))
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0")
     for _ in range(2):  # a failed import leaves nothing behind
         with pytest.raises(UserError, match=r"broken\.py: ZeroDivisionError: division by zero"):
-            tasks_cli.import_tasks_module(str(broken))
+            import_tasks_module(str(broken))
 
 
 def test_list_describes_every_task(monkeypatch):

@@ -105,8 +105,8 @@ def test_small_splits_leave_no_file(cache):
 
 
 RACER = """
-from prompt_jax import token_cache
-from prompt_jax.vocabulary import Vocabulary
+from prompt_jax.data import token_cache
+from prompt_jax.backbone.vocabulary import Vocabulary
 token_cache.LEAST = 1
 texts, words = [f"row {i}" for i in range(50)], Vocabulary.bytes()
 found = token_cache.encoded(texts, words)
