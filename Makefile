@@ -1,29 +1,42 @@
 PYTHON ?= python3
-BIN := .venv/bin
+NEWEST ?= python3.13
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Two processes. One of them runs all tests of a file, so that its fixtures are made once.
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
 
 .PHONY: setup test lint types parity fit fit-xxl check nightly quickstart scoreboard scoreboard-quick clean
 
 # Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
-setup: .venv/.stamp
+setup: $(VENV)/.stamp
 
-.venv/.stamp: pyproject.toml constraints.txt
+# A PYTHON on the command line replaces an environment that was made without it.
+ifeq ($(origin PYTHON),command line)
+$(VENV)/.stamp: $(VENV)/.$(notdir $(PYTHON))
+
+$(VENV)/.$(notdir $(PYTHON)):
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+endif
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python %s is too old: run make PYTHON=python3.11" % sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[test]'
 	@touch $@
 
-.venv/.stamp-parity: .venv/.stamp
+$(VENV)/.stamp-parity: $(VENV)/.stamp
 	$(PIP) -e '.[parity]'
 	@touch $@
 
-.venv/.stamp-fit: .venv/.stamp
+$(VENV)/.stamp-fit: $(VENV)/.stamp
 	$(PIP) -e '.[fit]'
 	@touch $@
 
 test: setup
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,16 +47,16 @@ types: setup
 	$(BIN)/pyright
 
 # Live comparisons with transformers and PEFT, which need torch.
-parity: .venv/.stamp-parity
-	$(BIN)/pytest -q -m parity tests/parity
+parity: $(VENV)/.stamp-parity
+	$(PYTEST) -m parity tests/parity
 
 # Compiles for TPUs that are not here, which needs libtpu.
-fit: .venv/.stamp-fit
+fit: $(VENV)/.stamp-fit
 	$(BIN)/pytest -q -m fit tests/test_fit_tpu.py
 
 # The first three rows of docs/scale.md; each takes minutes.
 XXL := $(BIN)/prompt-jax fit --gin.BACKBONE=random:t5_1_1_xxl
-fit-xxl: .venv/.stamp-fit
+fit-xxl: $(VENV)/.stamp-fit
 	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:4x4
 	$(XXL) --gin_file=runs/xxl.gin --topology=v5e:2x2 --gin.BATCH_SIZE=16 \
 	  --gin.MeshShape.fsdp=2 --gin.MeshShape.model=2
@@ -58,9 +71,11 @@ check:
 	$(MAKE) parity
 	$(MAKE) fit
 
-# Every test but parity and fit, those that take minutes included.
+# Every test but parity and fit, those that take minutes included; then the quick ones with the
+# newest Python and JAX, in an environment of their own.
 nightly: setup
-	$(BIN)/pytest -q -m "not parity and not fit"
+	$(PYTEST) -m "not parity and not fit"
+	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST)
 
 quickstart: setup
 	$(BIN)/prompt-jax train --gin_file=runs/quickstart.gin --model_dir=runs/quickstart
@@ -73,5 +88,5 @@ scoreboard-quick: setup
 	$(BIN)/python benchmarks/scoreboard.py --quick
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
