@@ -104,7 +104,7 @@ REFUSALS = {
     "nano:x": "unknown backbone 'nano:x'",
     "hf:": "backbone 'hf:' names nothing",
     "nano?seed=1": r"unknown backbone 'nano\?seed=1'",
-    "hf:/x?family=t5_1_0": "has the unknown option 'family'; known: none",
+    "hf:/x?family=t5_1_0": "has the unknown option 'family'; known: ignore",
     "t5x:/x?familly=mt5": "has the unknown option 'familly'; known: family",
     "random:huge": "unknown size in 'random:huge'; the known ones are nano, ",
     "random:nano?seed=-1": "seed '-1' in 'random:nano.seed=-1' is not a whole number",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prompt_jax.backbone.formats import files, hf, names
+from prompt_jax.backbone import load
+from prompt_jax.backbone.formats import files, hf, names, write
 from prompt_jax.backbone.weights import t5x_shapes
 from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5Config
@@ -275,9 +276,24 @@ def test_a_broken_index_is_refused(tied):
 
 CONFIG_REFUSALS = {
     "model_type": ({"model_type": "bart"}, "model_type is 'bart'; give one of t5, mt5, umt5"),
-    "activation": ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj is 'gated-tanh'"),
-    "epsilon": ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05"),
-    "start": ({"decoder_start_token_id": 2}, "decoder_start_token_id is 2"),
+    "activation": (
+        {"feed_forward_proj": "gated-tanh", "dense_act_fn": None, "is_gated_act": None},
+        "feed_forward_proj 'gated-tanh'; the known activations are relu, gelu_new",
+    ),
+    "function": ({"dense_act_fn": "tanh"}, "dense_act_fn 'tanh', .*; the known activations are"),
+    "epsilon": ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon = 1e-05, and only 1e-06 can"),
+    "start": ({"decoder_start_token_id": 2}, "decoder_start_token_id = 2, and only 0 can"),
+    "eos": ({"eos_token_id": [1, 5]}, r"eos_token_id = \[1, 5\], and only 1 can"),
+    "unknown": (
+        {"rope_theta": 1e4},
+        r"rope_theta = 10000.0 is no field .* hf:DIR\?ignore=rope_theta",
+    ),
+    "version": (
+        {"transformers_version": "main"},
+        "transformers_version = 'main' should be a version",
+    ),
+    "null": ({"d_model": None}, "'d_model' is missing or no whole number"),
+    "kind": ({"num_decoder_layers": "2"}, "num_decoder_layers = '2' should be int"),
     "type": ({"d_model": "64"}, "'d_model' is missing or no whole number"),
     "layers": ({"num_layers": 3, "num_decoder_layers": 2}, "encoder.block.2.* is missing"),
 }
@@ -289,6 +305,45 @@ def test_hf_refuses_a_config(tied, case):
     change(tied[0], **settings)
     with pytest.raises(UserError, match=message):
         hf.open_hf(str(tied[0]))
+
+
+def test_a_field_is_ignored_when_the_backbone_string_says_so(tied):
+    folder, _ = tied
+    change(folder, rope_theta=1e4)
+    assert load.read_config(f"hf:{folder}?ignore=rope_theta") == hf.open_hf_config(
+        str(folder), ["rope_theta"]
+    )
+    with pytest.raises(UserError, match="rope_theta"):
+        load.open_checkpoint(f"hf:{folder}?ignore=other")
+
+
+def test_generation_settings_that_change_the_answers_are_refused(tied):
+    folder, _ = tied
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2, "num_beams": 4}')
+    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id = 2, and only 1"):
+        hf.open_hf(str(folder))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1, "num_beams": 4}')
+    assert hf.open_hf(str(folder)).config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("settings", "activations"),
+    [
+        ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"}, ("silu", "linear")),
+        ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, ("gelu_exact", "linear")),
+        ({"feed_forward_proj": "gated-relu"}, ("relu", "linear")),
+        ({"feed_forward_proj": "gated-gelu", "is_gated_act": False}, ("gelu",)),
+    ],
+)
+def test_the_activation_is_the_one_that_transformers_computes(tied, settings, activations):
+    """`dense_act_fn` and `is_gated_act` come before what `feed_forward_proj` says."""
+    raw = json.loads((tied[0] / "config.json").read_text())
+    raw = {**raw, "dense_act_fn": None, "is_gated_act": None, **settings}
+    read = hf.config_from(hf.settings_from(raw, "config.json"), True)
+    assert read.mlp_activations == activations
+    written = write.hf_settings(dataclasses.replace(read, scale_logits=True), "float32")
+    again = hf.config_from(hf.settings_from(written, "config.json"), True)
+    assert again.mlp_activations == activations
 
 
 def test_version_5_ties_and_scales_as_its_files_say(tmp_path):

@@ -161,6 +161,25 @@ def test_a_config_beside_the_arrays_counts(golden, legacy, tmp_path):
     assert t5x.open_t5x(str(tmp_path / "theirs"), None).config == config
 
 
+def test_heads_may_stand_apart_as_scalable_t5_saves_them(shared):
+    """[D, H, K] for query, key and value, [H, K, D] for out; the values are v11_t5x's."""
+    apart = t5x.open_t5x(str(shared / "cases" / "t5x_scalable" / "checkpoint_1000"), None)
+    joined = t5x.open_t5x(str(shared / "golden" / "t5x" / "v11_t5x" / "checkpoint_1000"), None)
+    assert apart.config == joined.config
+    for name in joined.arrays:
+        np.testing.assert_array_equal(apart.arrays[name], joined.arrays[name], err_msg=name)
+    name = "encoder/layers_0/attention/query/kernel"
+    box = (slice(3, 9), slice(5, 41))  # across heads
+    np.testing.assert_array_equal(
+        apart.arrays.stored[name].read(box), joined.arrays.stored[name].read(box)
+    )
+
+
+def test_the_file_of_a_checkpoint_names_its_folder(legacy):
+    with pytest.raises(UserError, match=f"is a file; give its folder: t5x:{legacy}"):
+        t5x.open_t5x(str(legacy / "checkpoint"), None)
+
+
 def test_a_damaged_t5x_checkpoint_is_refused(legacy):
     name = "target.encoder.layers_0.mlp.wo.kernel"
     (legacy / name / "0.0").unlink()

@@ -30,7 +30,7 @@ SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
 KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
     **dict.fromkeys(SHIPPED, ()),
-    "hf": (),
+    "hf": ("ignore",),
     "t5x": ("family",),
     "orbax": (),
     "files": (),
@@ -123,7 +123,14 @@ def read_config(name: str) -> T5Config:
     kind, rest, options = _parse(name)
     if kind == "random":
         return _random_config(name, rest, options["vocabulary"])
-    return open_hf_config(rest) if kind == "hf" else open_checkpoint(name).config
+    if kind == "hf":
+        return open_hf_config(rest, _ignored(options))
+    return open_checkpoint(name).config
+
+
+def _ignored(options: Mapping[str, str | None]) -> list[str]:
+    """The fields of config.json that `hf:DIR?ignore=FIELD,FIELD` names."""
+    return (options["ignore"] or "").split(",")
 
 
 def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
@@ -166,7 +173,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     if kind in SHIPPED:
         return open_shipped(kind)
     if kind == "hf":
-        return open_hf(rest)
+        return open_hf(rest, _ignored(options))
     if kind == "t5x":
         return open_t5x(rest, options["family"])
     if kind == "orbax":

@@ -1,4 +1,4 @@
-"""Text to token ids and back: SentencePiece models and ByT5's bytes.
+"""Text to token ids and back: SentencePiece models, transformers' tokenizers, and ByT5's bytes.
 
 Ids follow T5: 0 pads, 1 ends a sequence, 2 is unknown. Sentinels, written `<extra_id_N>` in text,
 mark the gaps of span corruption; `<extra_id_0>` has the highest id and the others count down.
@@ -8,6 +8,8 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sentencepiece
 from google.protobuf.message import DecodeError
@@ -15,6 +17,9 @@ from sentencepiece import sentencepiece_model_pb2
 
 from prompt_jax.errors import UserError
 from prompt_jax.model.logprobs import EOS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PAD, UNK = 0, 2
 NUM_SENTINELS = 100
@@ -36,7 +41,13 @@ class Vocabulary(ABC):
 
     @staticmethod
     def from_file(path: str) -> "Vocabulary":
-        """The SentencePiece model in a file. Sentinels are appended unless it holds its own."""
+        """A SentencePiece model, a `tokenizer.json` of transformers, or a folder of transformers
+        with a SentencePiece model to which tokens were added.
+
+        Sentinels are appended to a SentencePiece model unless it holds its own.
+        """
+        if is_tokenizer(path):
+            return _TokenizerVocabulary(path, _tokenizer(path))
         return _SentencePieceVocabulary(path)
 
     @staticmethod
@@ -113,6 +124,79 @@ class _SentencePieceVocabulary(Vocabulary):
 
     def _text(self, ids: list[int]) -> str:
         return self._model.decode(ids)
+
+
+class _TokenizerVocabulary(Vocabulary):
+    """A tokenizer of the library `tokenizers`, as transformers saves T5's.
+
+    Ids are those of transformers without special tokens around the text.
+    """
+
+    def __init__(self, path: str, tokenizer: "Tokenizer"):
+        self._tokenizer = tokenizer
+        names = {"<pad>": PAD, "</s>": EOS, "<unk>": UNK}
+        ids = tuple(tokenizer.token_to_id(name) for name in names)
+        if ids != tuple(names.values()):
+            raise UserError(f"'{path}' has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2: retrain it")
+        self._sentinels = {}
+        for name, i in tokenizer.get_vocab(with_added_tokens=True).items():
+            if match := _SENTINEL.fullmatch(name.removeprefix("▁")):
+                self._sentinels[int(match[1])] = i
+        self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        self.path = path
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        names = [self._tokenizer.id_to_token(int(i)) for i in ids]
+        return ["<unk>" if name is None else name for name in names]
+
+    def sentinel(self, number: int) -> int:
+        if number not in self._sentinels:
+            count = len(self._sentinels)
+            raise UserError(f"'{self.path}' has no <extra_id_{number}>; it has {count} of them")
+        return self._sentinels[number]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def is_tokenizer(path: str) -> bool:
+    """Whether a vocabulary's path is one of transformers' tokenizers, a file or a folder."""
+    return path.endswith(".json") or Path(path).is_dir()
+
+
+def tokenizer_json(path: str) -> str:
+    """A tokenizer of transformers, a file or a folder, as the text of one tokenizer.json."""
+    return _tokenizer(path).to_str()
+
+
+def _tokenizer(path: str) -> "Tokenizer":
+    return _tokenizer_of_file(path) if path.endswith(".json") else _tokenizer_of_folder(path)
+
+
+def _tokenizer_of_file(path: str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(_read(path).decode())
+    except Exception as error:  # the library raises the bare class
+        remedy = "give the tokenizer.json that transformers saved"
+        raise UserError(f"'{path}' is no tokenizer ({error}); {remedy}") from error
+
+
+def _tokenizer_of_folder(path: str) -> "Tokenizer":
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"transformers cannot open the tokenizer in '{path}' ({reason}); copy the folder again"
+        ) from error
 
 
 class _ByteVocabulary(Vocabulary):

@@ -181,7 +181,13 @@ def _widened(x, keys: int, value) -> jax.Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(keys - x.shape[-1], 0)], constant_values=value)
 
 
-ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "relu": jax.nn.relu, "linear": lambda x: x}
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu,  # by tanh, as T5X's
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "linear": lambda x: x,
+}
 
 
 class MLP(nnx.Module):

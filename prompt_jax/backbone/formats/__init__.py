@@ -29,6 +29,22 @@ class Stored:
     def transposed(self) -> "Stored":
         return Stored(self.shape[::-1], self.dtype, lambda box: self.read(box[::-1]).T)
 
+    def merged(self, axis: int) -> "Stored":
+        """The same values with `axis` and the one after it as one axis."""
+        inner = self.shape[axis + 1]
+        shape = (*self.shape[:axis], self.shape[axis] * inner, *self.shape[axis + 2 :])
+
+        def read(box: Box) -> np.ndarray:
+            first, last = box[axis].start // inner, -(-box[axis].stop // inner)
+            apart = (*box[:axis], slice(first, last), slice(0, inner), *box[axis + 1 :])
+            values = self.read(apart)
+            joined = values.reshape(*values.shape[:axis], -1, *values.shape[axis + 2 :])
+            start = box[axis].start - first * inner
+            wanted = slice(start, start + box[axis].stop - box[axis].start)
+            return joined[(slice(None),) * axis + (wanted,)]
+
+        return Stored(shape, self.dtype, read)
+
     @staticmethod
     def held(array: np.ndarray) -> "Stored":
         """An array in memory."""

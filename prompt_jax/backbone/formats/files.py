@@ -9,7 +9,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from etils import epath
 from prompt_jax.backbone.formats import Box, Checkpoint, LazyArrays, Stored
 from prompt_jax.backbone.formats.names import FILES_TABLE, Shape, check_dtypes, match
 from prompt_jax.backbone.formats.store import read_file
+from prompt_jax.backbone.vocabulary import is_tokenizer, tokenizer_json
 from prompt_jax.backbone.weights import t5x_shapes
 from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5Config
 
 FORMAT = "prompt_jax"
-WEIGHTS, SPIECE = "model.safetensors", "spiece.model"
+WEIGHTS = "model.safetensors"
+SPIECE, TOKENIZER = "spiece.model", "tokenizer.json"  # a vocabulary is one or the other
 RUN_TIME = ("dropout_rate", "dtype", "remat")  # settings of a run, not of a model: not stored
 ARCHITECTURE = tuple(field.name for field in fields(T5Config) if field.name not in RUN_TIME)
 STORED_DTYPES = ("float32", "bfloat16")
@@ -135,7 +137,8 @@ def write(
     """Write a backbone that `files:FOLDER` reads; `config.json` comes last and makes it readable.
 
     `arrays`: T5X's per-layer names -> float32 or bfloat16. `vocabulary_path`: a SentencePiece
-    model to copy, "bytes", or None. UserError for a name, shape or dtype that is not the config's.
+    model or a tokenizer to copy (`Vocabulary.from_file`), "bytes", or None. UserError for a name,
+    shape or dtype that is not the config's.
     """
     stored = LazyArrays.of(arrays).stored
     match({n: one.shape for n, one in stored.items()}, t5x_shapes(config), FILES_TABLE, folder)
@@ -155,11 +158,19 @@ def write(
 
 
 def write_vocabulary(target: epath.Path, path: str | None) -> str | None:
-    """Copies a SentencePiece model beside the weights; what `settings_of` says of it."""
+    """Copies a vocabulary beside the weights; what `settings_of` says of it."""
     if path is None or path == "bytes":
         return path
-    (target / SPIECE).write_bytes(read_file(path))
-    return SPIECE
+    name, data = vocabulary_file(path)
+    (target / name).write_bytes(data)
+    return name
+
+
+def vocabulary_file(path: str) -> tuple[str, bytes]:
+    """The one file that holds a whole vocabulary, by the name that it gets beside weights."""
+    if is_tokenizer(path):
+        return TOKENIZER, tokenizer_json(path).encode()
+    return SPIECE, read_file(path)
 
 
 def settings_of(config: T5Config, vocabulary: str | None, more: Mapping[str, Any]) -> str:
@@ -206,15 +217,20 @@ def open_folder(folder: str) -> Checkpoint:
     match(weights.shapes, t5x_shapes(config), FILES_TABLE, str(weights.path))
     found = {name: (name, one.dtype) for name, one in weights.stored.items()}
     check_dtypes(found, str(weights.path))
-    words = vocabulary_of(str(base / SPIECE), settings, str(base / "config.json"))
+    words = vocabulary_of(lambda name: str(base / name), settings, str(base / "config.json"))
     return Checkpoint(config, LazyArrays(weights.stored), words, str(base))
 
 
-def vocabulary_of(spiece: str, settings: Mapping[str, Any], where: str) -> str | None:
-    """What our config.json, which is `where`, says of the vocabulary; `spiece`: beside it."""
+def vocabulary_of(place: Callable[[str], str], settings: Mapping[str, Any], where: str):
+    """What our config.json, which is `where`, says of the vocabulary: a path, "bytes" or None.
+
+    `place` gives the path of a file beside it.
+    """
     name = settings["vocabulary"]
     if name is None or name == "bytes":
         return name
-    if name != SPIECE:
-        raise UserError(f"{where}: vocabulary {name!r} should be '{SPIECE}', 'bytes' or null")
-    return spiece
+    if name not in (SPIECE, TOKENIZER):
+        raise UserError(
+            f"{where}: vocabulary {name!r} should be '{SPIECE}', '{TOKENIZER}', 'bytes' or null"
+        )
+    return place(name)

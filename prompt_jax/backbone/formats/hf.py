@@ -3,16 +3,27 @@
 Up to version 4, `tie_word_embeddings` says whether the head is the embedding, and T5 1.0's scaling
 of the logits goes with it. Version 5 always writes true: there a head of its own in the file is
 the sign, and `scale_decoder_outputs` names the scaling for T5; umT5 scales when tied, mT5 never.
+
+Every field of config.json is used, compared with what the T5 here computes, or known to change
+nothing; any other is refused by name, unless `hf:DIR?ignore=FIELD` says to go on without it.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prompt_jax.backbone.formats import Checkpoint, LazyArrays, Stored
-from prompt_jax.backbone.formats.files import AT_ONCE, SPIECE, WEIGHTS, SafeTensors, read_json
+from prompt_jax.backbone.formats.files import (
+    AT_ONCE,
+    SPIECE,
+    TOKENIZER,
+    WEIGHTS,
+    SafeTensors,
+    read_json,
+)
 from prompt_jax.backbone.formats.names import Origin, Shape, check_dtypes, hf_table, match
 from prompt_jax.backbone.formats.torch_bin import TorchBin
 from prompt_jax.backbone.weights import t5x_shapes
@@ -23,7 +34,9 @@ INDEX = "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 FORMATS = ((WEIGHTS, INDEX, SafeTensors), (BIN, BIN_INDEX, TorchBin))
 HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
-DOWNLOADS = ["config.json", SPIECE, "tokenizer_config.json"]
+GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+ADDED_TOKENS = "added_tokens.json"
+DOWNLOADS = ["config.json", GENERATION, SPIECE, TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS]
 SAFE = [WEIGHTS, INDEX, "model-*-of-*.safetensors"]
 BINS = [BIN, BIN_INDEX, "pytorch_model-*-of-*.bin"]  # where a repository has nothing else
 
@@ -32,14 +45,13 @@ _COMMON = {
     "num_decoder_layers": None,  # as many as the encoder has
     "relative_attention_num_buckets": 32,
     "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
     "dropout_rate": 0.1,
-    "pad_token_id": 0,
-    "decoder_start_token_id": 0,
     "tie_word_embeddings": True,
     "transformers_version": "4",
     "scale_decoder_outputs": None,
     "tokenizer_class": None,
+    "dense_act_fn": None,  # as feed_forward_proj says
+    "is_gated_act": None,
 }
 _DEFAULTS = {
     "t5": {**_COMMON, "feed_forward_proj": "relu"},
@@ -47,18 +59,121 @@ _DEFAULTS = {
     "umt5": {**_COMMON, "feed_forward_proj": "gated-gelu"},
 }
 _REQUIRED = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
-ACTIVATIONS = {
-    "relu": ("relu",),
-    "gated-gelu": ("gelu", "linear"),
-    "gated-silu": ("silu", "linear"),  # UL2
+# Settings that other values of would change the model, and the values that the T5 here computes
+# with. They may be absent, or null where a null is among the values.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "layer_norm_epsilon": (1e-6,),
+    "pad_token_id": (0, None),
+    "eos_token_id": (1, [1], None),
+    "decoder_start_token_id": (0, None),
+    "is_encoder_decoder": (True,),
+    "is_decoder": (False,),
+    "tie_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, None),
+    "chunk_size_feed_forward": (0,),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None, 1),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "bad_words_ids": (None,),
 }
-_FIXED = {"layer_norm_epsilon": 1e-6, "pad_token_id": 0, "decoder_start_token_id": 0}
+# The same settings in generation_config.json; others there are defaults of `generate` alone.
+_FIXED_GENERATION = (
+    "pad_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+)
+# Fields that change neither the logits nor the tokens: provenance, defaults of `generate`, what a
+# classifier on top would do, and how transformers holds or returns things.
+_IRRELEVANT = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "attn_implementation",
+        "auto_map",
+        "bos_token_id",
+        "classifier_dropout",
+        "cross_attention_hidden_size",
+        "decoder_layers",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "encoder_layers",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "head_dim",
+        "hidden_size",
+        "id2label",
+        "initializer_factor",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "n_positions",
+        "no_repeat_ngram_size",
+        "num_attention_heads",
+        "num_beam_groups",
+        "num_beams",
+        "num_hidden_layers",
+        "num_labels",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "output_scores",
+        "prefix",
+        "problem_type",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "torchscript",
+        "typical_p",
+        "unk_token_id",
+        "use_bfloat16",
+        "use_cache",
+    }
+)
+# Names of activations in transformers, and here.
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 
-def open_hf(name: str) -> Checkpoint:
-    """A transformers folder, or a repository on the hub, checked; weights on demand."""
+def open_hf(name: str, ignore: Collection[str] = ()) -> Checkpoint:
+    """A transformers folder, or a repository on the hub, checked; weights on demand.
+
+    `ignore`: fields of config.json that may be there although nothing is known of them.
+    """
     base = _folder(name)
-    settings = settings_from(read_json(base / "config.json"), str(base / "config.json"))
+    settings = settings_from(read_json(base / "config.json"), str(base / "config.json"), ignore)
+    if (base / GENERATION).is_file():
+        _check_fixed(read_json(base / GENERATION), str(base / GENERATION), _FIXED_GENERATION)
     weights = _Weights(base)
     tied = _is_tied(settings, weights)
     config = config_from(settings, tied)
@@ -74,7 +189,7 @@ def open_hf(name: str) -> Checkpoint:
     return Checkpoint(config, LazyArrays(stored), _vocabulary(base, settings), str(base))
 
 
-def open_hf_config(name: str) -> T5Config:
+def open_hf_config(name: str, ignore: Collection[str] = ()) -> T5Config:
     """The config of a transformers folder or repository by its config.json alone.
 
     Where version 5 wrote it, which always says tied, gated models are taken as untied: T5 1.1, mT5
@@ -83,28 +198,105 @@ def open_hf_config(name: str) -> T5Config:
     path = Path(name).expanduser() / "config.json"
     if not path.is_file():
         path = _folder(name, only_config=True) / "config.json"
-    settings = settings_from(read_json(path), str(path))
-    gated = settings["feed_forward_proj"] != "relu"
+    settings = settings_from(read_json(path), str(path), ignore)
+    gated = len(_activations(settings)) == 2
     untied = settings["tie_word_embeddings"] is False or (gated and _by_version_5(settings))
     return config_from(settings, not untied)
 
 
-def settings_from(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A config.json of transformers with its defaults filled in; UserError if it is no T5's."""
+def settings_from(
+    raw: Mapping[str, Any], where: str, ignore: Collection[str] = ()
+) -> dict[str, Any]:
+    """A config.json of transformers with its defaults filled in.
+
+    Raises:
+      UserError: it is no T5's, or a field has a value that the T5 here does not compute with.
+    """
     if "model_type" not in raw or raw["model_type"] not in _DEFAULTS:
         kind = repr(raw["model_type"]) if "model_type" in raw else "absent"
         raise UserError(f"{where}: model_type is {kind}; give one of {', '.join(_DEFAULTS)}")
     for key in _REQUIRED:
-        if key not in raw or type(raw[key]) is not int:
+        if key not in raw or type(raw[key]) is not int or raw[key] < 1:
             raise UserError(f"{where}: '{key}' is missing or no whole number; copy it again")
-    settings = {**_DEFAULTS[raw["model_type"]], **raw}
-    if settings["feed_forward_proj"] not in ACTIVATIONS:
-        found, known = settings["feed_forward_proj"], ", ".join(ACTIVATIONS)
-        raise UserError(f"{where}: feed_forward_proj is {found!r}; the known ones are {known}")
-    for key, value in _FIXED.items():
-        if settings[key] != value:
-            raise UserError(f"{where}: {key} is {settings[key]!r}; only T5's {value} is supported")
+    defaults = _DEFAULTS[raw["model_type"]]
+    # A null is what transformers takes for "not given".
+    given = {name: value for name, value in raw.items() if value is not None}
+    settings = {**defaults, **given}
+    unknown = set(raw) - {*defaults, *_REQUIRED, "model_type", *_FIXED} - _IRRELEVANT - set(ignore)
+    if unknown:
+        name = min(unknown)
+        raise UserError(
+            f"{where}: {name} = {raw[name]!r} is no field that is known here, so it may change "
+            f"the model; if it does not, give the backbone as hf:DIR?ignore={name}"
+        )
+    _check_types(settings, where)
+    if None in _activations(settings):
+        names = ("feed_forward_proj", "dense_act_fn", "is_gated_act")
+        told = ", ".join(f"{n} {settings[n]!r}" for n in names if settings[n] is not None)
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"{where}: {told}; the known activations are {known}, each also gated-")
+    _check_fixed(raw, where, tuple(_FIXED))
     return settings
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "num_decoder_layers": int,
+    "relative_attention_num_buckets": int,
+    "relative_attention_max_distance": int,
+    "dropout_rate": (int, float),
+    "tie_word_embeddings": bool,
+    "transformers_version": str,
+    "scale_decoder_outputs": bool,
+    "tokenizer_class": str,
+    "feed_forward_proj": str,
+    "dense_act_fn": str,
+    "is_gated_act": bool,
+}
+
+
+def _check_types(settings: Mapping[str, Any], where: str) -> None:
+    for name, kind in _TYPES.items():
+        value = settings[name]
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            wanted = "a number" if isinstance(kind, tuple) else kind.__name__
+            raise UserError(f"{where}: {name} = {value!r} should be {wanted}; copy it again")
+    if not settings["transformers_version"].split(".")[0].isdecimal():
+        version = settings["transformers_version"]
+        raise UserError(
+            f"{where}: transformers_version = {version!r} should be a version such as 4.57.0, "
+            "since it decides how tied weights are read; correct it"
+        )
+
+
+def _check_fixed(raw: Mapping[str, Any], where: str, names: tuple[str, ...]) -> None:
+    """UserError for one of `names` with another value than the T5 here computes with."""
+    for name in names:
+        if name in raw and raw[name] not in _FIXED[name]:
+            wanted = _FIXED[name][0]
+            raise UserError(
+                f"{where}: {name} = {raw[name]!r}, and only {wanted!r} can be computed here; take "
+                "another checkpoint"
+            )
+
+
+def _activations(settings: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Those of the MLP's factors, as T5Config names them; None for an unknown one.
+
+    As transformers does, `dense_act_fn` and `is_gated_act` come before what `feed_forward_proj`
+    says; "gated-gelu" means gelu_new.
+    """
+    projection = settings["feed_forward_proj"]
+    gated, function = projection.startswith("gated-"), projection.removeprefix("gated-")
+    if projection == "gated-gelu":
+        function = "gelu_new"
+    if settings["dense_act_fn"] is not None:
+        function = settings["dense_act_fn"]
+    if settings["is_gated_act"] is not None:
+        gated = settings["is_gated_act"]
+    first = ACTIVATIONS.get(function)
+    return (first, "linear") if gated else (first,)
 
 
 def config_from(settings: Mapping[str, Any], tied: bool) -> T5Config:
@@ -119,7 +311,7 @@ def config_from(settings: Mapping[str, Any], tied: bool) -> T5Config:
         mlp_dim=settings["d_ff"],
         num_encoder_layers=layers,
         num_decoder_layers=layers if decoder_layers is None else decoder_layers,
-        mlp_activations=ACTIVATIONS[settings["feed_forward_proj"]],
+        mlp_activations=tuple(name for name in _activations(settings) if name is not None),
         logits_via_embedding=tied,
         scale_logits=_scales(settings, tied),
         relpos_per_layer=settings["model_type"] == "umt5",
@@ -222,13 +414,37 @@ def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
 
 
 def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
-    if (base / SPIECE).is_file():
+    """What the folder's tokenizer is read from: a SentencePiece model, a tokenizer.json, the
+    folder itself where tokens were added to a SentencePiece model, "bytes", or None."""
+    details = {"tokenizer_class": settings["tokenizer_class"], "added_tokens_decoder": {}}
+    if (base / TOKENIZER_CONFIG).is_file():
+        details |= read_json(base / TOKENIZER_CONFIG)
+    added = _added_tokens(base, details)
+    if details["tokenizer_class"] == "ByT5Tokenizer":
+        if added:
+            raise UserError(
+                f"{base / TOKENIZER_CONFIG}: {added[0]!r} was added to ByT5's bytes, which are "
+                "read here without added tokens; bind VOCABULARY='bytes' to go on without them"
+            )
+        return "bytes"
+    if (base / SPIECE).is_file() and not added:
         return str(base / SPIECE)
-    tokenizer = settings["tokenizer_class"]
-    if (base / "tokenizer_config.json").is_file():
-        details = {"tokenizer_class": tokenizer, **read_json(base / "tokenizer_config.json")}
-        tokenizer = details["tokenizer_class"]
-    return "bytes" if tokenizer == "ByT5Tokenizer" else None
+    if (base / TOKENIZER).is_file():
+        return str(base / TOKENIZER)
+    return str(base) if (base / SPIECE).is_file() else None
+
+
+_USUAL = re.compile(r"<pad>|</s>|<unk>|<s>|\u2581?<extra_id_\d+>")
+
+
+def _added_tokens(base: Path, details: Mapping[str, Any]) -> list[str]:
+    """Tokens that were added to those that every T5 has."""
+    decoder, names = details["added_tokens_decoder"], []
+    if isinstance(decoder, dict):
+        names = [one["content"] for one in decoder.values() if isinstance(one, dict)]
+    if (base / ADDED_TOKENS).is_file():
+        names += list(read_json(base / ADDED_TOKENS))
+    return [name for name in names if not _USUAL.fullmatch(str(name))]
 
 
 def _folder(name: str, only_config: bool = False) -> Path:

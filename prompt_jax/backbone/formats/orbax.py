@@ -54,7 +54,7 @@ def open_orbax(folder: str) -> Checkpoint:
     origins = match(shapes, wanted, table, folder)
     found = {target: arrays[origin.name] for target, origin in origins.items()}
     _check_all_dtypes({origins[t].name: (t, one.dtype) for t, one in found.items()}, copy, folder)
-    vocabulary = files.vocabulary_of(store.where(files.SPIECE), settings, where)
+    vocabulary = files.vocabulary_of(store.where, settings, where)
     local = None if is_bucket(folder) else folder
     return Checkpoint(config, LazyArrays(found), vocabulary, local, copy)
 

@@ -7,6 +7,7 @@ Two layouts are read from a folder `checkpoint_STEP`, local or `gs://`:
 In both, the layers of a stack may lie apart or in one array with an axis of layers (`stacked.py`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "flan_ul2": _family(("silu", "linear")),
 }
 UL2_SHAPE = (4096, 16, 256)  # emb_dim, num_heads, head_dim: there the names alone do not decide
+_ATTENTION = re.compile(r"attention\.(query|key|value|out)\.kernel$")
 # A family's traits that show in the names of the arrays.
 _TRAITS = ("mlp_activations", "logits_via_embedding", "relpos_per_layer")
 
@@ -61,8 +63,11 @@ def open_t5x(folder: str, family: str | None) -> Checkpoint:
     """
     if family is not None and family not in FAMILIES:
         raise UserError(f"unknown family '{family}'; the known ones are {', '.join(FAMILIES)}")
+    if not is_bucket(folder) and epath.Path(folder).is_file():
+        raise UserError(f"'{folder}' is a file; give its folder: t5x:{epath.Path(folder).parent}")
     store = Store(folder)
     arrays = unstack(_open_arrays(store), folder)
+    arrays = {name: _heads_joined(name, one) for name, one in arrays.items()}
     shapes = {name: one.shape for name, one in arrays.items()}
     named = {name.removeprefix("target.").replace(".", "/"): s for name, s in shapes.items()}
     config = _config(store, named, family)
@@ -71,6 +76,15 @@ def open_t5x(folder: str, family: str | None) -> Checkpoint:
     check_dtypes({origins[t].name: (t, one.dtype) for t, one in found.items()}, folder)
     local = None if is_bucket(folder) else folder
     return Checkpoint(config, LazyArrays(found), _vocabulary(store, family), local)
+
+
+def _heads_joined(name: str, one: Stored) -> Stored:
+    """Attention's matrices with two axes: Scalable T5 has heads and their width apart, as
+    [D, H, K] for query, key and value and [H, K, D] for out."""
+    hit = _ATTENTION.search(name)
+    if hit is None or len(one.shape) != 3:
+        return one
+    return one.merged(0 if hit[1] == "out" else 1)
 
 
 def _open_arrays(store: Store) -> dict[str, Stored]:
@@ -100,9 +114,10 @@ def _hint(store: Store) -> str:
     base = epath.Path(store.path)
     steps = []
     if not is_bucket(store.path) and base.is_dir():
-        steps = [p.name for p in base.glob("checkpoint_*")]
+        steps = [p.name for p in base.glob("checkpoint_*") if p.name[11:].isdecimal()]
     if steps:
-        return f"give one of its steps, such as t5x:{base / sorted(steps)[-1]}"
+        latest = max(steps, key=lambda name: int(name[11:]))
+        return f"give one of its steps, such as t5x:{base / latest}"
     return "give the folder that holds the file 'checkpoint' or the folder 'state'"
 
 
@@ -228,8 +243,9 @@ def _layers(shapes: Mapping[str, Shape], stack: str) -> int:
 
 
 def _vocabulary(store: Store, family: str | None) -> str | None:
-    if store.read(files.SPIECE) is not None:
-        return store.where(files.SPIECE)
+    for name in (files.SPIECE, files.TOKENIZER):
+        if store.read(name) is not None:
+            return store.where(name)
     told = store.json("config.json") or {}
     bytewise = family == "byt5" or ("format" in told and told["vocabulary"] == "bytes")
     return "bytes" if bytewise else None

@@ -16,7 +16,7 @@ from flax import serialization, traverse_util
 
 from prompt_jax.backbone.formats import Checkpoint, Stored, files, hf, orbax
 from prompt_jax.backbone.formats.names import T5X_TABLE, destination, hf_table
-from prompt_jax.backbone.formats.store import Store, chunk_shape, read_file, write_array
+from prompt_jax.backbone.formats.store import Store, chunk_shape, write_array
 from prompt_jax.backbone.weights import copy_into
 from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5Config
@@ -42,8 +42,8 @@ def _write_ours(folder: str, source: Checkpoint, more: dict[str, Any]) -> None:
     """Our config.json, with `more` in it, and the vocabulary."""
     store, vocabulary = Store(folder), source.vocabulary
     if vocabulary is not None and vocabulary != "bytes":
-        store.write(files.SPIECE, read_file(vocabulary))
-        vocabulary = files.SPIECE
+        vocabulary, data = files.vocabulary_file(vocabulary)
+        store.write(vocabulary, data)
     store.write("config.json", files.settings_of(source.config, vocabulary, more).encode())
 
 
@@ -134,7 +134,10 @@ def hf_settings(config: T5Config, dtype: str) -> dict[str, Any]:
             f"scale_logits = {config.scale_logits} with logits_via_embedding = "
             f"{config.logits_via_embedding}: transformers has no such T5; take another --format"
         )
-    activations = {ours: theirs for theirs, ours in hf.ACTIVATIONS.items()}[config.mlp_activations]
+    # The first name of each of ours is the one that transformers writes.
+    functions = {ours: theirs for theirs, ours in reversed(hf.ACTIVATIONS.items())}
+    function, gated = functions[config.mlp_activations[0]], len(config.mlp_activations) == 2
+    projection = f"gated-{function}" if gated else function
     kind = "umt5" if config.relpos_per_layer else "t5"
     return {
         "architectures": [f"{kind.upper()}ForConditionalGeneration"],
@@ -148,7 +151,9 @@ def hf_settings(config: T5Config, dtype: str) -> dict[str, Any]:
         "num_decoder_layers": config.num_decoder_layers,
         "relative_attention_num_buckets": config.num_buckets,
         "relative_attention_max_distance": config.max_distance,
-        "feed_forward_proj": activations,
+        "feed_forward_proj": "gated-gelu" if projection == "gated-gelu_new" else projection,
+        "dense_act_fn": function,
+        "is_gated_act": gated,
         "tie_word_embeddings": config.logits_via_embedding,
         "dropout_rate": config.dropout_rate,
         "layer_norm_epsilon": 1e-6,
@@ -161,12 +166,13 @@ def hf_settings(config: T5Config, dtype: str) -> dict[str, Any]:
 
 
 def _tokenizer(target: epath.Path, vocabulary: str | None) -> dict[str, Any] | None:
-    """Copies the SentencePiece model; what tokenizer_config.json says, None without a tokenizer."""
+    """Copies the vocabulary; what tokenizer_config.json says, None without one."""
     if vocabulary is None:
         return None
     if vocabulary == "bytes":
         return {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}
-    (target / files.SPIECE).write_bytes(read_file(vocabulary))
+    name, data = files.vocabulary_file(vocabulary)
+    (target / name).write_bytes(data)
     return {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}
 
 
