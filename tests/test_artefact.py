@@ -282,7 +282,7 @@ WRITER = """
 import json, sys, numpy as np
 from prompt_jax.prompt import artefact
 if sys.argv[3] == "renames":
-    artefact._exchange = lambda a, b: False
+    artefact.exchange = lambda a, b: False
 manifest = json.loads(sys.argv[2])
 n = 0
 while True:
@@ -341,7 +341,7 @@ class Killed(BaseException):
 def test_killed_before_each_system_call(tmp_path, monkeypatch, exchange):
     """The same, at every rename and removal in turn."""
     if not exchange:
-        monkeypatch.setattr(artefact, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(artefact, "exchange", lambda a, b: False)
     points = [(Path, "rename"), (shutil, "rmtree"), (Path, "mkdir"), (os, "fsync")]
     for point, name, call in [(*point, call) for point in points for call in range(1, 5)]:
         folder = tmp_path / f"{name}{call}" / "p"
@@ -379,11 +379,11 @@ def test_two_names_are_exchanged_at_once_here(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    if artefact._exchange(tmp_path / "a", tmp_path / "b"):
+    if artefact.exchange(tmp_path / "a", tmp_path / "b"):
         assert (tmp_path / "a" / "b").exists() and (tmp_path / "b" / "a").exists()
     else:
         assert (tmp_path / "a" / "a").exists() and (tmp_path / "b" / "b").exists()
-    assert not artefact._exchange(tmp_path / "a", tmp_path / "missing")
+    assert not artefact.exchange(tmp_path / "a", tmp_path / "missing")
 
 
 def test_in_a_bucket_the_manifest_comes_last(tmp_path, monkeypatch):

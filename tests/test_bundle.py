@@ -123,7 +123,7 @@ def test_packed_cached_and_gradient(family, model, batch):
 
         bundle = bundle_of(arrays)
         scores = decode.score(model, apart, bundle, targets[:, None])
-        step, cache = decode._start(model, apart, bundle, 3)
+        step, cache = decode.start_decoding(model, apart, bundle, 3)
         last, cached = jnp.zeros(4, jnp.int32), 0.0
         for i in range(3):
             logp, cache = step(last, cache, i)

@@ -75,7 +75,7 @@ def write_hf(folder, config, arrays, **settings):
 
 
 def transposed_shape(source, array, table):
-    rule = next(r for r in table if names._compile(r.source).fullmatch(source))
+    rule = next(r for r in table if names.compiled(r.source).fullmatch(source))
     return array.shape[::-1] if rule.transpose else array.shape
 
 

@@ -37,7 +37,7 @@ def generate(model, batch, bundle=NO_PROMPT, *, max_length=12, beams=1, alpha=0.
 
 @jax.jit
 def beam_1(model, batch):
-    step, cache = decode._start(model, batch, NO_PROMPT, 12)
+    step, cache = decode.start_decoding(model, batch, NO_PROMPT, 12)
     return decode.beam_search(step, cache, max_length=12, beams=1, alpha=0.6)
 
 
@@ -104,12 +104,12 @@ def test_cache_equals_teacher_forcing(kind):
     batch = lay_out(INPUTS, PromptLayout(encoder=3))
     batch["decoder_task_ids"] = jnp.array([[0], [1], [1]])
     targets = jnp.array([[4, 5, 6, 7], [9, 8, 3, 2], [2, 2, 5, 1]])
-    features = batch | decode._teacher_forced(batch, bundle, targets)
+    features = batch | decode.teacher_forced(batch, bundle, targets)
     wanted = jax.nn.log_softmax(jax.jit(model.__call__)(features, bundle)[:, 3:])
 
     @jax.jit
     def stepwise(model):
-        step, cache = decode._start(model, batch, bundle, 4)
+        step, cache = decode.start_decoding(model, batch, bundle, 4)
         found = []
         for i in range(4):
             last = targets[:, i - 1] if i else jnp.zeros(3, jnp.int32)
@@ -188,7 +188,7 @@ def test_choices_are_scored_as_alone_and_encoded_once(monkeypatch):
 
     forward = jax.jit(model.__call__)
     for c in range(2):
-        features = batch | decode._teacher_forced(batch, bundle, choices[:, c])
+        features = batch | decode.teacher_forced(batch, bundle, choices[:, c])
         logp = jax.nn.log_softmax(forward(features, bundle))[:, 3:]
         picked = jnp.take_along_axis(logp, choices[:, c, :, None], axis=-1)[..., 0]
         wanted = jnp.sum(picked * (choices[:, c] > 0), axis=-1)
@@ -228,9 +228,9 @@ def sample(model, batch, key, sampling, beams=1, max_length=3):
 def test_samples_follow_the_tempered_and_cut_distribution():
     """4,000 samples of one distribution against its probabilities."""
     logp = np.log([0.05, 0.4, 0.1, 0.25, 0.15, 0.05]).astype(np.float32)
-    keys = decode._row_keys(jax.random.key(1), jnp.arange(40), 100)
+    keys = decode.row_keys(jax.random.key(1), jnp.arange(40), 100)
     for rule in (decode.Sampling(), decode.Sampling(temperature=2.0, top_k=4, top_p=0.8)):
-        draw = jax.jit(decode._sampler(rule, keys))
+        draw = jax.jit(decode.sampler(rule, keys))
         found = np.bincount(draw(jnp.tile(logp, (4000, 1)), 0), minlength=6) / 4000
         p = np.exp(logp / rule.temperature)
         order = np.argsort(-p)
@@ -266,7 +266,7 @@ def test_a_row_draws_the_same_in_any_company():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_decoding_does_not_wait_for_rows_without_input(monkeypatch, beams):
     model, steps = random_t5(), []
-    start = decode._start
+    start = decode.start_decoding
 
     def counted(*args):
         step, cache = start(*args)
@@ -280,7 +280,7 @@ def test_decoding_does_not_wait_for_rows_without_input(monkeypatch, beams):
 
         return told, cache
 
-    monkeypatch.setattr(decode, "_start", counted)
+    monkeypatch.setattr(decode, "start_decoding", counted)
     batch = {"encoder_input_tokens": jnp.array([[7, 8, 1], [5, 1, 0], [0, 0, 0]])}
     ids, _ = jax.jit(lambda m: decode.generate(m, batch, max_length=9, beams=beams))(model)
     jax.effects_barrier()

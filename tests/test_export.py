@@ -332,10 +332,10 @@ def test_other_logits_are_a_failure(plain, backbone):
         "encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")}  # fmt: skip
     logits = pj.logits(backbone, batch, prompt)
     found = {"encoder": prompt.array, "logits": logits + 1e-6}
-    told = export._compare_logits("peft", found, prompt, backbone, batch)
+    told = export.compare_logits("peft", found, prompt, backbone, batch)
     assert 0 < told["logits_max_abs_diff"] < 1e-5 and told["logits_of"] == "peft"
     with pytest.raises(RunError, match=r"logits of peft differ from ours by 0\.1"):
-        export._compare_logits("peft", found | {"logits": logits + 0.1}, prompt, backbone, batch)
+        export.compare_logits("peft", found | {"logits": logits + 0.1}, prompt, backbone, batch)
 
 
 def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):

@@ -256,7 +256,7 @@ def test_without_libtpu_the_remedy_is_said(capsys, monkeypatch):
 def test_a_crash_of_the_compiler_is_one_line(tmp_path):
     log = tmp_path / "log"
     log.write_text("noise\n*** SIGSEGV STACK OVERFLOW (see go/x) received by PID 1 ***\nmore\n")
-    assert "(SIGSEGV STACK OVERFLOW)" in compiler._last_words(log)
+    assert "(SIGSEGV STACK OVERFLOW)" in compiler.last_words(log)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_base_does_what_it_must_and_keeps_nothing_of_its_frozen_weights(libtpu_s
     """FLOPs within 5 % of the least; no gradient, copy or slot of a frozen weight; all metrics."""
     run = config.load("Train", ["runs/superglue.gin"], BASE).root
     shape = config_of(run)
-    program = train_program(run, shape, compiler._devices(chips.parse("v5e:2x2")))
+    program = train_program(run, shape, compiler.devices_of(chips.parse("v5e:2x2")))
     text = program.lower().compile().as_text()
     found = cost(hlo.parse(text), 4)
     ratio = 4 * found.flops / flops.least(run, shape)[0]

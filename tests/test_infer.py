@@ -58,7 +58,7 @@ def test_rows_keep_their_order_and_a_run_goes_on(tiny, rows, tmp_path, capsys, m
     def nothing_to_do(*args):
         raise AssertionError("answered again")
 
-    monkeypatch.setattr(Answerer, "_generate", nothing_to_do)
+    monkeypatch.setattr(Answerer, "batch", nothing_to_do)
     assert run(tiny, rows, cut)["skipped"] == 20
 
     with pytest.raises(UserError, match=r"was made with how = .*another --output"):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 from etils import epath
 from flax import nnx
 
@@ -36,12 +37,13 @@ def trajectory(recipe: Path, folder: Path, shape: tuple[int, int, int]):
     run = config.load("Train", [str(recipe)], bindings).root
     job = Job(run, epath.Path(folder), jax.devices()[: int(np.prod(shape))])
     state, first = job.first_state(), None
-    for step in range(STEPS):
-        state, metrics = job.train_step(state, job.frozen, job.batch(step)[0])
-        first = first or {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+    with compilations() as compiled:
+        for step in range(STEPS):
+            state, metrics = job.train_step(state, job.frozen, job.batch(step)[0])
+            first = first or {name: float(metrics[name]) for name in ("loss", "grad_norm")}
     used = {d for x in jax.tree.leaves(job.frozen) for d in x.devices()}
     assert len(used) == np.prod(shape)
-    return first, np.asarray(state.trainable.prompt.encoder[...]), job.train_step._cache_size()
+    return first, np.asarray(state.trainable.prompt.encoder[...]), compiled.count("train_step")
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +124,13 @@ def chips(slices: int) -> list[Chip]:
 
 def test_slices_are_those_the_chips_are_in():
     both = MeshShape(model=4)
-    grid = both._grid(chips(2))
+    grid = both.grid(chips(2))
     assert grid.shape == (8, 1, 4)
     assert [{c.slice_index for c in grid[i : i + 4].flat} for i in (0, 4)] == [{0}, {1}]
     for row in grid.reshape(8, 4):  # the model axis lies along one axis of the chips' network
         assert any(len({c.coords[axis] for c in row}) == 1 for axis in (0, 1))
     with pytest.raises(UserError, match="slices = 4: the devices are in 2 slices"):
-        MeshShape(model=4, slices=4)._grid(chips(2))
+        MeshShape(model=4, slices=4).grid(chips(2))
 
 
 def test_a_size_that_does_not_divide_is_named_with_those_that_do():

@@ -77,7 +77,7 @@ def test_a_process_reads_the_parts_of_its_own_devices(arrays):
     """Two of four devices: the box around their columns, of each layer once."""
     lazy, reads = watched(arrays)
     parts = [(lazy.stored[f"encoder/layers_{i}/mlp/wo/kernel"], i) for i in range(3)]
-    fetch = weights._reader(parts, TwoOfFour(), (3, 32, 16), np.dtype(np.float32))
+    fetch = weights.reader(parts, TwoOfFour(), (3, 32, 16), np.dtype(np.float32))
     rows, columns = slice(0, 32), slice(4, 12)
     assert reads == []
     for index in TwoOfFour().addressable_devices_indices_map((3, 32, 16)).values():
@@ -207,7 +207,7 @@ def test_of_several_processes_only_the_first_reads_all_for_the_digest(folder, mo
     total, said = load_backbone(f"files:{folder}").digest, []
     tell = lambda value: said.append(value) or np.frombuffer(bytes.fromhex(total), np.uint8)  # noqa: E731
     monkeypatch.setattr(backbone.multihost_utils, "broadcast_one_to_all", tell)
-    assert backbone._told("x", opened) == total and said[0].tobytes().hex() == total
+    assert backbone.agreed_digest("x", opened) == total and said[0].tobytes().hex() == total
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(backbone, "digest", None)  # nothing is hashed
-    assert backbone._told("x", opened) == total and not said[1].any()
+    assert backbone.agreed_digest("x", opened) == total and not said[1].any()

@@ -92,11 +92,11 @@ def load_backbone(
     here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
     # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
     arrays = weights.held(model) if here and held_in is None else checkpoint.arrays
-    total = digest_of(name, checkpoint, arrays) if here else _told(name, checkpoint)
+    total = digest_of(name, checkpoint, arrays) if here else agreed_digest(name, checkpoint)
     return Backbone(config, model, name, total, words, held_in)
 
 
-def _told(name: str, checkpoint: Checkpoint) -> str:
+def agreed_digest(name: str, checkpoint: Checkpoint) -> str:
     """The digest as process 0 finds it: the others read no more than what their devices hold."""
     total = bytes(32)
     if jax.process_index() == 0:

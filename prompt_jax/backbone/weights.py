@@ -98,7 +98,7 @@ def _parts(stored, names, end: str = "") -> list[tuple[Stored, int | None]]:
 
 
 def _read(parts: list[tuple[Stored, int | None]], place, shape, dtype) -> jax.Array:
-    return jax.make_array_from_callback(shape, place, _reader(parts, place, shape, dtype))
+    return jax.make_array_from_callback(shape, place, reader(parts, place, shape, dtype))
 
 
 def _read_quantised(parts, place, shape: tuple[int, ...], weights_dtype: str):
@@ -131,7 +131,7 @@ def _of_layer(place):
     return place
 
 
-def _reader(parts: list[tuple[Stored, int | None]], place, shape: tuple[int, ...], dtype):
+def reader(parts: list[tuple[Stored, int | None]], place, shape: tuple[int, ...], dtype):
     """A function from a box of one of our arrays to its values.
 
     At the first call all boxes that `place` has on this process's devices are filled, so that each

@@ -162,7 +162,7 @@ def verify(
     record: dict[str, Any] = {"verified": True, "consumer": found.versions}
     record["rows_max_abs_diff"] = _compare_rows(format, found.arrays, prompt)
     if backbone is not None and batch is not None:
-        record |= {"inputs": told, **_compare_logits(format, found.arrays, prompt, backbone, batch)}
+        record |= {"inputs": told, **compare_logits(format, found.arrays, prompt, backbone, batch)}
     return record
 
 
@@ -178,9 +178,14 @@ def _compare_rows(format: str, found: dict[str, np.ndarray], prompt: Prompt) -> 
     return 0.0
 
 
-def _compare_logits(
+def compare_logits(
     format: str, found: dict[str, np.ndarray], prompt: Prompt, backbone: Backbone, batch
 ) -> dict[str, Any]:
+    """The largest difference between our logits and those of the reader of what was written.
+
+    Raises:
+      RunError: it is more than rounding.
+    """
     real = batch["decoder_target_tokens"] > 0
     form = get_format(format)
     manifest = prompt.manifest and {**prompt.manifest, "backbone": _named(backbone)}  # checked

@@ -83,7 +83,7 @@ def analyse(run: Train, topology: Topology, decode: bool = False) -> Analysis:
         try:
             return pool.submit(_analyse, run, topology, decode).result()
         except BrokenProcessPool:
-            raise RunError(_last_words(Path(folder, "log"))) from None
+            raise RunError(last_words(Path(folder, "log"))) from None
 
 
 def _check_installed() -> None:
@@ -93,7 +93,8 @@ def _check_installed() -> None:
         raise UserError(f"fit compiles by libtpu, which is not installed: {INSTALL}") from None
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """One line on a compiler that died, with the signal that its log names."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     signals = [line.strip("* ") for line in lines if line.startswith("***")]
     words = signals[0].partition(" (see")[0] if signals else "killed, perhaps for lack of memory"
@@ -115,7 +116,7 @@ def _analyse(run: Train, topology: Topology, decode: bool) -> Analysis:
         jax.config.update("jax_num_cpu_devices", topology.size)  # stand for the GPUs
         program = build(run, config, jax.devices())
         return _estimated(run, config, program, decode)
-    program = build(run, config, _devices(topology))
+    program = build(run, config, devices_of(topology))
     products = flops.of_jaxpr(program.jaxpr())
     mesh, began = dict(program.mesh.shape), time.perf_counter()
     try:
@@ -137,7 +138,8 @@ def needed_bytes(message: str) -> int | None:
     return None if found is None else int(float(found[1]) * 1024 ** _UNITS[found[2]])
 
 
-def _devices(topology: Topology) -> Any:
+def devices_of(topology: Topology) -> Any:
+    """The described devices of a slice; UserError where libtpu has no such slice."""
     from jax.experimental import topologies
 
     host = topology.chip.host if topology.size > 1 else (1, 1, 1)

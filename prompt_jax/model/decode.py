@@ -74,13 +74,13 @@ def generate(
     `key` is a typed key for sampling. Every row folds in its number, `sampling_seeds` int32 [B] of
     the batch or its place in it, so that what a row draws does not depend on its neighbours.
     """
-    step, cache = _start(t5, batch, bundle, max_length)
+    step, cache = start_decoding(t5, batch, bundle, max_length)
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
     B = len(empty)
     if sampling is not None:
         assert key is not None, "sampling needs a key"
         seeds = batch.get("sampling_seeds", jnp.arange(B))
-        draw = _sampler(sampling, _row_keys(key, seeds, beams))
+        draw = sampler(sampling, row_keys(key, seeds, beams))
         cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache)
         empty = jnp.repeat(empty, beams)
         ids, scores = _one_by_one(step, cache, draw, empty, max_length, alpha)
@@ -99,7 +99,7 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
     encoded = t5.encode(batch, bundle)
 
     def one(targets_BT):
-        decoder = _teacher_forced(batch, bundle, targets_BT)
+        decoder = teacher_forced(batch, bundle, targets_BT)
         logits = t5.decode_logits(encoded, {**batch, **decoder}, bundle)
         logits = logits[:, -targets_BT.shape[1] :]
         losses, _ = token_losses(logits, targets_BT, z_loss=0.0, label_smoothing=0.0)
@@ -122,7 +122,7 @@ def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
     return total / jnp.maximum(jnp.sum(text, axis=1, keepdims=True), 1)
 
 
-def _teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
+def teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
     """The decoder's features of a batch of targets, after the columns of the decoder's prompt."""
     B, T = targets_BT.shape
     length = 0 if bundle.decoder is None else bundle.decoder.shape[1]
@@ -146,7 +146,7 @@ def _spread_tasks(batch, columns: int) -> jax.Array | None:
     return jnp.broadcast_to(tasks, (len(tasks), columns))
 
 
-def _start(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, dict]:
+def start_decoding(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, dict]:
     """Encodes the batch and writes the decoder's prompt into a new cache.
 
     Returns `step(tokens int32 [R], cache, i) -> (log-probabilities float32 [R, V], cache)`, which
@@ -224,14 +224,14 @@ def _likeliest(logp_RV: jax.Array, i) -> jax.Array:
     return jnp.argmax(logp_RV, axis=-1)
 
 
-def _row_keys(key: jax.Array, seeds_B: jax.Array, K: int) -> jax.Array:
+def row_keys(key: jax.Array, seeds_B: jax.Array, K: int) -> jax.Array:
     """Keys [B * K]: of each row's number and the number of its sample."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys_B = fold(key, seeds_B)
     return jax.vmap(lambda row: fold(row, jnp.arange(K)))(keys_B).reshape(-1)
 
 
-def _sampler(sampling: Sampling, keys_R: jax.Array) -> Callable:
+def sampler(sampling: Sampling, keys_R: jax.Array) -> Callable:
     """`(logp [R, V], i) -> tokens [R]`, drawn as `sampling` says."""
 
     def draw(logp_RV, i):
@@ -268,9 +268,10 @@ def beam_search(
 ) -> tuple[jax.Array, jax.Array]:
     """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
 
-    `step` and the cache of B rows are those of `_start`. Of the 2K best continuations, those with
-    EOS compete with what ended before, the K best others live on. The search stops when in no row
-    a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not count.
+    `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those
+    with EOS compete with what ended before, the K best others live on. The search stops when in no
+    row a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not
+    count.
     """
     K, N = beams, max_length
     cache = jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), cache)

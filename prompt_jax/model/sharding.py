@@ -49,10 +49,11 @@ class MeshShape:
 
     def build(self, devices=None) -> Mesh:
         """The mesh; on TPUs neighbours in it are neighbours on the chips' own network."""
-        grid = self._grid(jax.devices() if devices is None else devices)
+        grid = self.grid(jax.devices() if devices is None else devices)
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
-    def _grid(self, devices) -> np.ndarray:
+    def grid(self, devices) -> np.ndarray:
+        """The devices as an array [data, fsdp, model]; UserError where they do not fit."""
         sizes = [self.data, self.fsdp, self.model]
         if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
             raise UserError(f"MeshShape {sizes}: sizes are >= 1, and at most one of them is -1")

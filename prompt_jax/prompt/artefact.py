@@ -363,7 +363,7 @@ def _write_local(target: Path, files: Mapping[str, bytes]) -> None:
             os.fsync(file.fileno())
     if not target.exists():
         new.rename(target)
-    elif _exchange(new, target):
+    elif exchange(new, target):
         shutil.rmtree(new)
     else:
         target.rename(old)
@@ -384,14 +384,14 @@ def _check_replaceable(target: Path) -> None:
         )
 
 
-def _exchange(a: Path, b: Path) -> bool:
+def exchange(a: Path, b: Path) -> bool:
     """Swaps two names at once (Linux's renameat2); False where that cannot be done, as on NFS."""
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    here, flags = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     try:
         rename = ctypes.CDLL(None).renameat2
     except AttributeError:
         return False
-    return rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+    return rename(here, os.fsencode(a), here, os.fsencode(b), flags) == 0
 
 
 def _write_bucket(target: epath.Path, tensors: bytes, manifest: str) -> None:

@@ -113,7 +113,8 @@ QUANTISED_TABLE: Table = tuple(
 FILES_TABLE: Table = tuple(Rule(name, name) for name in _targets())
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> re.Pattern[str]:
+    """What matches the names of a rule, where {i} stands for a layer's number."""
     return re.compile(re.escape(pattern).replace(r"\{i\}", r"(0|[1-9]\d*)"))
 
 
@@ -124,7 +125,7 @@ def _fill(pattern: str, match: re.Match[str]) -> str:
 def destination(target: str, table: Table) -> Origin:
     """Where an array of a T5X name stands in the files that `table` describes."""
     for rule in table:
-        if rule.target and not rule.copy and (match := _compile(rule.target).fullmatch(target)):
+        if rule.target and not rule.copy and (match := compiled(rule.target).fullmatch(target)):
             return Origin(_fill(rule.source, match), rule.transpose)
     raise KeyError(target)
 
@@ -144,7 +145,7 @@ def match(
     (missing), another shape. `where` names the file in the message.
     """
     sources: dict[str, list[tuple[str, Rule]]] = {}
-    patterns = [(_compile(rule.source), rule) for rule in table]
+    patterns = [(compiled(rule.source), rule) for rule in table]
     for name, shape in found.items():
         rule, target = _resolve(name, patterns, where)
         if target is None:
