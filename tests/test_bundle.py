@@ -126,7 +126,7 @@ def test_packed_cached_and_gradient(family, model, batch):
         step, cache = decode.start_decoding(model, apart, bundle, 3)
         last, cached = jnp.zeros(4, jnp.int32), 0.0
         for i in range(3):
-            logp, cache = step(last, cache, i)
+            logp, cache = step(last, cache)
             last = targets[:, i]
             cached += jnp.take_along_axis(logp, last[:, None], axis=-1)[:, 0]
         logits = model(apart, bundle), model(together, bundle)

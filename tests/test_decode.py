@@ -113,7 +113,7 @@ def test_cache_equals_teacher_forcing(kind):
         found = []
         for i in range(4):
             last = targets[:, i - 1] if i else jnp.zeros(3, jnp.int32)
-            logp, cache = step(last, cache, i)
+            logp, cache = step(last, cache)
             found.append(logp)
         return jnp.stack(found, axis=1)
 
@@ -230,8 +230,9 @@ def test_samples_follow_the_tempered_and_cut_distribution():
     logp = np.log([0.05, 0.4, 0.1, 0.25, 0.15, 0.05]).astype(np.float32)
     keys = decode.row_keys(jax.random.key(1), jnp.arange(40), 100)
     for rule in (decode.Sampling(), decode.Sampling(temperature=2.0, top_k=4, top_p=0.8)):
-        draw = jax.jit(decode.sampler(rule, keys))
-        found = np.bincount(draw(jnp.tile(logp, (4000, 1)), 0), minlength=6) / 4000
+        draw = jax.jit(decode.sampler(rule))
+        drawn = draw(jnp.tile(logp, (4000, 1)), jnp.zeros(4000, int), keys)
+        found = np.bincount(drawn, minlength=6) / 4000
         p = np.exp(logp / rule.temperature)
         order = np.argsort(-p)
         p[order[rule.top_k or 6 :]] = 0
@@ -271,9 +272,9 @@ def test_decoding_does_not_wait_for_rows_without_input(monkeypatch, beams):
     def counted(*args):
         step, cache = start(*args)
 
-        def told(tokens, cache, i):
-            jax.debug.callback(lambda i: steps.append(int(i)), i)
-            logp, cache = step(tokens, cache, i)
+        def told(tokens, cache):
+            jax.debug.callback(lambda i: steps.append(int(i)), cache.lengths[0])
+            logp, cache = step(tokens, cache)
             sure = jnp.where(jnp.arange(logp.shape[1]) == 1, 0.0, -1e6)  # EOS
             has_input = jnp.repeat(jnp.arange(3) < 2, len(tokens) // 3)[:, None]
             return jnp.where(has_input, jnp.broadcast_to(sure[None], logp.shape), logp), cache

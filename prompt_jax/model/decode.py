@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from prompt_jax.errors import UserError
+from prompt_jax.model import cache
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.cache import Cache
 from prompt_jax.model.logprobs import EOS, token_losses
 from prompt_jax.model.t5 import T5, encoder_segments
 from prompt_jax.settings import settings
@@ -74,21 +77,22 @@ def generate(
     `key` is a typed key for sampling. Every row folds in its number, `sampling_seeds` int32 [B] of
     the batch or its place in it, so that what a row draws does not depend on its neighbours.
     """
-    step, cache = start_decoding(t5, batch, bundle, max_length)
+    step, start = start_decoding(t5, batch, bundle, max_length)
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    if sampling is None and beams > 1:
+        return beam_search(
+            step, start, max_length=max_length, beams=beams, alpha=alpha, blank=empty
+        )
+    assert sampling is None or key is not None, "sampling needs a key"
     B = len(empty)
-    if sampling is not None:
-        assert key is not None, "sampling needs a key"
-        seeds = batch.get("sampling_seeds", jnp.arange(B))
-        draw = sampler(sampling, row_keys(key, seeds, beams))
-        cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache)
-        empty = jnp.repeat(empty, beams)
-        ids, scores = _one_by_one(step, cache, draw, empty, max_length, alpha)
-        return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
-    if beams == 1:
-        ids, scores = _one_by_one(step, cache, _likeliest, empty, max_length, alpha)
-        return ids[:, None], scores[:, None]
-    return beam_search(step, cache, max_length=max_length, beams=beams, alpha=alpha, blank=empty)
+    seeds = batch.get("sampling_seeds", jnp.arange(B))
+    keys = row_keys(jax.random.key(0) if key is None else key, seeds, beams)
+    limits = jnp.full(B * beams, max_length, jnp.int32)
+    start, empty = cache.repeat(start, beams), jnp.repeat(empty, beams)
+    rows = start_rows(start, empty, limits, keys, max_length)
+    choose = likeliest if sampling is None else sampler(sampling)
+    ids, scores = _one_by_one(step, choose, rows, alpha)
+    return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
 
 
 def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Array:
@@ -146,81 +150,103 @@ def _spread_tasks(batch, columns: int) -> jax.Array | None:
     return jnp.broadcast_to(tasks, (len(tasks), columns))
 
 
-def start_decoding(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, dict]:
-    """Encodes the batch and writes the decoder's prompt into a new cache.
+def start_decoding(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, Cache]:
+    """`step(tokens int32 [R], cache) -> (log-probabilities float32 [R, V], cache)`, and the cache
+    of the B rows of the batch, which `step` takes as it is or repeated (R = B * K)."""
 
-    Returns `step(tokens int32 [R], cache, i) -> (log-probabilities float32 [R, V], cache)`, which
-    writes column i and serves B rows or K copies of each (R = B * K), and the cache of B rows.
-    """
-    encoded = t5.encode(batch, bundle)
-    mask_BT = encoder_segments(batch) > 0
-    rows = _decoder_rows(batch, bundle, encoded)
-    length = rows.shape[1]
-    cache = t5.start_cache(encoded, length + max_length, bundle)
-    if length:
-        slots = jnp.broadcast_to(jnp.arange(1, length + 1), rows.shape[:2])
-        tasks = _spread_tasks(batch, length)
-        _, cache = t5.decode_step(rows, cache, 0, mask_BT, bundle, slots, tasks)
+    def step(tokens, rows):
+        return cache.step(t5, rows, tokens, bundle)
 
-    def step(tokens, cache, i):
-        mask = jnp.repeat(mask_BT, len(tokens) // len(mask_BT), axis=0)
-        x = t5.embed(tokens[:, None])
-        logits, cache = t5.decode_step(x, cache, length + i, mask, bundle)
-        return jax.nn.log_softmax(logits[:, 0]), cache
-
-    return step, cache
-
-
-def _decoder_rows(batch, bundle: PromptBundle, encoded) -> jax.Array:
-    """[B, P', D]: every row's decoder prompt, of its own task where there are several."""
-    B, _, D = encoded.shape
-    if bundle.decoder is None:
-        return jnp.zeros((B, 0, D), encoded.dtype)
-    prompts = bundle.decoder.astype(encoded.dtype)
-    if len(prompts) == 1 or "decoder_task_ids" not in batch:
-        return jnp.broadcast_to(prompts[:1], (B, *prompts.shape[1:]))
-    return prompts[jnp.maximum(batch["decoder_task_ids"][:, 0], 0)]
+    return step, cache.prefill(t5, batch, bundle, columns=max_length)
 
 
 def _length_penalty(length, alpha) -> jax.Array:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-class _Rows(NamedTuple):
-    i: jax.Array  # int32 [], tokens chosen so far
-    ids: jax.Array  # int32 [R, N]
-    last: jax.Array  # int32 [R], what the decoder reads next
-    logp: jax.Array  # float32 [R]
-    ended: jax.Array  # bool [R]
-    cache: dict
+@struct.dataclass
+class Rows:
+    """What greedy search and sampling know of rows that may stand at different tokens.
+
+    Attributes:
+      cache: of R rows.
+      ids: int32 [R, N], the tokens chosen so far, 0 behind.
+      counts: int32 [R], how many they are.
+      limits: int32 [R], how many they may be, at most N.
+      last: int32 [R], what the decoder reads next.
+      logp: float32 [R], the log-probability of the tokens.
+      ended: bool [R], after EOS or the last token that the limit allows.
+      keys: typed keys [R], that the row draws with.
+    """
+
+    cache: Cache
+    ids: jax.Array
+    counts: jax.Array
+    limits: jax.Array
+    last: jax.Array
+    logp: jax.Array
+    ended: jax.Array
+    keys: jax.Array
 
 
-def _one_by_one(
-    step, cache, choose: Callable, empty_R, N: int, alpha
-) -> tuple[jax.Array, jax.Array]:
-    """int32 [R, N] and float32 [R]; `choose(logp [R, V], i) -> tokens [R]`. Stops when every row
-    has ended."""
-
-    def going_on(s: _Rows):
-        return (s.i < N) & ~jnp.all(s.ended)
-
-    def advance(s: _Rows):
-        logp_RV, cache = step(s.last, s.cache, s.i)
-        token = jnp.where(s.ended, 0, choose(logp_RV, s.i).astype(jnp.int32))
-        gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
-        logp = s.logp + jnp.where(s.ended, 0.0, gain)
-        ids = s.ids.at[:, s.i].set(token)
-        return _Rows(s.i + 1, ids, token, logp, s.ended | (token == EOS), cache)
-
+def start_rows(cache: Cache, empty_R: jax.Array, limits_R: jax.Array, keys_R, N: int) -> Rows:
+    """Rows before their first token; those that are `empty`, bool [R], have ended."""
     R = len(empty_R)
-    ids, last = jnp.zeros((R, N), jnp.int32), jnp.full(R, START, jnp.int32)
-    start = _Rows(jnp.int32(0), ids, last, jnp.zeros(R), empty_R, cache)
-    s = jax.lax.while_loop(going_on, advance, start)
-    length = jnp.sum(s.ids > 0, axis=-1)
-    return s.ids, jnp.where(s.ended, s.logp / _length_penalty(length, alpha), s.logp)
+    return Rows(
+        cache=cache,
+        ids=jnp.zeros((R, N), jnp.int32),
+        counts=jnp.zeros(R, jnp.int32),
+        limits=limits_R,
+        last=jnp.full(R, START, jnp.int32),
+        logp=jnp.zeros(R),
+        ended=empty_R,
+        keys=keys_R,
+    )
 
 
-def _likeliest(logp_RV: jax.Array, i) -> jax.Array:
+def advance(step: Callable, choose: Callable, rows: Rows) -> Rows:
+    """One more token for every row that has not ended: `choose(logp [R, V], counts, keys)`."""
+    logp_RV, grown = step(rows.last, rows.cache)
+    chosen = choose(logp_RV, rows.counts, rows.keys).astype(jnp.int32)
+    token = jnp.where(rows.ended, 0, chosen)
+    gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
+    here = jnp.arange(rows.ids.shape[1])[None] == rows.counts[:, None]
+    counts = jnp.where(rows.ended, rows.counts, rows.counts + 1)
+    return rows.replace(
+        cache=grown,
+        ids=jnp.where(here & ~rows.ended[:, None], token[:, None], rows.ids),
+        counts=counts,
+        last=token,
+        logp=rows.logp + jnp.where(rows.ended, 0.0, gain),
+        ended=rows.ended | (token == EOS) | (counts >= rows.limits),
+    )
+
+
+def row_scores(rows: Rows, alpha: float) -> jax.Array:
+    """float32 [R]: as `generate` says; log P alone where the limit came before EOS."""
+    length = jnp.sum(rows.ids > 0, axis=-1)
+    with_eos = jnp.any(rows.ids == EOS, axis=-1)
+    return jnp.where(with_eos, rows.logp / _length_penalty(length, alpha), rows.logp)
+
+
+def insert(rows: Rows, new: Rows, slots_R: jax.Array) -> Rows:
+    """`rows` with others in the slots int32 [R]; see `cache.insert`."""
+
+    def put(old, new):
+        return old.at[slots_R].set(new, mode="drop")
+
+    grown = cache.insert(rows.cache, new.cache, slots_R)
+    rest = jax.tree.map(put, rows.replace(cache=None), new.replace(cache=None))
+    return rest.replace(cache=grown)
+
+
+def _one_by_one(step: Callable, choose: Callable, rows: Rows, alpha) -> tuple[jax.Array, jax.Array]:
+    """int32 [R, N] and float32 [R]. Stops when every row has ended."""
+    rows = jax.lax.while_loop(lambda s: ~jnp.all(s.ended), lambda s: advance(step, choose, s), rows)
+    return rows.ids, row_scores(rows, alpha)
+
+
+def likeliest(logp_RV: jax.Array, counts_R, keys_R) -> jax.Array:
     return jnp.argmax(logp_RV, axis=-1)
 
 
@@ -231,11 +257,11 @@ def row_keys(key: jax.Array, seeds_B: jax.Array, K: int) -> jax.Array:
     return jax.vmap(lambda row: fold(row, jnp.arange(K)))(keys_B).reshape(-1)
 
 
-def sampler(sampling: Sampling, keys_R: jax.Array) -> Callable:
-    """`(logp [R, V], i) -> tokens [R]`, drawn as `sampling` says."""
+def sampler(sampling: Sampling) -> Callable:
+    """`(logp [R, V], counts [R], keys [R]) -> tokens [R]`, drawn as `sampling` says."""
 
-    def draw(logp_RV, i):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_R, i)
+    def draw(logp_RV, counts_R, keys_R):
+        keys = jax.vmap(jax.random.fold_in)(keys_R, counts_R)
         return jax.vmap(jax.random.categorical)(keys, truncated(logp_RV, sampling))
 
     return draw
@@ -260,22 +286,20 @@ class _Beams(NamedTuple):
     live_logp: jax.Array  # float32 [B, K]
     done: jax.Array  # int32 [B, K, N]: hypotheses with EOS, best first
     done_score: jax.Array  # float32 [B, K]; NOTHING where the place is free
-    cache: dict
+    cache: Cache
 
 
 def beam_search(
-    step: Callable, cache, *, max_length: int, beams: int, alpha, blank: Any = False
+    step: Callable, start: Cache, *, max_length: int, beams: int, alpha, blank: Any = False
 ) -> tuple[jax.Array, jax.Array]:
     """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
 
-    `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those
-    with EOS compete with what ended before, the K best others live on. The search stops when in no
-    row a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not
-    count.
+    `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those with
+    EOS compete with what ended before, the K best others live on. The search stops when in no row
+    a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not count.
     """
     K, N = beams, max_length
-    cache = jax.tree.map(lambda x: jnp.repeat(x, K, axis=1), cache)
-    B = cache["self"][0].shape[1] // K
+    B = len(start.lengths)
 
     def going_on(s: _Beams):
         best_hope = s.live_logp[:, 0] / _length_penalty(N + 1, alpha)  # T5X counts the start token
@@ -283,7 +307,7 @@ def beam_search(
 
     def advance(s: _Beams):
         last = jnp.where(s.i == 0, START, s.live[:, :, s.i - 1])
-        logp, cache = step(last.reshape(B * K), s.cache, s.i)
+        logp, grown = step(last.reshape(B * K), s.cache)
         logp = s.live_logp[:, :, None] + logp.reshape(B, K, -1)
         V = logp.shape[-1]
         logp, flat = jax.lax.top_k(logp.reshape(B, K * V), 2 * K)
@@ -297,13 +321,13 @@ def beam_search(
         done_score, best = jax.lax.top_k(all_score, K)
         done = _pick(jnp.concatenate([s.done, ids], axis=1), best)
         rows = (jnp.arange(B)[:, None] * K + _pick(parent, kept)).reshape(B * K)
-        # Beams of one example share what they see of the encoder: only "self" is reordered.
-        cache = {**cache, "self": jax.tree.map(lambda x: x[:, rows], cache["self"])}
-        return _Beams(s.i + 1, _pick(ids, kept), live_logp, done, done_score, cache)
+        grown = cache.continue_from(grown, rows)
+        return _Beams(s.i + 1, _pick(ids, kept), live_logp, done, done_score, grown)
 
     empty, free = jnp.zeros((B, K, N), jnp.int32), jnp.full((B, K), NOTHING)
-    start = _Beams(jnp.int32(0), empty, free.at[:, 0].set(0.0), empty, free, cache)
-    s = jax.lax.while_loop(going_on, advance, start)
+    first = free.at[:, 0].set(0.0)
+    s = _Beams(jnp.int32(0), empty, first, empty, free, cache.repeat(start, K))
+    s = jax.lax.while_loop(going_on, advance, s)
     any_done = s.done_score[:, :1] > NOTHING
     ids = jnp.where(any_done[:, :, None], s.done, s.live)
     ids = jnp.where(jnp.reshape(blank, (-1, 1, 1)), 0, ids)

@@ -105,14 +105,14 @@ class RelativeBias(nnx.Module):
         self.max_distance = config.max_distance
 
     def __call__(self, queries: int, keys: int, offset=0, before: int = 0) -> jax.Array:
-        """float32 [1, H, queries, before + keys]; query i stands at column `offset + i` (may be
-        traced), and `before` more keys stand before column 0."""
-        keys, offset = before + keys, before + offset
+        """float32 [R, H, queries, before + keys]; query i of a row stands at column `offset + i`,
+        and `before` more keys stand before column 0. `offset`: int32 [R], or one for all: R = 1."""
+        keys, offset = before + keys, jnp.atleast_1d(before + offset)
         num_buckets = self.rel_embedding.shape[-1]
         table = _buckets(keys, self.bidirectional, num_buckets, self.max_distance)
-        distance = jnp.arange(keys)[None, :] - (jnp.arange(queries)[:, None] + offset)
-        buckets = jnp.asarray(table)[distance + (keys - 1)]
-        return self.rel_embedding[...].astype(jnp.float32)[:, buckets][None]
+        query = jnp.arange(queries)[None, :, None] + offset[:, None, None]
+        buckets = jnp.asarray(table)[jnp.arange(keys)[None, None] - query + (keys - 1)]
+        return self.rel_embedding[...].astype(jnp.float32)[:, buckets].swapaxes(0, 1)
 
 
 def dropout(x, rate, key, shared_dim: int | None = 1):
@@ -151,7 +151,7 @@ class Attention(nnx.Module):
         return k.reshape(shape), v.reshape(shape)
 
     def __call__(self, x_BSD, keys_values, bias, mask, edit: AttentionEdit, dropout_key=None):
-        """[B, S, D]; `bias` float32 [1, H, S, T] or None, `mask` bool [B, 1, S, T].
+        """[B, S, D]; `bias` float32 [1 or B, H, S, T] or None, `mask` bool [B, 1, S, T].
 
         P keys and values of `edit` come before the T; their bias is 0 where `bias` has T columns
         and no more. Every query sees them.

@@ -78,7 +78,7 @@ class DecoderLayer(nnx.Module):
         if cache is None:
             cross = self.encoder_decoder_attention.keys_values(encoded, edit.cross)
         else:
-            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+            put = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
             now = tuple(put(old, new, offset) for old, new in zip(cache["self"], now, strict=True))
             cache, cross = {**cache, "self": now}, cache["cross"]
         if self.config.relpos_per_layer:
@@ -236,11 +236,11 @@ class T5(nnx.Module):
             kernel = self.decoder.logits_dense.kernel[...]
         return matmul(y_BSD, kernel.astype(y_BSD.dtype), jnp.float32)
 
-    def start_cache(
-        self, encoded_BTD: jax.Array, length: int, bundle: PromptBundle = NO_PROMPT
-    ) -> dict[str, Any]:
-        """An empty decoder cache for `length` columns: keys and values [L, B, N, H, K] of both
-        attentions, those over the encoder filled in. Those of the bundle itself are not in it."""
+    def cross_keys_values(
+        self, encoded_BTD: jax.Array, bundle: PromptBundle = NO_PROMPT
+    ) -> tuple[jax.Array, jax.Array]:
+        """Two arrays [L, B, T, H, K]: what every decoder layer attends to of the encoder's output.
+        The keys and values of the bundle itself are not among them."""
         graphdef, stacked = nnx.split(self.decoder.layers)
 
         def cross(_, inputs):
@@ -248,17 +248,14 @@ class T5(nnx.Module):
             layer = nnx.merge(graphdef, arrays)
             return None, layer.encoder_decoder_attention.keys_values(encoded_BTD, edit.cross)
 
-        _, keys_values = jax.lax.scan(cross, None, (stacked, bundle.decoder_layers))
-        L, B, _, H, K = keys_values[0].shape
-        empty = jnp.zeros((L, B, length, H, K), encoded_BTD.dtype)
-        return {"self": (empty, empty), "cross": keys_values}
+        return jax.lax.scan(cross, None, (stacked, bundle.decoder_layers))[1]
 
     def decode_step(
         self,
         x_BSD,
-        cache,
-        offset,
-        encoder_mask_BT,
+        cache: dict[str, Any],
+        offset_B: jax.Array,
+        encoder_mask_BT: jax.Array,
         bundle: PromptBundle = NO_PROMPT,
         slots_BS=None,
         tasks_BS=None,
@@ -266,14 +263,16 @@ class T5(nnx.Module):
         """S more columns through the decoder: float32 logits [B, S, V] and the grown cache.
 
         `x_BSD` are embeddings (`embed`, or the rows of a decoder prompt, with their `slots_BS`);
-        `offset`, int32, is the column of the first; `encoder_mask_BT`, bool, says which encoder
-        columns are real.
+        `cache` holds keys and values [L, B, N, H, K] of the attentions `self` and `cross` (see
+        `cache.py`); `offset_B`, int32, is the column of the first in every row;
+        `encoder_mask_BT`, bool, says which encoder columns are real.
         """
         S, N = x_BSD.shape[1], cache["self"][0].shape[2]
-        mask = jnp.arange(N)[None, :] <= jnp.arange(S)[:, None] + offset
+        query_BS1 = (jnp.arange(S)[None] + offset_B[:, None])[..., None]
+        mask_BSN = jnp.arange(N)[None, None] <= query_BS1
         cross = encoder_mask_BT[:, None, None, :]
         args = (bundle.decoder_layers, slots_BS, tasks_BS, None)
-        y, cache = self.decoder(x_BSD, None, cache, offset, mask[None, None], cross, *args)
+        y, cache = self.decoder(x_BSD, None, cache, offset_B, mask_BSN[:, None], cross, *args)
         return self.logits(y), cache
 
 

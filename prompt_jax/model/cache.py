@@ -1,0 +1,172 @@
+"""A decoding cache whose rows have their own lengths, masks and prompts.
+
+`prefill` encodes examples and writes the rows of their decoder prompts; `insert` puts such rows
+into slots of a resident cache, which may be wider; `step` advances every row at its own position.
+
+Shapes: B rows (slots), R prefilled rows, T encoder columns, N decoder columns, P' rows of a decoder
+prompt, L layers, H heads, K head width, D model width, V vocabulary.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.layers import T5Config
+from prompt_jax.model.t5 import T5, encoder_segments
+
+KeysValues = tuple[jax.Array, jax.Array]
+
+
+@struct.dataclass
+class Cache:
+    """What the decoder has seen of every row.
+
+    Attributes:
+      lengths: int32 [B], the decoder columns written so far, those of the prompt among them.
+      prompts: int32 [B], which prompt of the bundle the row has.
+      encoder_mask: bool [B, T], the real encoder columns.
+      attention: keys and values [L, B, N, H, K] of the self-attention.
+      cross: keys and values [L, B, T, H, K] of the attention to the encoder.
+
+    The keys and values that a method puts before those of the text are in the bundle, not here.
+    """
+
+    lengths: jax.Array
+    prompts: jax.Array
+    encoder_mask: jax.Array
+    attention: KeysValues
+    cross: KeysValues
+
+
+def empty(config: T5Config, rows: int, width: int, columns: int) -> Cache:
+    """A cache of `rows` slots for `width` encoder columns and `columns` decoder columns, all 0."""
+
+    def keys_values(length: int) -> KeysValues:
+        shape = (config.num_decoder_layers, rows, length, config.num_heads, config.head_dim)
+        return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+
+    return Cache(
+        lengths=jnp.zeros(rows, jnp.int32),
+        prompts=jnp.zeros(rows, jnp.int32),
+        encoder_mask=jnp.zeros((rows, width), bool),
+        attention=keys_values(columns),
+        cross=keys_values(width),
+    )
+
+
+def cache_bytes(config: T5Config, rows: int, width: int, columns: int) -> int:
+    """The bytes that the arrays of `empty` take, without making them.
+
+    >>> from prompt_jax.model.sizes import SIZES
+    >>> cache_bytes(SIZES["nano"], rows=8, width=64, columns=32)  # bfloat16
+    1573440
+    """
+    arrays = jax.tree.leaves(jax.eval_shape(lambda: empty(config, rows, width, columns)))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+
+
+def prefill(t5: T5, batch, bundle: PromptBundle = NO_PROMPT, *, columns: int) -> Cache:
+    """Encodes a batch and writes its decoder prompts: a cache that has room for `columns` tokens.
+
+    `batch` holds T5's encoder features, one example per row, and may hold `decoder_task_ids`
+    [B, 1], the number of the prompt of every row; without them all rows have prompt 0. The cache
+    has P' + `columns` decoder columns.
+    """
+    encoded_BTD = t5.encode(batch, bundle)
+    B = len(encoded_BTD)
+    tasks_B1 = batch.get("decoder_task_ids", jnp.zeros((B, 1), jnp.int32))[:, :1]
+    rows_BPD = _decoder_rows(bundle, encoded_BTD, tasks_B1[:, 0])
+    length = rows_BPD.shape[1]
+    cross = t5.cross_keys_values(encoded_BTD, bundle)
+    L, _, _, H, K = cross[0].shape
+    blank = jnp.zeros((L, B, length + columns, H, K), encoded_BTD.dtype)
+    cache = Cache(
+        lengths=jnp.zeros(B, jnp.int32),
+        prompts=jnp.asarray(tasks_B1[:, 0], jnp.int32),
+        encoder_mask=encoder_segments(batch) > 0,
+        attention=(blank, blank),
+        cross=cross,
+    )
+    if length == 0:
+        return cache
+    slots = jnp.broadcast_to(jnp.arange(1, length + 1), (B, length))
+    return _advance(t5, cache, rows_BPD, bundle, slots)[1]
+
+
+def step(
+    t5: T5, cache: Cache, tokens_B: jax.Array, bundle: PromptBundle = NO_PROMPT
+) -> tuple[jax.Array, Cache]:
+    """Reads the next token of every row, int32 [B].
+
+    Returns float32 [B, V], the log-probabilities of what follows it, and the cache, one column
+    longer in every row. A row without room left keeps its length, and writes its last column again.
+    """
+    logits, cache = _advance(t5, cache, t5.embed(tokens_B[:, None]), bundle)
+    return jax.nn.log_softmax(logits[:, 0]), cache
+
+
+def insert(cache: Cache, rows: Cache, slots_R: jax.Array) -> Cache:
+    """The cache with the R prefilled `rows` in the slots int32 [R], in place of what was there.
+
+    `rows` may have fewer encoder and decoder columns than the cache, never more. A slot of B or
+    above leaves its row out, so that batches of a fixed R may be filled in part.
+    """
+
+    def keys_values(old, new):
+        new = jnp.pad(new, [(0, 0)] * 2 + [(0, old.shape[2] - new.shape[2])] + [(0, 0)] * 2)
+        return old.at[:, slots_R].set(new, mode="drop")
+
+    wider = cache.encoder_mask.shape[1] - rows.encoder_mask.shape[1]
+    mask_RT = jnp.pad(rows.encoder_mask, ((0, 0), (0, wider)))
+    return Cache(
+        lengths=cache.lengths.at[slots_R].set(rows.lengths, mode="drop"),
+        prompts=cache.prompts.at[slots_R].set(rows.prompts, mode="drop"),
+        encoder_mask=cache.encoder_mask.at[slots_R].set(mask_RT, mode="drop"),
+        attention=jax.tree.map(keys_values, cache.attention, rows.attention),
+        cross=jax.tree.map(keys_values, cache.cross, rows.cross),
+    )
+
+
+def repeat(cache: Cache, copies: int) -> Cache:
+    """Every row `copies` times, one after the other."""
+    return Cache(
+        lengths=jnp.repeat(cache.lengths, copies),
+        prompts=jnp.repeat(cache.prompts, copies),
+        encoder_mask=jnp.repeat(cache.encoder_mask, copies, axis=0),
+        attention=jax.tree.map(lambda x: jnp.repeat(x, copies, axis=1), cache.attention),
+        cross=jax.tree.map(lambda x: jnp.repeat(x, copies, axis=1), cache.cross),
+    )
+
+
+def continue_from(cache: Cache, rows_B: jax.Array) -> Cache:
+    """The cache in which row b goes on from what the decoder wrote in row `rows_B[b]`.
+
+    Both must be of one example and equally long, as beams are: what they see of the encoder stays.
+    """
+    return cache.replace(attention=jax.tree.map(lambda x: x[:, rows_B], cache.attention))
+
+
+def _advance(t5: T5, cache: Cache, x_BSD, bundle: PromptBundle, slots_BS=None):
+    """float32 logits [B, S, V] of S more columns in every row, and the cache that has them."""
+    S, N = x_BSD.shape[1], cache.attention[0].shape[2]
+    at_B = jnp.minimum(cache.lengths, N - S)
+    tasks_BS = jnp.broadcast_to(cache.prompts[:, None], x_BSD.shape[:2])
+    keys_values = {"self": cache.attention, "cross": cache.cross}
+    logits, keys_values = t5.decode_step(
+        x_BSD, keys_values, at_B, cache.encoder_mask, bundle, slots_BS, tasks_BS
+    )
+    return logits, cache.replace(lengths=at_B + S, attention=keys_values["self"])
+
+
+def _decoder_rows(bundle: PromptBundle, encoded_BTD, prompts_B) -> jax.Array:
+    """[B, P', D]: the decoder prompt of every row, in the dtype of the encoder's output."""
+    B, _, D = encoded_BTD.shape
+    if bundle.decoder is None:
+        return jnp.zeros((B, 0, D), encoded_BTD.dtype)
+    prompts = bundle.decoder.astype(encoded_BTD.dtype)
+    if len(prompts) == 1:
+        return jnp.broadcast_to(prompts, (B, *prompts.shape[1:]))
+    return prompts[jnp.maximum(prompts_B, 0)]
