@@ -5,6 +5,8 @@ their order. Each row may have a prompt of its own: `Question.prompt` travels as
 which the T5 picks among the prompts of a bundle.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,15 +18,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from prompt_jax.answer.buckets import plan
+from prompt_jax.answer.engine import Engine, Request, Rule
+from prompt_jax.answer.question import Model, Question, features
 from prompt_jax.errors import UserError
 from prompt_jax.model import decode, sharding
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.logprobs import EOS
-from prompt_jax.prompt.layout import PromptLayout, encoder_slots, place
+from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
-
-Model = tuple[Any, Any, Any]  # graphdef, trainable, frozen
-ENCODER = ("encoder_input_tokens", "encoder_segment_ids", "encoder_prompt_slots")
 
 
 def nothing() -> None:
@@ -43,6 +44,8 @@ class Answering:
       length_normalised: ranks by log-likelihood per token in place of the sum.
       sampling: draws in place of searching.
       seed: of what is drawn.
+      continuous: `generate`: a row that has ended gives its place to the next (`engine`), instead
+        of waiting for the longest of its batch. The answers are the same.
     """
 
     mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
@@ -51,28 +54,22 @@ class Answering:
     length_normalised: bool = False
     sampling: Sampling | None = None
     seed: int = 0
+    continuous: bool = False
 
     def check(self):
+        if self.continuous and (self.mode != "generate" or self.beams > 1):
+            raise UserError(
+                f"Answering.continuous (--continuous) with mode {self.mode!r} and {self.beams} "
+                "beams: only the mode 'generate' with one beam has it; leave it out"
+            )
         if self.beams < 1:
             raise UserError(f"Answering.beams = {self.beams}: give at least 1")
         if self.sampling is not None and self.beams > 1:
             raise UserError(f"Answering.beams = {self.beams}: sampling draws one; leave beams out")
 
-
-class Question(NamedTuple):
-    """One row: its tokens, which prompt it gets, and what may be answered.
-
-    `group`: rows of different groups are never in one batch.
-    `seed`: its number for sampling.
-    `task`: whose rows of the prompt it gets, where they differ by task.
-    """
-
-    inputs: np.ndarray
-    prompt: int = 0
-    choices: tuple[str, ...] = ()
-    group: int = 0
-    seed: int = 0
-    task: str | None = None
+    def record(self) -> dict[str, Any]:
+        """The settings that answers depend on."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "continuous"}
 
 
 class Answer(NamedTuple):
@@ -119,7 +116,11 @@ class Answerer:
     def stream(
         self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
     ) -> Iterator[tuple[list[int], list[Answer]]]:
-        """The answers batch by batch, with the numbers of their questions; groups ascend."""
+        """The answers as they come, some at a time, with the numbers of their questions; groups
+        ascend."""
+        if self.how.continuous:
+            yield from self._continuous(model, questions, between)
+            return
         answer = self._rank if self.how.mode == "rank" else self._generate
         for rows, batch in self._batches(questions, between):
             yield rows, answer(model, [questions[i] for i in rows], batch)
@@ -142,23 +143,8 @@ class Answerer:
             yield bucket.rows, self.batch([questions[i] for i in bucket.rows], bucket.width)
 
     def batch(self, questions: Sequence[Question], width: int) -> dict[str, np.ndarray]:
-        """Encoder features of `batch_size` rows for texts of up to `width` tokens.
-
-        Rows without a question are empty: decoding does not wait for them.
-        """
-        shape = (self.batch_size, width + self.layout.encoder)
-        batch = {name: np.zeros(shape, np.int32) for name in ENCODER}
-        prompts, seeds = np.zeros((2, self.batch_size), np.int32)
-        for row, question in enumerate(questions):
-            slots = encoder_slots(question.inputs, self.layout, question.task)
-            values = (place(question.inputs, slots), np.ones_like(slots), slots)
-            for name, value in zip(ENCODER, values, strict=True):
-                batch[name][row, : len(slots)] = value
-            prompts[row], seeds[row] = question.prompt, question.seed
-        batch["encoder_task_ids"] = np.repeat(prompts[:, None], shape[1], axis=1)
-        batch["decoder_task_ids"] = prompts[:, None]
-        batch["sampling_seeds"] = seeds
-        return batch
+        """Encoder features of `batch_size` rows for texts of up to `width` tokens."""
+        return features(questions, self.layout, self.batch_size, width)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return sharding.put_all(batch, self.mesh)
@@ -171,6 +157,39 @@ class Answerer:
             Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
             for row in range(len(questions))
         ]
+
+    def _continuous(self, model: Model, questions, between):
+        """As `stream`, by an engine of `batch_size` slots. The batches that would be are admitted
+        in their order; those of one group are answered before the next begins."""
+        lengths = [len(question.inputs) for question in questions]
+        groups = [question.group for question in questions]
+        batches = plan(lengths, self.batch_size, self.limits[0], groups)
+        if not batches:
+            return
+        engine = Engine(
+            model,
+            self.layout,
+            self.mesh,
+            slots=self.batch_size,
+            widths=sorted({batch.width for batch in batches}),
+            max_length=self.limits[1],
+            rule=Rule(self.how.sampling, self.how.seed, self.how.alpha),
+        )
+        order = [row for batch in batches for row in batch.rows]
+        for _, rows in itertools.groupby(order, lambda row: groups[row]):
+            for row in rows:
+                engine.submit(Request(row, questions[row], self.limits[1]))
+            while engine.busy:
+                between()
+                if outputs := engine.turn():
+                    texts = [self.vocabulary.decode(output.ids.tolist()) for output in outputs]
+                    yield (
+                        [output.number for output in outputs],
+                        [
+                            Answer(text, output.score)
+                            for text, output in zip(texts, outputs, strict=True)
+                        ],
+                    )
 
     def _rank(self, model: Model, questions, batch) -> list[Answer]:
         tokens = self._choices([question.choices for question in questions])

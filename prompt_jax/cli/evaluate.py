@@ -62,6 +62,14 @@ Vocabulary = Annotated[
         help="SentencePiece file, or bytes; without it the prompt's, or the backbone's own.",
     ),
 ]
+Continuous = Annotated[
+    bool,
+    typer.Option(
+        "--continuous",
+        help="generate: a finished row gives its place to the next one; same answers, and faster "
+        "where their lengths differ much.",
+    ),
+]
 OtherBackbone = Annotated[
     bool,
     typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
@@ -91,6 +99,7 @@ def evaluate(
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    continuous: Continuous = False,
     predictions: Annotated[
         str | None,
         typer.Option("--predictions", metavar="FILE.jsonl", help="Every answer, with its score."),
@@ -136,7 +145,7 @@ def evaluate(
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
     import_tasks(tasks_module)
-    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
+    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
     from prompt_jax.evaluate.prompts import evaluate_prompts
 
     options: dict[str, Any] = dict(
@@ -228,6 +237,7 @@ def infer(
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    continuous: Continuous = False,
     shard: Annotated[
         str,
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, I from 0."),
@@ -251,7 +261,7 @@ def infer(
     """
     if mode not in ("generate", "rank"):
         raise UserError(f"--mode={mode}: infer has generate and rank")
-    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed)
+    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
     from prompt_jax.evaluate.infer import infer
 
     report = infer(
@@ -277,7 +287,7 @@ def infer(
         print_facts(output, report)
 
 
-def _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed) -> Any:
+def _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous) -> Any:
     """The settings behind the options; `top_k` and `top_p` alone mean temperature 1."""
     from prompt_jax.answer.answerer import Answering
     from prompt_jax.model.decode import Sampling
@@ -290,4 +300,5 @@ def _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed) 
         beams=beams,
         sampling=Sampling(temperature=warmth, top_k=top_k, top_p=top_p) if drawn else None,
         seed=seed,
+        continuous=continuous,
     )

@@ -5,7 +5,6 @@ lines and the same command goes on after them. Beside the output, `OUTPUT.settin
 made it; a run with other settings is refused.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -85,7 +84,7 @@ def infer(
         "dtype": held,
         "weights_dtype": loaded.weights_dtype or quantised.PLAIN,
         "lengths": list(limits),
-        "how": dataclasses.asdict(how),
+        "how": how.record(),
     }
     with Output(output, settings, "--output") as out, stop_signal() as stop:
         done = out.check(rows[first:last], first)

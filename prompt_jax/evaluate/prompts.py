@@ -123,7 +123,7 @@ def _settings(
         "dtype": dtype,
         "weights_dtype": small,
         "lengths": [text.data.input_length, text.data.target_length],
-        "how": dataclasses.asdict(how),
+        "how": how.record(),
     }
 
 

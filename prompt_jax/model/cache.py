@@ -7,6 +7,7 @@ Shapes: B rows (slots), R prefilled rows, T encoder columns, N decoder columns, 
 prompt, L layers, H heads, K head width, D model width, V vocabulary.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -146,7 +147,9 @@ def continue_from(cache: Cache, rows_B: jax.Array) -> Cache:
 
     Both must be of one example and equally long, as beams are: what they see of the encoder stays.
     """
-    return cache.replace(attention=jax.tree.map(lambda x: x[:, rows_B], cache.attention))
+    return dataclasses.replace(
+        cache, attention=jax.tree.map(lambda x: x[:, rows_B], cache.attention)
+    )
 
 
 def _advance(t5: T5, cache: Cache, x_BSD, bundle: PromptBundle, slots_BS=None):
@@ -158,7 +161,7 @@ def _advance(t5: T5, cache: Cache, x_BSD, bundle: PromptBundle, slots_BS=None):
     logits, keys_values = t5.decode_step(
         x_BSD, keys_values, at_B, cache.encoder_mask, bundle, slots_BS, tasks_BS
     )
-    return logits, cache.replace(lengths=at_B + S, attention=keys_values["self"])
+    return logits, dataclasses.replace(cache, lengths=at_B + S, attention=keys_values["self"])
 
 
 def _decoder_rows(bundle: PromptBundle, encoded_BTD, prompts_B) -> jax.Array:

@@ -7,6 +7,7 @@ Shapes: B rows, K beams, C choices, T columns of the encoder or of a choice, N =
 P' rows of a decoder prompt, D model width, V vocabulary. All functions are pure and may be jitted.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -212,7 +213,8 @@ def advance(step: Callable, choose: Callable, rows: Rows) -> Rows:
     gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
     here = jnp.arange(rows.ids.shape[1])[None] == rows.counts[:, None]
     counts = jnp.where(rows.ended, rows.counts, rows.counts + 1)
-    return rows.replace(
+    return dataclasses.replace(
+        rows,
         cache=grown,
         ids=jnp.where(here & ~rows.ended[:, None], token[:, None], rows.ids),
         counts=counts,
@@ -236,8 +238,8 @@ def insert(rows: Rows, new: Rows, slots_R: jax.Array) -> Rows:
         return old.at[slots_R].set(new, mode="drop")
 
     grown = cache.insert(rows.cache, new.cache, slots_R)
-    rest = jax.tree.map(put, rows.replace(cache=None), new.replace(cache=None))
-    return rest.replace(cache=grown)
+    rest = [dataclasses.replace(x, cache=None) for x in (rows, new)]
+    return dataclasses.replace(jax.tree.map(put, *rest), cache=grown)
 
 
 def _one_by_one(step: Callable, choose: Callable, rows: Rows, alpha) -> tuple[jax.Array, jax.Array]:
@@ -294,9 +296,10 @@ def beam_search(
 ) -> tuple[jax.Array, jax.Array]:
     """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
 
-    `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those with
-    EOS compete with what ended before, the K best others live on. The search stops when in no row
-    a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not count.
+    `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those
+    with EOS compete with what ended before, the K best others live on. The search stops when in no
+    row a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not
+    count.
     """
     K, N = beams, max_length
     B = len(start.lengths)
