@@ -52,7 +52,7 @@ parity: $(VENV)/.stamp-parity
 
 # Compiles for TPUs that are not here, which needs libtpu.
 fit: $(VENV)/.stamp-fit
-	$(BIN)/pytest -q -m fit tests/test_fit_tpu.py
+	PROMPT_JAX_OPTIMIZED=1 $(BIN)/pytest -q -m fit tests/test_fit_tpu.py
 
 # The first three rows of docs/scale.md; each takes minutes.
 XXL := $(BIN)/prompt-jax fit --gin.BACKBONE=random:t5_1_1_xxl
@@ -74,7 +74,7 @@ check:
 # Every test but parity and fit, those that take minutes included; then the quick ones with the
 # newest Python and JAX, in an environment of their own.
 nightly: setup
-	$(PYTEST) -m "not parity and not fit"
+	PROMPT_JAX_OPTIMIZED=1 $(PYTEST) -m "not parity and not fit"
 	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST)
 
 quickstart: setup

@@ -16,8 +16,18 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Small programs run once or twice, so LLVM's passes would cost more than they save. `make fit` and
+# `make nightly` set PROMPT_JAX_OPTIMIZED=1 and compile as users do.
+QUICKLY_COMPILED = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
 os.environ["XLA_FLAGS"] = " ".join(
-    [*os.environ.get("XLA_FLAGS", "").split(), "--xla_force_host_platform_device_count=8"]
+    [
+        *(() if os.environ.get("PROMPT_JAX_OPTIMIZED") == "1" else QUICKLY_COMPILED),
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_force_host_platform_device_count=8",
+    ]
 )
 # An implicit [d] + [b, d] is an error. Strict dtype promotion would be one too, but optax's AdamW
 # mixes a float with its int32 count.

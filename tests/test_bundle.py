@@ -65,7 +65,10 @@ def test_a_prefix_reaches_the_encoder(model, batch):
     for hidden in (None, 5):
         method = PrefixTuning(length=P, hidden=hidden)
         module = method.create(jax.random.key(0), SimpleNamespace(config=CONFIG))
-        plain, prefixed = model.encode(batch), model.encode(batch, module())
+        encode = jax.jit(
+            lambda model, batch, module: (model.encode(batch), model.encode(batch, module()))
+        )
+        plain, prefixed = encode(model, batch, module)
         assert plain.shape == prefixed.shape
         assert float(jnp.abs(prefixed - plain).max()) > 0.1
 
@@ -73,10 +76,10 @@ def test_a_prefix_reaches_the_encoder(model, batch):
 def test_a_prefix_drops_keys_and_values_in_training_alone(model):
     method = PrefixTuning(length=40, hidden=None, dropout_rate=0.25)
     module = method.create(jax.random.key(0), SimpleNamespace(config=CONFIG))
-    whole = named(module())
-    masks = []
+    whole, masks = named(module()), []
+    dropped = jax.jit(lambda module, key: PromptedT5(model, module).bundle(key))
     for seed in (1, 1, 2):
-        found = named(PromptedT5(model, module).bundle(jax.random.key(seed)))
+        found = named(dropped(module, jax.random.key(seed)))
         masks.append(np.concatenate([np.ravel(found[name] == 0) for name in whole]))
         for name, array in whole.items():
             kept = found[name] != 0

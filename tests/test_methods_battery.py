@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import importlib
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.methods.x_gen import XGen
-from prompt_jax.model.sharding import MeshShape
-from prompt_jax.objective.loss import Loss
+from prompt_jax.model.sharding import MeshShape, put_all
 from prompt_jax.objective.optim import Adafactor, Schedule, by_group
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe.registered import REGISTERED
@@ -128,6 +126,7 @@ class Trained:
         self.state = job.first_state()
         self.outputs = jax.eval_shape(job.train_step, self.state, job.frozen, self.batch)
         self.before = host(self.state.trainable), host(job.frozen)
+        self.grad = jax.jit(make_grad(job.graphdef, run.loss))
         with compilations() as self.compiled:
             for step in range(STEPS):
                 self.state, _ = job.train_step(self.state, job.frozen, job.batch(step)[0])
@@ -204,15 +203,14 @@ def test_fold_equals_build(trained):
 
 def test_packed_equals_unpacked(trained):
     data, job = copy.copy(trained.job.data), trained.job
-    data.capacity = (2 * data.capacity[0], 2 * data.capacity[1])  # two examples and their prompts
     pieces = [Piece(0, i) for i in range(4)]
-    data_packed = data.assemble([pieces[:2], pieces[2:]])
     data_padded = data.assemble([[piece] for piece in pieces])
+    data.capacity = (2 * data.capacity[0], 2 * data.capacity[1])  # two examples and their prompts
+    data_packed = data.assemble([pieces[:2], pieces[2:]])
     assert data_packed["encoder_segment_ids"].max() == 2
-    grad = jax.jit(make_grad(job.graphdef, Loss()))
     told = []
-    for batch in (data_packed, data_padded):
-        grads, sums = grad(trained.state.trainable, job.frozen, batch, None)
+    for batch in (put_all(data_packed, job.mesh), put_all(data_padded, job.mesh)):
+        grads, sums = trained.grad(trained.state.trainable, job.frozen, batch, None)
         told.append((host(grads), float(sums["loss"])))
     np.testing.assert_allclose(told[0][1], told[1][1], rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in told[1][0])
@@ -221,13 +219,13 @@ def test_packed_equals_unpacked(trained):
 
 
 def test_eight_devices_give_the_gradient_of_one(trained):
-    grads = []
-    for shape in ((1, 1, 1), (2, 2, 2)):
-        mesh = MeshShape(data=shape[0], fsdp=shape[1], model=shape[2])
-        run = dataclasses.replace(trained.run, mesh=mesh)
-        job = Job(run, epath.Path(trained.folder), jax.devices()[: math.prod(shape)])
-        grad = jax.jit(make_grad(job.graphdef, run.loss))
-        grads.append(host(grad(job.trainable, job.frozen, job.batch(0)[0], None)[0]))
+    run = dataclasses.replace(trained.run, mesh=MeshShape(data=2, fsdp=2, model=2))
+    eight = Job(run, epath.Path(trained.folder), jax.devices())
+    functions = (trained.grad, jax.jit(make_grad(eight.graphdef, run.loss)))
+    grads = [
+        host(grad(job.trainable, job.frozen, job.batch(0)[0], None)[0])
+        for job, grad in zip((trained.job, eight), functions, strict=True)
+    ]
     largest = max(np.abs(leaf).max() for leaf in grads[0])
     for a, b in zip(*grads, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * largest)
