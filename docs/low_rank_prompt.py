@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod
 from prompt_jax.methods.parts.networks import uniform
 from prompt_jax.model.bundle import PromptBundle
@@ -21,7 +21,7 @@ class LowRankPrompt(PromptMethod):
 
     def check(self):
         if self.rank < 1:
-            raise UserError(f"LowRankPrompt.rank = {self.rank}: give at least 1")
+            raise UserError(Setting("LowRankPrompt", "rank", self.rank), remedy="give at least 1")
 
     @property
     def layout(self) -> PromptLayout:

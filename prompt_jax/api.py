@@ -67,7 +67,9 @@ def loss_and_prompt_grad(
     """
     bundle, layout = prompt_of(backbone, prompt)
     if bundle.encoder is None:
-        raise UserError("loss_and_prompt_grad: the prompt has no encoder rows; give some [P, d]")
+        raise UserError(
+            "loss_and_prompt_grad", "the prompt has no encoder rows", "give some [P, d]"
+        )
     wide = lay_out(features_of(backbone, batch), layout)
     loss, grad = _loss_and_grad(*nnx.split(backbone.model), Loss(z_loss=z_loss), wide, bundle)
     return np.asarray(loss), np.asarray(grad)
@@ -112,9 +114,9 @@ def generate(
     """
     for name, value in (("beams", beams), ("max_length", max_length)):
         if value < 1:
-            raise UserError(f"generate: {name} = {value}: give at least 1")
+            raise UserError("generate", f"{name} = {value}", "give at least 1")
     if sampling is not None and key is None:
-        raise UserError("generate: sampling without a key: give key=jax.random.key(0)")
+        raise UserError("generate", "sampling without a key", "give key=jax.random.key(0)")
     bundle, batch = encoder_batch(backbone, encoder_input_tokens, prompt)
     model = nnx.split(backbone.model)
     shape = (beams, max_length, sampling)
@@ -155,7 +157,7 @@ def score(
     tokens = checked_tokens(backbone, "choices", choices, ndim=3)
     rows = len(batch["encoder_input_tokens"])
     if len(tokens) != rows:
-        raise UserError(f"choices: {len(tokens)} rows for {rows} inputs; give [B, C, T]")
+        raise UserError("choices", f"{len(tokens)} rows for {rows} inputs", "give [B, C, T]")
     scores = np.asarray(_score(*nnx.split(backbone.model), batch, bundle, tokens))
     length = np.maximum((tokens > 0).sum(axis=-1, dtype=np.float32), 1)
     return scores / length if length_normalised else scores

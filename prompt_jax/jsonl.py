@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 
 TEXT_KEYS = ("inputs", "targets")
 ENDINGS = (".jsonl", ".parquet")  # what files of rows are called
@@ -23,6 +23,8 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8; save the file as UTF-8") from None
+    except RecursionError:
+        raise ValueError("nested too deeply; write one JSON object with texts a line") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line"
@@ -57,7 +59,7 @@ def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """
     file = epath.Path(path)
     if not file.is_file():
-        raise UserError(f"no such file of rows: {path}")
+        raise UserError(path, "no such file of rows")
     if path.endswith(".parquet"):
         yield from _parquet_lines(file)
         return
@@ -78,7 +80,7 @@ def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
             for number, row in enumerate(rows, start=1):
                 yield number, json.dumps(row, ensure_ascii=False, default=str).encode()
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file}: not Parquet ({error})") from None
+        raise UserError(file, f"not Parquet ({error})") from None
 
 
 def read_jsonl(
@@ -89,15 +91,13 @@ def read_jsonl(
     """Every row in file order; UserError "FILE:LINE: what" for a bad line, or one of which `check`
     raises a ValueError, or "FILE: no rows"."""
     rows = []
-    for number, line in numbered_lines(path):
-        try:
+    with reading(path) as place:
+        for place.line, line in numbered_lines(path):
             rows.append(parse_row(line, text_keys))
             check(rows[-1])
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
     if not rows:
         wanted = " and ".join(text_keys)
-        raise UserError(f"{path}: no rows; write one JSON object with {wanted} a line")
+        raise UserError(path, "no rows", f"write one JSON object with {wanted} a line")
     return rows
 
 
@@ -127,5 +127,5 @@ def split_files(train_path: str, validation_path: str | None = None) -> dict[str
         files["validation"] = epath.Path(validation_path)
     for path in files.values():
         if not path.is_file():
-            raise UserError(f"no such file of rows: {path}")
+            raise UserError(path, "no such file of rows")
     return {split: str(path) for split, path in files.items()}

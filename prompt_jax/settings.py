@@ -7,9 +7,10 @@
 
         def check(self) -> None:
             if self.batch_size < 1:
-                raise UserError(f"Data.batch_size = {self.batch_size}: must be at least 1")
+                offender = Setting("Data", "batch_size", self.batch_size)
+                raise UserError(offender, remedy="give at least 1")
 
-Every message begins with ``Class.field = value:``; `config` relies on it to add the file and line.
+A `Setting` in the error is how `recipe.config` finds the binding that gave the value.
 """
 
 import collections.abc
@@ -21,11 +22,10 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, Union
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 
 T = TypeVar("T")
 _ABSTRACT_CALLABLE = collections.abc.Callable
-_SHOWN = 80  # characters of a bad value that a message quotes
 
 
 @typing.dataclass_transform(
@@ -52,9 +52,10 @@ def settings(cls: type[T]) -> type[T]:
             try:
                 fitted = _fit(value, hints[field.name])
             except _MisfitError:
-                owner = f"{type(self).__name__}.{field.name}"
                 expected = _describe(hints[field.name])
-                raise UserError(f"{owner} = {_show(value)}: expected {expected}") from None
+                raise UserError(
+                    Setting(type(self).__name__, field.name, value), f"expected {expected}"
+                ) from None
             object.__setattr__(self, field.name, fitted)
         if has_check:
             self.check()
@@ -64,14 +65,14 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, else all of them."""
+    """The remedy for an unknown name: the nearest known one, else all of them; "" if none is."""
     by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
     if not by_lower:
         return ""
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     if matches:
-        return f"; did you mean {by_lower[matches[0]]}?"
-    return "; known: " + ", ".join(by_lower.values())
+        return f"did you mean {by_lower[matches[0]]}?"
+    return "known: " + ", ".join(by_lower.values())
 
 
 class _MisfitError(Exception):
@@ -81,11 +82,6 @@ class _MisfitError(Exception):
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
-
-
-def _show(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def _fit(value: Any, hint: Any) -> Any:

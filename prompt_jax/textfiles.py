@@ -33,4 +33,4 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def check_file(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"corpus file {str(path)!r} does not exist: set Corpus.root or .files")
+        raise UserError(f"corpus file {str(path)!r}", "does not exist", "set Corpus.root or .files")

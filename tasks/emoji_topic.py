@@ -36,7 +36,7 @@ def _packages() -> tuple[ModuleType, ModuleType]:
         import emoji
         from emojis import db
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; run pip install emoji emojis") from None
+        raise UserError(error.name, "not installed", "run pip install emoji emojis") from None
     return emoji, db
 
 

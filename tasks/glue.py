@@ -73,7 +73,9 @@ def _mrpc_ids(inside: bool) -> Callable[[epath.Path], Callable[[Record], bool]]:
     def keep(folder: epath.Path) -> Callable[[Record], bool]:
         path = find_path(folder / MRPC_IDS)
         if path is None:
-            raise UserError(f"no {folder / MRPC_IDS}, which splits MRPC's train file; see {HOME}")
+            raise UserError(
+                folder / MRPC_IDS, "no such file, and it splits MRPC's train file", f"see {HOME}"
+            )
         listed = {tuple(decode(line).split("\t")) for _, line in lines(read_bytes(path))}
         return lambda record: ((record["#1 ID"], record["#2 ID"]) in listed) is inside
 

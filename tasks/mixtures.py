@@ -47,5 +47,5 @@ def parse(name: str) -> tuple[list[str], int]:
     members, asked, option = name.partition("?")
     key, _, cap = option.partition("=")
     if asked and (key != "cap" or not cap.isdecimal() or int(cap) < 1):
-        raise UserError(f"mixture '{name}': after ? only cap=N is known, with N at least 1")
+        raise UserError(f"mixture '{name}'", "after ? only cap=N is known, with N at least 1")
     return members.split("+"), int(cap or CAP)

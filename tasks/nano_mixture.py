@@ -121,7 +121,7 @@ def paws_rows(split: str) -> Iterator[Row]:
     for number, row in enumerate(records(PAWS_WIKI, split), start=1):
         if row["label"] not in ("0", "1"):
             name = PAWS_WIKI.wanted(PAWS_WIKI.candidates(split)[0])
-            raise UserError(f"{name}: row {number} has the label {row['label']!r}, not 0 or 1")
+            raise UserError(f"{name}: row {number}", f"has the label {row['label']!r}, not 0 or 1")
         inputs = joined("paws", sentence1=row["sentence1"], sentence2=row["sentence2"])
         targets = ("not_equivalent", "equivalent")[int(row["label"])]
         yield {"inputs": inputs, "targets": targets}

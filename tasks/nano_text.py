@@ -27,7 +27,7 @@ def read_corpus(name: str) -> list[str | None]:
     """The lines of a file of the data folder's corpus; None for one that is left out."""
     root = os.environ.get("PROMPT_JAX_DATA_DIR")
     if not root:
-        raise UserError(f"corpus/{name} is read from a data folder: give --data_dir")
+        raise UserError(f"corpus/{name}", "is read from a data folder", "give --data_dir")
     without = left_out()
     lines = read_lines(Path(root) / "corpus" / name)
     return [None if paragraph_digest(line) in without else line for line in lines]

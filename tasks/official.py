@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.metrics.text import UNLABELLED
 from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record
 from prompt_jax.tasks.text import RowsSource, add_task
@@ -220,20 +220,17 @@ def locate(data: DataSet, split: str) -> tuple[File, epath.Path] | epath.Path | 
         return found
     if data.tfds and os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
         return epath.Path(root) / "tfds" if root else None
-    where = f"the data folder {root} has neither" if root else "PROMPT_JAX_DATA_DIR is not set: no"
+    where = f"data folder {root}" if root else "PROMPT_JAX_DATA_DIR"
+    lacks = "has no" if root else "is not set, so there is no"
+    download = "set PROMPT_JAX_ALLOW_DOWNLOAD=1 to let TFDS download it"
     if not data.files[split]:
-        raise UserError(
-            f"{where.replace('neither', 'no')} TFDS {data.tfds}; prepare it there ({data.home}), "
-            "or set PROMPT_JAX_ALLOW_DOWNLOAD=1 to let TFDS download it"
-        )
+        remedy = f"prepare it there ({data.home}), or {download}"
+        raise UserError(where, f"{lacks} TFDS {data.tfds}", remedy)
     wanted = " or ".join(data.wanted(file) for file in data.candidates(split))
     remedy = f"get the file from {data.home} and name its folder by PROMPT_JAX_DATA_DIR"
     if not data.tfds:
-        raise UserError(f"{where.replace('neither', 'no')} {wanted}; {remedy}")
-    raise UserError(
-        f"{where} {wanted} nor TFDS {data.tfds}; {remedy}, or set PROMPT_JAX_ALLOW_DOWNLOAD=1 to "
-        "let TFDS download it"
-    )
+        raise UserError(where, f"{lacks} {wanted}", remedy)
+    raise UserError(where, f"{lacks} {wanted} and no TFDS {data.tfds}", f"{remedy}, or {download}")
 
 
 def find(
@@ -278,17 +275,15 @@ def read_records(
     """(number of its line or entry, record) of a file; UserError names file and number."""
     layout = file.read_by()
     keep = file.keep(path.parent) if file.keep else None
-    number, empty = 0, True
-    try:
-        for number, unit in layout.units(read_bytes(path)):
+    empty = True
+    with reading(path, f"get the file again from {home}") as place:
+        for place.line, unit in layout.units(read_bytes(path)):
             for record in layout.records(unit, text):
                 if keep is None or keep(record):
                     empty = False
-                    yield number, record
-    except ValueError as error:
-        raise UserError(f"{path}:{number}: {error}") from None
+                    yield place.line, record
     if empty:
-        raise UserError(f"{path}: no rows; get the file again from {home}")
+        raise UserError(path, "no rows", f"get the file again from {home}")
 
 
 def named_records(
@@ -314,7 +309,9 @@ def _parts(data: DataSet, file: File, path: epath.Path) -> Iterator[tuple[File, 
     for part in (file, *file.rest):
         there = path if part is file else find_path(path.parent / part.path)
         if there is None:
-            raise UserError(f"no {path.parent / part.path} beside {path}; get it from {data.home}")
+            raise UserError(
+                path.parent / part.path, f"no such file beside {path}", f"get it from {data.home}"
+            )
         yield part, there
 
 
@@ -325,11 +322,9 @@ def read_file(data: Benchmark, file: File, path: epath.Path, labelled: bool) -> 
     """
     rows = []
     for there, part, number, record in named_records(data, file, path, data.fields):
-        try:
+        with reading(f"{there}:{number}", f"get the file again from {data.home}"):
             labels = part.labels or data.labels
             rows.append(_row(data, labels, {"idx": len(rows), **record}, labelled))
-        except ValueError as error:
-            raise UserError(f"{there}:{number}: {error}") from None
     return rows
 
 
@@ -362,7 +357,9 @@ def read_tfds(data: DataSet, split: str, folder: epath.Path | None) -> Iterator[
     name = data.tfds_splits.get(split, split)
     if name not in builder.info.splits:
         has = ", ".join(builder.info.splits)
-        raise UserError(f"TFDS {data.tfds} in {data_dir} has no split '{name}'; it has {has}")
+        raise UserError(
+            f"TFDS {data.tfds} in {data_dir}", f"has no split '{name}'", f"it has {has}"
+        )
     yield from tfds.as_numpy(builder.as_dataset(split=name, shuffle_files=False))
 
 

@@ -110,7 +110,7 @@ def _vendored(package: str, file: str) -> Path:
     try:
         return Path(str(importlib.metadata.distribution(package).locate_file(file)))
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"{package} is not installed; run pip install {package}") from None
+        raise UserError(package, "not installed", f"run pip install {package}") from None
 
 
 def cldr_language_entries() -> Iterable[Entry]:
@@ -166,7 +166,7 @@ def _babel() -> ModuleType:
     try:
         from babel import core
     except ImportError:
-        raise UserError("Babel is not installed; run pip install Babel") from None
+        raise UserError("Babel", "not installed", "run pip install Babel") from None
     return core
 
 

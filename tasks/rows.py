@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.tasks.layouts import Record
 from prompt_jax.tasks.official import DataSet, locate, named_records, read_tfds, source_of
 from prompt_jax.tasks.text import RowsSource, add_task
@@ -79,16 +79,16 @@ def read_rows(data: DataSet, split: str, form: Form) -> Iterator[Row]:
     """
     count = 0
     for where, record in _records(data, split):
-        try:
-            for row in form(record):
-                yield {"idx": count, **row}
-                count += 1
-        except KeyError as error:
-            raise UserError(f"{where}: no field {error}; there are {', '.join(record)}") from None
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
+        with reading(where, f"see {data.home}"):
+            try:
+                for row in form(record):
+                    yield {"idx": count, **row}
+                    count += 1
+            except KeyError as error:
+                has = f"there are {', '.join(record)}"
+                raise UserError(where, f"no field {error}", has) from None
     if not count:
-        raise UserError(f"split '{split}' of {data.folder} has no rows; see {data.home}")
+        raise UserError(f"{data.folder}, split '{split}'", "has no rows", f"see {data.home}")
 
 
 def _records(data: DataSet, split: str) -> Iterator[tuple[str, Record]]:

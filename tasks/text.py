@@ -211,9 +211,9 @@ def jsonl_task(
 def _check_choices(name: str, choices: Sequence[str]) -> None:
     """UserError unless they are two or more label strings, each once."""
     if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
-        raise UserError(f"task '{name}': choices={choices!r}; give strings: ('good', 'bad')")
+        raise UserError(f"task '{name}'", f"choices={choices!r}", "give strings: ('good', 'bad')")
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
-        raise UserError(f"task '{name}': choices={choices!r}; give two or more, each once")
+        raise UserError(f"task '{name}'", f"choices={choices!r}", "give two or more, each once")
 
 
 def _keep_scalars(rows: list[dict]) -> list[dict]:
@@ -274,7 +274,7 @@ def hold_out(rows: list[dict], path: str) -> tuple[list[dict], list[dict]]:
     """(train, validation): the rows of a tenth of the distinct inputs go to validation."""
     order = {text: hashlib.sha256(text.encode()).digest() for text in {r["inputs"] for r in rows}}
     if len(order) < 2:
-        raise UserError(f"{path}: one distinct input cannot be split into train and validation")
+        raise UserError(path, "one distinct input cannot be split into train and validation")
     held = set(sorted(order, key=order.__getitem__)[: max(1, round(len(order) / HELD_OUT))])
     train = [row for row in rows if row["inputs"] not in held]
     return train, [row for row in rows if row["inputs"] in held]
@@ -305,7 +305,11 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"
-    raise UserError(f"no task '{name}'; {hint} (a module of your own needs --tasks_module)")
+    raise UserError(
+        f"task '{name}'",
+        "there is none of this name",
+        f"{hint} (a module of your own needs --tasks_module)",
+    )
 
 
 def sub_tasks(name: str) -> list[seqio.Task]:
@@ -333,7 +337,7 @@ def load_examples(name: str, split: str) -> dict[str, list[dict]]:
     having = [task for task in tasks if split in task.splits]
     if not having:
         splits = dict.fromkeys(s for task in tasks for s in task.splits)
-        raise UserError(f"task '{name}' has no split '{split}'; it has {', '.join(splits)}")
+        raise UserError(f"task '{name}'", f"has no split '{split}'", f"it has {', '.join(splits)}")
     return {task.name: _task_examples(task, split) for task in having}
 
 
@@ -341,13 +345,17 @@ def _task_examples(task: seqio.Task, split: str) -> list[dict]:
     for key in TEXT_KEYS:
         if key not in task.output_features or task.output_features[key].dtype != tf.string:
             raise UserError(
-                f"task '{task.name}' does not give '{key}' as text; declare it with "
-                "output_features=prompt_jax.tasks.text.TEXT_FEATURES and no tokenising step"
+                f"task '{task.name}'",
+                f"does not give '{key}' as text",
+                (
+                    "declare it with output_features=prompt_jax.tasks.text.TEXT_FEATURES and "
+                    "no tokenising step"
+                ),
             )
     dataset = task.get_dataset(None, split=split, shuffle=False, use_cached=False)
     examples = list(_examples(dataset))
     if not examples:
-        raise UserError(f"split '{split}' of task '{task.name}' is empty; check its source")
+        raise UserError(f"task '{task.name}'", f"its split '{split}' is empty", "check its source")
     return examples
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import seqio
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.metrics.glue import pearson_corrcoef, spearman_corrcoef
 from prompt_jax.metrics.qa import answers, squad
 from prompt_jax.metrics.text import accuracy
@@ -132,24 +132,25 @@ def cxc_rows(split: str) -> list[Row]:
     path = found[1]
     captions = _captions(path.parent / CAPTIONS)
     rows = []
-    for number, cells in enumerate(csv.DictReader(io.StringIO(path.read_text())), start=2):
-        try:
+    with reading(path, f"get the file again from {CXC.home}") as place:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        for place.line, cells in enumerate(lines, start=2):
             pair = [captions[int(cells[name].split(":")[-1])] for name in ("caption1", "caption2")]
             score = float(cells["agg_score"])
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path}:{number}: {type(error).__name__} {error}") from None
-        inputs = f"cxc sentence1: {pair[0]} sentence2: {pair[1]}"
-        row = {"inputs": inputs, "targets": score_text(score), "score": score}
-        rows.append({**row, "idx": len(rows)})
+            inputs = f"cxc sentence1: {pair[0]} sentence2: {pair[1]}"
+            row = {"inputs": inputs, "targets": score_text(score), "score": score}
+            rows.append({**row, "idx": len(rows)})
     if not rows:
-        raise UserError(f"{path}: no rows; get the file again from {CXC.home}")
+        raise UserError(path, "no rows", f"get the file again from {CXC.home}")
     return rows
 
 
 def _captions(path: epath.Path) -> dict[int, str]:
     """{id of a caption: its text}."""
     if not path.is_file():
-        raise UserError(f"no {path}, which holds CxC's texts; get it from https://cocodataset.org")
+        raise UserError(
+            path, "no such file, and it holds CxC's texts", "get it from https://cocodataset.org"
+        )
     return {entry["id"]: entry["caption"] for entry in json.loads(read_bytes(path))["annotations"]}
 
 

@@ -68,7 +68,9 @@ def _beside(data: DataSet, file: File, path: epath.Path, ending: str) -> epath.P
     name = f"{epath.Path(file.path).stem}.{ending}"
     found = find_path(path.parent / name)
     if found is None:
-        raise UserError(f"no {path.parent / name} beside {path}; get it from {data.home}")
+        raise UserError(
+            path.parent / name, f"no such file beside {path}", f"get it from {data.home}"
+        )
     return found
 
 
@@ -102,7 +104,9 @@ def _parallel(data: DataSet, file: File, path: epath.Path) -> list[tuple[str, st
         there, other = path, paths["english"]
         if alone[0] not in foreign:
             there, other = other, there
-        raise UserError(f"{there}:{alone[0]}: no such line in {other}; get both from {data.home}")
+        raise UserError(
+            f"{there}:{alone[0]}", f"no such line in {other}", f"get both from {data.home}"
+        )
     return [(foreign[number], english[number]) for number in foreign]
 
 
@@ -119,7 +123,7 @@ def bucc_rows(data: DataSet) -> list[Row]:
     for number, pair in read_records(File(gold_path.name, BUCC_ROWS), gold_path, (), data.home):
         for key, texts, where in (("id", foreign, path), ("text", english, english_path)):
             if pair[key] not in texts:
-                raise UserError(f"{gold_path}:{number}: '{pair[key]}' is no sentence of {where}")
+                raise UserError(f"{gold_path}:{number}", f"'{pair[key]}' is no sentence of {where}")
         gold[pair["id"]] = pair["text"]
     rows = [(text, english.get(gold.get(name, ""), "")) for name, text in foreign.items()]
     paired = set(gold.values())

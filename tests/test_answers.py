@@ -79,7 +79,7 @@ def test_ranking_encodes_once_and_keeps_a_shape(backbone, monkeypatch):
 
 
 def test_a_choice_that_is_too_long_is_named(backbone):
-    with pytest.raises(UserError, match="choice 'seventh' has 8 tokens, TARGET_LENGTH is 6"):
+    with pytest.raises(UserError, match="choice 'seventh': has 8 tokens, TARGET_LENGTH is 6"):
         answerer(backbone, Answering(mode="rank"))(
             model_of(backbone, None, ONE), [Question(ids(backbone, "x"), 0, ("seventh",))]
         )

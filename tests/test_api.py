@@ -211,7 +211,7 @@ def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
 WRONG = {
     "width": (
         lambda b: pj.logits(b, APART, np.zeros((5, 64), np.float32)),
-        "prompt 'array float32 [5, 64]' is 64 wide and backbone 'tiny' 16: take the backbone",
+        "prompt 'array float32 [5, 64]': is 64 wide and backbone 'tiny' 16; take the backbone",
     ),
     "rank": (
         lambda b: pj.logits(b, APART, np.zeros(16, np.float32)),
@@ -249,10 +249,10 @@ WRONG = {
         lambda b: pj.score(b, [[7, 1]], [[[4]], [[5]]]),
         "choices: 2 rows for 1 inputs; give [B, C, T]",
     ),
-    "beams": (lambda b: pj.generate(b, [[7, 1]], beams=0), "generate: beams = 0: give at least 1"),
+    "beams": (lambda b: pj.generate(b, [[7, 1]], beams=0), "generate: beams = 0; give at least 1"),
     "length": (
         lambda b: pj.generate(b, [[7, 1]], max_length=0),
-        "generate: max_length = 0: give at least 1",
+        "generate: max_length = 0; give at least 1",
     ),
 }
 

@@ -165,13 +165,13 @@ def without(field: str):
 
 
 DAMAGE = [
-    (shutil.rmtree, "does not exist: give an artefact's directory or a .npy"),
-    (lambda f: (f / MANIFEST).unlink(), f"{MANIFEST}': an artefact has"),
-    (lambda f: (f / TENSORS).unlink(), f"{TENSORS}': an artefact has"),
+    (shutil.rmtree, "does not exist; give an artefact's directory or a .npy"),
+    (lambda f: (f / MANIFEST).unlink(), f"{MANIFEST}': no such file; an artefact has"),
+    (lambda f: (f / TENSORS).unlink(), f"{TENSORS}': no such file; an artefact has"),
     (lambda f: (f / MANIFEST).write_text("{"), f"{MANIFEST}: not JSON"),
     (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\xfa"), f"{MANIFEST}: not JSON"),
     (lambda f: (f / MANIFEST).write_text("[1]"), "not the manifest of a prompt"),
-    (truncate, f"{TENSORS} has SHA-256"),
+    (truncate, f"{TENSORS}: has SHA-256"),
     (other_numbers, "the file was changed or cut short"),
     (told(shapes={"encoder": [5, 8], "decoder": [2, 8]}), "the manifest says"),
     (told(format_version=2), "format version 2, this prompt_jax reads 1"),
@@ -195,7 +195,7 @@ def test_a_damaged_artefact_is_refused_in_one_line(saved, damage, message):
 
 def test_a_file_that_is_no_artefact(tmp_path):
     (tmp_path / "p").write_text("x")
-    with pytest.raises(UserError, match=r"is not a directory: give an artefact's directory"):
+    with pytest.raises(UserError, match=r"is not a directory; give an artefact's directory"):
         load_prompt(tmp_path / "p")
 
 
@@ -213,7 +213,7 @@ BAD_NPY = [
     (lambda p: np.save(p, np.zeros(8)), "the file holds float64 [8]"),
     (lambda p: np.save(p, np.zeros((0, 8))), "[0, 8]"),
     (lambda p: np.save(p, rows() * np.nan), "NaN or infinity"),
-    (lambda p: None, "there is no"),
+    (lambda p: None, "no such file"),
 ]
 
 
@@ -250,7 +250,7 @@ def test_saving_never_replaces_anything_but_a_prompt(tmp_path):
     (tmp_path / "home" / "thesis.tex").write_text("years")
     with pytest.raises(UserError, match=r"holds 'thesis.tex' and is no prompt"):
         save_prompt(tmp_path / "home", {"encoder": rows()}, MANIFEST_OF_TOY)
-    with pytest.raises(UserError, match=r"is a file: give another path"):
+    with pytest.raises(UserError, match=r"is a file; give another path"):
         save_prompt(tmp_path / "home" / "thesis.tex", {"encoder": rows()}, MANIFEST_OF_TOY)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
 

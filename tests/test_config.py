@@ -6,7 +6,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.recipe import config
 from prompt_jax.recipe.config import load
 from prompt_jax.recipe.find import find_recipe, recipe_folder
@@ -21,7 +21,7 @@ class Data:
 
     def check(self) -> None:
         if self.batch_size < 1:
-            raise UserError(f"Data.batch_size = {self.batch_size}: must be at least 1")
+            raise UserError(Setting("Data", "batch_size", self.batch_size), "must be at least 1")
 
 
 @settings
@@ -163,7 +163,7 @@ MISTAKES = [
     ("# c\nTASK = 'x'\nData.task = %TSK", "3: unknown macro %TSK; did you mean TASK?"),
     ("import t5x", "1: import t5x: recipes import nothing; remove it"),
     ("from __gin__ import dynamic_registration", "1: import __gin__.dynamic_registration"),
-    ("TASK = unquoted", "1: cannot read `TASK = unquoted`: quote strings, close brackets"),
+    ("TASK = unquoted", "1: cannot read `TASK = unquoted`; quote strings, close brackets"),
     ("TASK = [1,\n\n", "cannot read the recipe"),
     ("\nTrain.data", "cannot read"),
     ("MIXTURE_OR_TASK_NAME = 'cb'", "1: MIXTURE_OR_TASK_NAME is a name of T5X; here it is TASK"),
@@ -171,7 +171,7 @@ MISTAKES = [
     ("TASK_FEATURE_LENGTHS = {'inputs': 3}", "here it is INPUT_LENGTH and TARGET_LENGTH"),
     ("INITIAL_CHECKPOINT_PATH = 'x'", "1: INITIAL_CHECKPOINT_PATH is a name of T5X; here it is"),
     ("include 'bse.gin'", "1: include 'bse.gin': no such recipe"),
-    ("TASK = %gin.REQUIRED", "1: TASK must be given: add --gin.TASK=..."),
+    ("TASK = %gin.REQUIRED", "1: TASK must be given; add --gin.TASK=..."),
 ]
 
 
@@ -225,7 +225,7 @@ def test_a_nested_object_of_the_wrong_class_names_the_outer_binding(recipe):
 
 
 def test_a_missing_value_says_how_to_give_it(recipe):
-    message = "Data.task has no value: bind it, or add --gin.Data.task=..."
+    message = "Data.task: has no value; bind it, or add --gin.Data.task=..."
     assert refusal(recipe("Train.data = @Data()")) == message
 
 
@@ -236,7 +236,7 @@ def test_a_required_macro_can_be_given(recipe):
 
 def test_a_circle_is_refused(recipe):
     path = recipe("TASK = %OTHER\nOTHER = %TASK\nData.task = %TASK\nTrain.data = @Data()")
-    assert refusal(path) == "TASK refers to itself: break the circle"
+    assert refusal(path) == "TASK: refers to itself; break the circle"
     path = recipe("include 'r.gin'")
     assert refusal(path).startswith(f"{path}: includes itself")
 
@@ -295,7 +295,7 @@ def test_functions(recipe):
     path = recipe(RECIPE + "Train.metric = @rising")
     assert build(path).root.metric is rising
     path = recipe(RECIPE + "Train.metric = @rising\nrising.step = 5")
-    assert refusal(path) == f"{path}:14: rising.step is bound, so write @rising() where @rising is"
+    assert refusal(path) == f"{path}:14: rising.step is bound; write @rising() where @rising is"
 
 
 def test_other_exceptions_keep_their_type(recipe):

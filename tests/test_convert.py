@@ -144,11 +144,11 @@ def test_an_output_in_use_is_refused(golden, tmp_path):
     name = f"hf:{golden}/hf/t5_v10"
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"used holds files: give a new or an empty folder"):
+    with pytest.raises(UserError, match=r"used: holds files; give a new or an empty folder"):
         convert(name, "files", str(tmp_path / "used"))
-    with pytest.raises(UserError, match=r"notes.txt is a file: give a new"):
+    with pytest.raises(UserError, match=r"notes.txt: is a file; give a new"):
         convert(name, "files", str(tmp_path / "used" / "notes.txt"))
-    with pytest.raises(UserError, match="--format=pt is unknown; the known ones are orbax, hf"):
+    with pytest.raises(UserError, match="--format=pt: unknown; the known ones are orbax, hf"):
         convert(name, "pt", str(tmp_path / "x"))
     with pytest.raises(UserError, match="only orbax and t5x are written to buckets"):
         convert(name, "hf", "gs://bucket/x")
@@ -231,10 +231,10 @@ def test_a_damaged_orbax_folder_is_refused(orbax, tmp_path):
     with pytest.raises(UserError, match=r"'decoder.decoder_norm.scale' is missing \(and"):
         open_checkpoint(f"orbax:{tmp_path / 'o'}")
     (tmp_path / "o" / "config.json").unlink()
-    with pytest.raises(UserError, match=r"there is no '.*config.json'; give a folder of `convert`"):
+    with pytest.raises(UserError, match=r"config.json: no such file; give a folder of `convert`"):
         open_checkpoint(f"orbax:{tmp_path / 'o'}")
     (tmp_path / "o" / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UserError, match=r"config.json' is not in our own format"):
+    with pytest.raises(UserError, match=r"config.json: not in our own format"):
         open_checkpoint(f"orbax:{tmp_path / 'o'}")
 
 

@@ -162,7 +162,7 @@ def test_what_is_told():
 
 
 def test_a_text_shorter_than_a_row_is_refused():
-    with pytest.raises(UserError, match="corpus has 100 tokens, fewer than one row"):
+    with pytest.raises(UserError, match="corpus: has 100 tokens, fewer than one row"):
         batches(PREFIX, tokens=TEXT[:100])
 
 
@@ -197,7 +197,9 @@ def test_a_corpus_is_opened(corpus):
 
 def test_a_missing_file_is_named(corpus):
     gone = dataclasses.replace(corpus, files=("c.txt",))
-    with pytest.raises(UserError, match=r"corpus file '.*c\.txt' does not exist: set Corpus\.root"):
+    with pytest.raises(
+        UserError, match=r"corpus file '.*c\.txt': does not exist; set Corpus\.root"
+    ):
         gone.tokens(Vocabulary.bytes())
 
 

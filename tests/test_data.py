@@ -233,7 +233,7 @@ def test_tokens_are_taken_as_they_are():
 
 
 def test_text_needs_a_vocabulary():
-    with pytest.raises(UserError, match="task 'toy' is text; the backbone has no vocabulary"):
+    with pytest.raises(UserError, match="task 'toy': is text; the backbone has no vocabulary"):
         tokenize("toy", [], None, DATA)
 
 

@@ -123,7 +123,7 @@ def test_vocabulary_of_another_model(page, shared, tmp_path, status, script):
 def test_vocabulary_that_is_not_there(page, tmp_path):
     lines = page(f"VOCABULARY='{tmp_path}/none.model'")
     assert failed(lines) == ["vocabulary"]
-    assert "cannot read the vocabulary" in lines["vocabulary"].value
+    assert "cannot be read" in lines["vocabulary"].value
 
 
 def test_task_that_is_not_there(page):
@@ -175,7 +175,7 @@ def test_truncation_of_targets_that_are_no_labels(page, tmp_path):
     "binding, value, fix",
     [
         ("MeshShape.data=3", "does not fit 8 devices", "-1 takes what is left"),
-        ("BATCH_SIZE=12", "BATCH_SIZE = 12 cannot be split over 8", "take a multiple of 8"),
+        ("BATCH_SIZE=12", "BATCH_SIZE = 12: cannot be split over 8", "take a multiple of 8"),
     ],
 )
 def test_mesh(page, binding, value, fix):

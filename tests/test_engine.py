@@ -146,7 +146,7 @@ def test_the_bytes_of_the_cache_are_known_before():
 
 @pytest.mark.parametrize(
     ("length", "limit", "message"),
-    [(9, 3, "request 7 has 9 tokens of input, at most 8 fit"), (2, 99, "give 1 to 10")],
+    [(9, 3, "request 7: has 9 tokens of input, at most 8 fit"), (2, 99, "give 1 to 10")],
 )
 def test_a_request_that_does_not_fit_is_refused(length, limit, message):
     slots = Engine(

@@ -96,7 +96,7 @@ def test_a_bare_backbone_is_evaluated_too(tiny):
 
 def test_a_backbone_without_a_tokenizer_is_refused(shared):
     with pytest.raises(
-        UserError, match="no vocabulary: bind VOCABULARY in a recipe, give --vocabulary"
+        UserError, match="no vocabulary; bind VOCABULARY in a recipe, give --vocabulary"
     ):
         evaluate_prompt(
             backbone=f"hf:{shared}/golden/hf/t5_v11", prompt=None, task="vader_polarity",

@@ -344,7 +344,7 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
         exports.importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
     )
     out = tmp_path / "adapter"
-    with pytest.raises(UserError, match=r"peft, which is not installed: .*prompt-jax\[parity\]"):
+    with pytest.raises(UserError, match=r"peft, which is not installed; .*prompt-jax\[parity\]"):
         export.export_prompt(prompt=plain, format="peft", output=str(out))
     assert not out.exists()
     told = export.export_prompt(prompt=plain, format="peft", output=str(out), unverified=True)
@@ -356,7 +356,7 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--format=pefd", "--output=x"], "--format=pefd is unknown; did you mean peft?"),
+        (["--format=pefd", "--output=x"], "--format=pefd: unknown; did you mean peft?"),
         (["--format=npy", "--output=x"], "a path that ends in '.npy'"),
     ],
 )
@@ -367,7 +367,7 @@ def test_mistakes_of_export(plain, capsys, argv, message):
 
 @pytest.mark.parametrize(
     "source, message",
-    [("nowhere", "--from=nowhere does not exist"), ("gs://b/p", "copy it to a local folder")],
+    [("nowhere", "--from=nowhere: does not exist"), ("gs://b/p", "copy it to a local folder")],
 )
 def test_mistakes_of_import(capsys, source, message):
     argv = ["import", f"--from={source}", "--format=npy", "--backbone=nano", "--output=x"]

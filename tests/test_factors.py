@@ -58,7 +58,7 @@ def test_a_task_or_language_without_rows_is_named():
     strict = (Factor(by="language", rows=1, names=("en", "sw")),)
     with pytest.raises(UserError, match="'xnli_de': the prompt has no rows for its language"):
         rows_of(strict, "xnli_de")
-    with pytest.raises(UserError, match=r"no task says which: give it as 'DIR\?task=NAME'"):
+    with pytest.raises(UserError, match=r"no task says which; give it as 'DIR\?task=NAME'"):
         lay_out({"encoder_input_tokens": TEXT[None]}, LAYOUT)
 
 
@@ -141,7 +141,7 @@ def test_a_table_is_no_plain_prompt(tmp_path):
     with pytest.raises(UserError, match="no task says which"):
         _ = load_prompt(tmp_path / "p").array
     save_prompt(tmp_path / "cut", {"encoder": TABLE[1:]}, manifest())
-    with pytest.raises(UserError, match="factors have 6 rows, its encoder has others"):
+    with pytest.raises(UserError, match="factors: they have 6 rows, its encoder has others"):
         load_prompt(tmp_path / "cut")
     save_prompt(tmp_path / "one", {"encoder": TABLE}, manifest(()))
     with pytest.raises(UserError, match="language= is not asked for; it has the same rows for all"):

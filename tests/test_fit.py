@@ -250,7 +250,7 @@ def test_without_libtpu_the_remedy_is_said(capsys, monkeypatch):
     monkeypatch.setattr(compiler.importlib.metadata, "version", version)
     code, _, err = fit(capsys, "--topology=v5e:2x2")
     assert code == 2
-    assert "libtpu, which is not installed: pip install 'prompt-jax[fit]'" in err
+    assert "libtpu, which is not installed; pip install 'prompt-jax[fit]'" in err
 
 
 def test_a_crash_of_the_compiler_is_one_line(tmp_path):

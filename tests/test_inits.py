@@ -114,9 +114,17 @@ def test_text_is_embedded_piece_by_piece():
 
 NO_TEXT = [
     (ClassLabelInit(), {}, "ClassLabelInit.labels = (): the task declares none"),
-    (ClassLabelInit(labels=("",)), {}, "cannot embed '': the vocabulary gives no piece for it"),
-    (ClassLabelInit(labels=("a",)), {"vocabulary": None}, "cannot embed 'a': the backbone has no"),
-    (TextInit(text=""), {}, "cannot embed ''"),
+    (
+        ClassLabelInit(labels=("",)),
+        {},
+        "'': cannot be embedded: the vocabulary gives no piece for it",
+    ),
+    (
+        ClassLabelInit(labels=("a",)),
+        {"vocabulary": None},
+        "'a': cannot be embedded, for the backbone has no",
+    ),
+    (TextInit(text=""), {}, "'': cannot be embedded"),
     (TextInit(text="a"), {"vocabulary": None}, "bind VOCABULARY"),
 ]
 
@@ -145,7 +153,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path, shape):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="no such file"):
         call(FileInit(path=str(tmp_path / "p.npy")), 6)
 
 

@@ -61,7 +61,9 @@ def test_ties_go_to_the_earlier_step(folder, direction, step):
 
 
 def test_a_metric_that_the_evaluation_does_not_give():
-    with pytest.raises(UserError, match="BEST_METRIC names 'f1'; the evaluation gives: accuracy"):
+    with pytest.raises(
+        UserError, match="BEST_METRIC = 'f1': the evaluation does not give it; it gives: accuracy"
+    ):
         check_best_metric(("f1", "max"), {"accuracy": 1.0})
 
 

@@ -80,5 +80,5 @@ def test_a_missing_library_is_named(monkeypatch):
         raise ImportError(module)
 
     monkeypatch.setattr(metrics_generation.importlib, "import_module", missing)
-    with pytest.raises(UserError, match=r"sacrebleu is not installed; run pip install 'prompt-jax"):
+    with pytest.raises(UserError, match=r"sacrebleu: not installed; run pip install 'prompt-jax"):
         chrf(["a"], ["a"])

@@ -73,7 +73,7 @@ def test_chinese_characters_are_words():
 
 
 def test_a_language_without_rules_is_refused():
-    with pytest.raises(UserError, match="no rules for 'ja'; it has en"):
+    with pytest.raises(UserError, match="MLQA in 'ja': has no rules; it has en"):
         mlqa("ja")
 
 

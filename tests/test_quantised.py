@@ -158,7 +158,7 @@ def test_a_step_on_int8_moves_the_prompt_and_the_artefact_says_int8(tiny, tmp_pa
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones(tiny):
     known = "unknown; the known ones are int8, int4, float8_e4m3fn, none, and None"
-    with pytest.raises(UserError, match=f"weights_dtype 'int2' is {known}"):
+    with pytest.raises(UserError, match=f"weights_dtype 'int2': {known}"):
         load_backbone("random:nano", weights_dtype="int2")
     with pytest.raises(UserError, match=known):
         config.load("Train", [str(tiny / "run.gin")], ["Backbone.weights_dtype='nf4'"])
@@ -172,7 +172,7 @@ def test_full_tuning_of_quantised_weights_is_refused(tiny):
 
 def test_a_quantised_model_is_not_written_as_a_backbone(arrays):
     model = weights.build(CONFIG, arrays, "float32", None, "int8")
-    with pytest.raises(UserError, match="kernel' is quantised: take weights_dtype None"):
+    with pytest.raises(UserError, match="kernel: is quantised; take weights_dtype None"):
         weights.arrays_of(model)
 
 
@@ -252,16 +252,16 @@ def test_a_copy_of_a_copy_has_the_same_bits(copies, tmp_path):
         np.testing.assert_array_equal(array, other.arrays[name])
 
 
-COPY = "is a quantised copy, in int8, and"
+COPY = "a quantised copy, in int8, and"
 REFUSED = {
-    "hf": (["--format=hf"], "--format=hf holds no int8 weights: take --format=orbax, or convert"),
-    "t5x": (["--format=t5x"], "--format=t5x holds no int8 weights"),
+    "hf": (["--format=hf"], "--format=hf: holds no int8 weights; take --format=orbax, or convert"),
+    "t5x": (["--format=t5x"], "--format=t5x: holds no int8 weights"),
     "other": (
         ["--format=orbax", "--weights_dtype=int4"],
         f"{COPY} cannot be held in weights_dtype 'int4'; bind None, or give the backbone",
     ),
     "float": (["--format=orbax", "--weights_dtype=none"], f"{COPY} cannot be held in"),
-    "unknown": (["--format=orbax", "--weights_dtype=int2"], "weights_dtype 'int2' is unknown"),
+    "unknown": (["--format=orbax", "--weights_dtype=int2"], "weights_dtype 'int2': unknown"),
 }
 
 

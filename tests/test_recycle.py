@@ -72,8 +72,8 @@ def test_a_prompt_is_recycled_by_the_command(backbones, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fit", "message"),
     [
-        (Fit(how="quadratic"), "--how=quadratic: one of linear, combination, mlp"),
-        (Fit(), "share 0 pieces after the first 1000: give a smaller --skip"),
+        (Fit(how="quadratic"), "--how=quadratic: give one of linear, combination, mlp"),
+        (Fit(), "share 0 pieces after the first 1000; give a smaller --skip"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(backbones, tmp_path, fit, message):

@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(saved, damage):
 
 
 def test_a_checkpoint_of_another_run_is_refused(saved):
-    with pytest.raises(UserError, match="seed = 1, this one has 2: use another --model_dir"):
+    with pytest.raises(UserError, match="seed = 1, this one has 2; use another --model_dir"):
         restored(saved, seed=2)
     other = a_state(0).replace(opt_state={"m": jnp.zeros(2)})
     with pytest.raises(UserError, match=r"arrays = opt_state\.m: 'nothing'"):

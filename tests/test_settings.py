@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import nearest, settings
 
 
@@ -41,7 +41,7 @@ class Ranged:
 
     def check(self) -> None:
         if self.steps < 1:
-            raise UserError(f"Ranged.steps = {self.steps}: must be at least 1")
+            raise UserError(Setting("Ranged", "steps", self.steps), "must be at least 1")
 
 
 GOOD = [
@@ -143,6 +143,6 @@ def test_an_unknown_annotation_is_our_mistake():
 
 
 def test_nearest():
-    assert nearest("batchsize", ["BATCH_SIZE", "SEED"]) == "; did you mean BATCH_SIZE?"
-    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert nearest("batchsize", ["BATCH_SIZE", "SEED"]) == "did you mean BATCH_SIZE?"
+    assert nearest("zzz", ["b", "a"]) == "known: a, b"
     assert nearest("zzz", []) == ""

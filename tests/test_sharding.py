@@ -172,5 +172,5 @@ def test_what_is_left_over_fills_the_mesh():
 def test_a_batch_that_cannot_be_shared_out():
     mesh = MeshShape(data=4, fsdp=2).build()
     check_rows(mesh, 32, accumulate=2)
-    with pytest.raises(UserError, match=r"BATCH_SIZE = 24 cannot be split .* multiple of 16"):
+    with pytest.raises(UserError, match=r"BATCH_SIZE = 24: cannot be split .* multiple of 16"):
         check_rows(mesh, 24, accumulate=2)

@@ -97,7 +97,7 @@ def test_the_same_run_again_changes_nothing_and_another_is_refused(
     before = (library / "one" / "entry.json").read_bytes()
     take(Library(str(library)), str(runs / "run_one"), "one", None)
     assert (library / "one" / "entry.json").read_bytes() == before
-    with pytest.raises(UserError, match=r"'one' is there \(.*, seed 0, step \d\): give another"):
+    with pytest.raises(UserError, match=r"'one' is there \(.*, seed 0, step \d\); give another"):
         take(Library(str(library)), str(runs / "run_two"), "one", None)
 
 
@@ -108,7 +108,7 @@ def test_another_embedding_of_the_same_prompt_is_refused(library, tmp_path, step
     early = entry.embedding()
     arrays = {side: rows * x for side, x in early.arrays.items()}
     made = {"arrays": arrays, "manifest": {**early.manifest, "step": step}}
-    message = rf"'one' is there with another embedding, of step 2, and this one is of step {step}: "
+    message = rf"'one' is there with another embedding, of step 2, and this one is of step {step}; "
     with pytest.raises(UserError, match=message + "give another --name, or remove the entry"):
         Library(str(tmp_path / "library")).add(entry.facts, entry.value(), made)
     same = {"arrays": early.arrays, "manifest": early.manifest}
@@ -283,7 +283,7 @@ def test_rank_leaves_out_what_cannot_be_compared(library, tmp_path, capsys) -> N
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        (["rank", "--by=mean"], "--by=mean: one of pairs, means"),
+        (["rank", "--by=mean"], "--by=mean: give one of pairs, means"),
         (["rank", "--picture=a.jpg"], "--picture=a.jpg: give the name of a .png file"),
         (["rank", "--gin.SEED=1"], "--gin.SEED=1: spot rank takes no bindings"),
         (["embed", "--model_dir=no/run"], "--model_dir=no/run: no such folder; give that of a fin"),

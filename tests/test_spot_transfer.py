@@ -91,7 +91,9 @@ def test_transfer_runs_every_strategy_and_then_nothing(transfer, library) -> Non
 def test_transfer_is_refused_before_it_trains(tiny, library, tmp_path, capsys) -> None:
     asked = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
              f"--model_dir={tmp_path}/t"]  # fmt: skip
-    assert "BEST_METRIC = None: name a metric" in fails(capsys, *asked, "--gin.BEST_METRIC=None")
+    assert "BEST_METRIC = None: the best of several runs is chosen; name a metric" in fails(
+        capsys, *asked, "--gin.BEST_METRIC=None"
+    )
     assert "SPoT begins the rows of SoftPrompt" in fails(
         capsys, *asked, "--gin.Train.method=@FullTuning()"
     )

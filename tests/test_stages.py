@@ -117,7 +117,7 @@ def test_a_finished_program_has_nothing_to_do_and_more_steps_go_on(program, caps
 
 def test_a_program_that_cannot_be_is_refused(program, capsys):
     recipe, _ = program
-    with pytest.raises(UserError, match="stage 3 has no prompt: give @FoldAndFreeze"):
+    with pytest.raises(UserError, match="stage 3: has no prompt; give @FoldAndFreeze"):
         built(recipe, "prompt/Stage.on_end=()")
     argv = ["train", f"--gin_file={recipe}", "--model_dir=no/where", "--seeds=0,1"]
     assert main(argv) == 2

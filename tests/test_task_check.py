@@ -178,7 +178,7 @@ def test_what_is_wrong_with_a_task_is_named(cb):
     for name in ("val", "test"):
         (cb / f"{name}.jsonl").unlink()
     with pytest.raises(
-        UserError, match=r"neither superglue/CB/train\.jsonl nor TFDS super_glue/cb"
+        UserError, match=r"has no superglue/CB/train\.jsonl and no TFDS super_glue/cb"
     ):
         check_task("super_glue_cb")
 

@@ -109,5 +109,5 @@ def test_show_renders_text_and_pieces(backbone):
 
 def test_show_needs_a_vocabulary():
     arrays_only = SimpleNamespace(name="t5x:DIR", vocabulary=None)
-    with pytest.raises(UserError, match="backbone 't5x:DIR' has no vocabulary"):
+    with pytest.raises(UserError, match="backbone 't5x:DIR': has no vocabulary"):
         tasks_cli.show_task("vader_polarity", "train", 1, arrays_only)

@@ -323,7 +323,7 @@ BAD = [
     ("super_glue_wsc", "train", "superglue/WSC/train.jsonl",
      json.dumps({"text": "He slept.", "idx": 0, "label": False, "target":
                  {"span1_text": "He", "span2_text": "He", "span1_index": 0, "span2_index": 0}}),
-     r"split 'train' of superglue/WSC has no rows"),
+     r"superglue/WSC, split 'train': has no rows"),
     ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,ref\nname[A]\n",
      r"csv:2: 1 cells, not 2"),
     ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,text\nname[A],b\n", r":2: no key 'ref'"),
@@ -345,8 +345,8 @@ def test_a_bad_row_is_named(name, split, path, content, message, empty):
 
 def test_missing_files_are_named(empty):
     messages = {
-        "glue_mnli": r"neither glue/MNLI/train\.tsv nor TFDS glue/mnli:2\.0\.0; get .*gluebench",
-        "glue_qqp": r"glue/QQP/train\.tsv or glue/QQP_train_sample\.metaicl\.jsonl nor TFDS",
+        "glue_mnli": r"has no glue/MNLI/train\.tsv and no TFDS glue/mnli:2\.0\.0; get .*gluebench",
+        "glue_qqp": r"glue/QQP/train\.tsv or glue/QQP_train_sample\.metaicl\.jsonl and no TFDS",
         "trec": r"has no classification/TREC\.train; get the file from https://github",
         "xsum": r"has no TFDS xsum:1\.1\.0; prepare it there \(https://www\.tensorflow",
         "nano_panx": r"has no xtreme/panx/train-en\.tsv; get",
@@ -355,7 +355,9 @@ def test_missing_files_are_named(empty):
         with pytest.raises(UserError, match=message):
             text.load_examples(name, "train")
     write(empty / "classification" / "rt-polarity.neg", "so dull\n" * 3 + "poor\nweak\nflat\nbad\n")
-    with pytest.raises(UserError, match=r"no .*rt-polarity\.pos beside .*rt-polarity\.neg"):
+    with pytest.raises(
+        UserError, match=r"rt-polarity\.pos: no such file beside .*rt-polarity\.neg"
+    ):
         text.load_examples("mr", "train")
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n"
     write(empty / "glue/MRPC/msr_paraphrase_train.txt", columns)

@@ -102,7 +102,9 @@ def test_questions_with_given_answers(folder):
 def test_cxc_needs_the_captions(folder):
     header = "caption1,caption2,agg_score,sampling_method"
     write(folder / "cxc" / "sts_val.csv", header, "COCO_val2014:11,COCO_val2014:12,3.75,c2c")
-    with pytest.raises(UserError, match=r"captions_val2014\.json, which holds CxC's texts"):
+    with pytest.raises(
+        UserError, match=r"captions_val2014\.json: no such file, and it holds CxC's texts"
+    ):
         read("cxc", "train")
     notes = [{"id": 11, "caption": "A dog."}, {"id": 12, "caption": "A cat."}]
     write(folder / "cxc" / "captions_val2014.json", {"annotations": notes})

@@ -92,10 +92,14 @@ def test_a_bad_official_row_is_named(tmp_path, monkeypatch):
 
 
 def test_missing_data_name_the_file_and_where_to_get_it(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"PROMPT_JAX_DATA_DIR is not set: no superglue/CB/train"):
+    with pytest.raises(
+        UserError, match=r"PROMPT_JAX_DATA_DIR: is not set, so there is no superglue/CB/train"
+    ):
         text.load_examples("super_glue_cb", "train")
     cb_folder(tmp_path, monkeypatch)
-    message = r"neither superglue/CB/val\.jsonl nor TFDS super_glue/cb:1\.0\.2; get .*https://super"
+    message = (
+        r"has no superglue/CB/val\.jsonl and no TFDS super_glue/cb:1\.0\.2; get .*https://super"
+    )
     with pytest.raises(UserError, match=message):
         text.load_examples("super_glue_cb", "validation")
 

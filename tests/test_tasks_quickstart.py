@@ -89,5 +89,5 @@ def test_a_missing_package_is_named(monkeypatch):
         raise quickstart.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(quickstart.importlib.metadata, "distribution", absent)
-    with pytest.raises(UserError, match="vaderSentiment is not installed; run pip install"):
+    with pytest.raises(UserError, match="vaderSentiment: not installed; run pip install"):
         text.load_examples("vader_polarity", "train")

@@ -119,7 +119,7 @@ def test_missing_data_are_named_in_one_line(data):
         (
             "xnli_sw",
             "test",
-            r"neither xtreme/xnli/test-sw\.tsv nor TFDS xnli:1\.1\.0; get the file",
+            r"has no xtreme/xnli/test-sw\.tsv and no TFDS xnli:1\.1\.0; get the file",
         ),
         ("xnli_translate_train_sw", "train", r"no TFDS xtreme_xnli:1\.1\.0; prepare it there"),
         ("mlqa_translate_train_de", "validation", r"MLQA_V1/dev/dev-context-de-question-de\.json"),
@@ -128,7 +128,7 @@ def test_missing_data_are_named_in_one_line(data):
         (
             "xquad_en",
             "train",
-            r"xtreme/squad/train-v1\.1\.json or squad/train-v1\.1\.json nor TFDS",
+            r"xtreme/squad/train-v1\.1\.json or squad/train-v1\.1\.json and no TFDS",
         ),
         (
             "xnli_en",

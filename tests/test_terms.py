@@ -202,7 +202,7 @@ def test_a_run_projects_after_the_optimizer_and_compiles_once(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grad_rule": ProGrad()}, "Train.grad_rule = ProGrad: add @FrozenKL"),
+        ({"grad_rule": ProGrad()}, "Train.grad_rule = 'ProGrad': add @FrozenKL"),
         ({"terms": (FrozenKL(), FrozenKL())}, "FrozenKL is there twice"),
         ({"terms": (FrozenKL(),), "method": FullTuning()}, "needs a frozen model"),
         (
@@ -217,7 +217,7 @@ def test_what_cannot_be_is_said_before_any_weight_is_read(tiny, changes, message
 
 
 def test_texts_and_prompts_must_have_one_length(small):
-    with pytest.raises(UserError, match=r"Wayward\.text has 3 pieces, the prompt 4 encoder rows"):
+    with pytest.raises(UserError, match=r"Wayward\.text: has 3 pieces, the prompt 4 encoder rows"):
         small.objective(Wayward(text="abc"))
     with pytest.raises(
         UserError, match=r"ContextPrompt\.text has 3 pieces.*set PROMPT_LENGTH to 3"

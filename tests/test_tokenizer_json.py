@@ -97,5 +97,5 @@ def test_a_folder_of_transformers_5_brings_its_tokenizer(shared: Path) -> None:
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer.json' is no tokenizer \(.*\); give the"):
+    with pytest.raises(UserError, match=r"tokenizer.json: no tokenizer \(.*\); give the"):
         Vocabulary.from_file(str(path))

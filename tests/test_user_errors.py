@@ -40,14 +40,14 @@ def nothing_is_saved(tmp_path: Path) -> bool:
         ("Data.batchsize=3", ["Data has no parameter batchsize", "did you mean batch_size?"]),
         ("TRAIN_STEPS='ten'", ["Train.steps = 'ten': expected int"]),
         ("BACKBONE='files:/no/such'", ["/no/such", "needs one"]),
-        ("BACKBONE='nanoo'", ["unknown backbone 'nanoo'", "the known forms are"]),
-        ("TASK='vader_polarty'", ["no task 'vader_polarty'", "did you mean"]),
+        ("BACKBONE='nanoo'", ["backbone 'nanoo': unknown", "the known forms are"]),
+        ("TASK='vader_polarty'", ["task 'vader_polarty': there is none", "did you mean"]),
         ("Data.split='dev'", ["no split 'dev'", "it has train, validation"]),
         ("Evaluation.split='dev'", ["no split 'dev'", "it has train, validation"]),
         ("BATCH_SIZE=12", ["BATCH_SIZE = 12", "take a multiple of 8"]),
         ("BATCH_SIZE=0", ["Data.batch_size = 0: give at least 1"]),
         ("Train.accumulate=2", ["BATCH_SIZE = 8", "take a multiple of 16"]),
-        ("VOCABULARY='no.model'", ["cannot read the vocabulary 'no.model'", "give a"]),
+        ("VOCABULARY='no.model'", ["vocabulary 'no.model': cannot be read", "give a"]),
         ("Backbone.dtype='float16'", ["float16", "use bfloat16 or float32"]),
     ],
 )
@@ -94,10 +94,10 @@ def test_data_are_checked_before_any_weight_is_read(fails, tmp_path, monkeypatch
     monkeypatch.setattr(settings, "load_backbone", None)  # calling it would fail otherwise
     code, line = fails("--gin.TASK='nowhere'")
     assert code == 2
-    assert "no task 'nowhere'" in line
+    assert "task 'nowhere': there is none" in line
     code, line = fails("--gin.Evaluation.task='nowhere'")
     assert code == 2
-    assert "no task 'nowhere'" in line
+    assert "task 'nowhere': there is none" in line
 
 
 def test_a_folder_that_cannot_be_written(fails, tmp_path):
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written(fails, tmp_path):
 def test_a_metric_that_the_task_does_not_have(fails, tmp_path):
     code, line = fails("--gin.BEST_METRIC=('f1', 'max')", "--gin.Evaluation.max_examples=8")
     assert code == 2
-    assert "BEST_METRIC names 'f1'; the evaluation gives: accuracy" in line
+    assert "BEST_METRIC = 'f1': the evaluation does not give it; it gives: accuracy" in line
     assert not (tmp_path / "model" / "prompt").exists()
 
 
@@ -151,4 +151,4 @@ def test_a_missing_prompt(fails, tiny):
     task = [f"--task={tiny}/toy.train.jsonl", "--split=validation"]
     code, line = fails("--prompt=/no/such", f"--backbone=files:{tiny}/backbone", *task, verb="eval")
     assert code == 2
-    assert "prompt '/no/such' does not exist" in line
+    assert "prompt '/no/such': does not exist" in line

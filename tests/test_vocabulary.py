@@ -81,13 +81,13 @@ def test_sentinels_inside_the_model_are_used(tmp_path):
 
 
 def test_a_missing_file_and_a_file_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read the vocabulary '.*none.model'"):
+    with pytest.raises(UserError, match=r"vocabulary '.*none.model': cannot be read"):
         Vocabulary.from_file(str(tmp_path / "none.model"))
     (tmp_path / "text.model").write_text("not a model")
-    with pytest.raises(UserError, match=r"text.model' is not a SentencePiece model"):
+    with pytest.raises(UserError, match=r"text.model: not a SentencePiece model"):
         Vocabulary.from_file(str(tmp_path / "text.model"))
     (tmp_path / "empty.model").write_bytes(b"")
-    with pytest.raises(UserError, match=r"empty.model' is not a SentencePiece model"):
+    with pytest.raises(UserError, match=r"empty.model: not a SentencePiece model"):
         Vocabulary.from_file(str(tmp_path / "empty.model"))
 
 
@@ -106,7 +106,9 @@ def test_bytes_are_byt5s():
     assert words.pieces([0, 1, 2, 100, 3 + 0xC3, 259]) == (
         ["<pad>", "</s>", "<unk>", "a", "<0xC3>", "<unk>"]
     )
-    with pytest.raises(UserError, match="<extra_id_100>; use one below 100"):
+    with pytest.raises(
+        UserError, match="<extra_id_100>: bytes have no such token; use one below 100"
+    ):
         words.sentinel(100)
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from prompt_jax.answer.buckets import plan
 from prompt_jax.answer.engine import Engine, Request, Rule
 from prompt_jax.answer.question import Model, Question, features
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import decode, sharding
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.logprobs import EOS
@@ -59,13 +59,17 @@ class Answering:
     def check(self):
         if self.continuous and (self.mode != "generate" or self.beams > 1):
             raise UserError(
-                f"Answering.continuous (--continuous) with mode {self.mode!r} and {self.beams} "
-                "beams: only the mode 'generate' with one beam has it; leave it out"
+                Setting("Answering", "continuous", self.continuous),
+                f"with mode {self.mode!r} and {self.beams} beams: only the mode 'generate' with "
+                "one beam has it",
+                "leave --continuous out",
             )
         if self.beams < 1:
-            raise UserError(f"Answering.beams = {self.beams}: give at least 1")
+            raise UserError(Setting("Answering", "beams", self.beams), remedy="give at least 1")
         if self.sampling is not None and self.beams > 1:
-            raise UserError(f"Answering.beams = {self.beams}: sampling draws one; leave beams out")
+            raise UserError(
+                Setting("Answering", "beams", self.beams), "sampling draws one", "leave beams out"
+            )
 
     def record(self) -> dict[str, Any]:
         """The settings that answers depend on."""
@@ -222,8 +226,9 @@ class Answerer:
             ids = [*self.vocabulary.encode(choice), EOS]
             if len(ids) > self.limits[1]:
                 raise UserError(
-                    f"choice {choice!r} has {len(ids)} tokens, TARGET_LENGTH is {self.limits[1]}: "
-                    f"give {len(ids)} or more"
+                    f"choice {choice!r}",
+                    f"has {len(ids)} tokens, TARGET_LENGTH is {self.limits[1]}",
+                    f"give {len(ids)} or more",
                 )
             self._tokens[choice] = np.asarray(ids, np.int32)
         return self._tokens[choice]

@@ -66,7 +66,7 @@ def prompt_of(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:
         rows = np.asarray(prompt)
         told = f"array {rows.dtype} {list(rows.shape)}"
         if rows.ndim != 2 or rows.dtype.kind not in "fV" or 0 in rows.shape:  # V: bfloat16
-            raise UserError(f"prompt: {told}; give floats [rows, {backbone.config.emb_dim}]")
+            raise UserError("prompt", told, f"give floats [rows, {backbone.config.emb_dim}]")
         prompt = Prompt({"encoder": rows.astype(np.float32)}, {}, told)
     check_backbone(prompt, backbone)
     return prompt.bundle(), prompt.layout
@@ -75,9 +75,11 @@ def prompt_of(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:
 def features_of(backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
     """The batch as numpy arrays, its tokens checked."""
     if missing := [name for name in TEACHER_FORCING if name not in batch]:
-        raise UserError(f"batch: no {missing[0]}; it needs {', '.join(TEACHER_FORCING)}")
+        raise UserError("batch", f"no {missing[0]}", f"it needs {', '.join(TEACHER_FORCING)}")
     if laid_out := [name for name in batch if name.endswith("_prompt_slots")]:
-        raise UserError(f"batch: {laid_out[0]} is there already; leave the prompt's columns out")
+        raise UserError(
+            "batch", f"{laid_out[0]} is there already", "leave the prompt's columns out"
+        )
     tokens = {name: checked_tokens(backbone, name, batch[name], ndim=2) for name in TEACHER_FORCING}
     return {name: np.asarray(value) for name, value in batch.items()} | tokens
 
@@ -94,11 +96,11 @@ def checked_tokens(backbone: Backbone, name: str, value: ArrayLike, ndim: int) -
     tokens, size = np.asarray(value), backbone.config.vocab_size
     if tokens.ndim != ndim or tokens.dtype.kind not in "iu":
         told = f"{tokens.dtype} {list(tokens.shape)}"
-        raise UserError(f"{name}: {told}; give an int array with {ndim} axes, padded with 0")
+        raise UserError(name, told, f"give an int array with {ndim} axes, padded with 0")
     low, high = tokens.min(initial=0), tokens.max(initial=0)
     if low < 0 or high >= size:
         bad = low if low < 0 else high
         raise UserError(
-            f"{name}: id {bad} is outside 0..{size - 1}; tokenise with the backbone's vocabulary"
+            name, f"id {bad} is outside 0..{size - 1}", "tokenise with the backbone's vocabulary"
         )
     return tokens.astype(np.int32)

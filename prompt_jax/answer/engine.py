@@ -90,13 +90,15 @@ class Engine:
         tokens, most = len(request.question.inputs), self.widths[-1]
         if tokens > most:
             raise UserError(
-                f"request {request.number} has {tokens} tokens of input, at most {most} fit: "
-                "shorten it"
+                f"request {request.number}",
+                f"has {tokens} tokens of input, at most {most} fit",
+                "shorten it",
             )
         if not 0 < request.max_length <= self.max_length:
             raise UserError(
-                f"request {request.number} asks for {request.max_length} tokens of output: "
-                f"give 1 to {self.max_length}"
+                f"request {request.number}",
+                f"asks for {request.max_length} tokens of output",
+                f"give 1 to {self.max_length}",
             )
         self.waiting.append(request)
 

@@ -47,8 +47,9 @@ class Output:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.path} is being written by another process: wait, or give another "
-                f"{self.flag}"
+                self.path,
+                "is being written by another process",
+                f"wait, or give another {self.flag}",
             ) from None
 
     def _open(self) -> None:
@@ -59,14 +60,15 @@ class Output:
         if self.lines:
             if not beside.exists():
                 raise UserError(
-                    f"{self.path} is there and has no settings beside it: give another {self.flag}"
+                    self.path, "is there and has no settings beside it", f"give another {self.flag}"
                 )
             before = json.loads(beside.read_text())
             for name, value in self.settings.items():
                 if before.get(name) != value:
                     raise UserError(
-                        f"{self.path} was made with {name} = {before.get(name)}, this is {value}: "
-                        f"give another {self.flag}"
+                        self.path,
+                        f"was made with {name} = {before.get(name)}, this is {value}",
+                        f"give another {self.flag}",
                     )
         else:
             beside.write_text(json.dumps(self.settings, indent=2) + "\n")
@@ -83,13 +85,15 @@ class Output:
                 same = False
             if not same:
                 raise UserError(
-                    f"{self.path}:{number + 1}: not row {first + number} of the input: give "
-                    f"another {self.flag}"
+                    f"{self.path}:{number + 1}",
+                    f"not row {first + number} of the input",
+                    f"give another {self.flag}",
                 )
         if len(self.lines) > len(rows):
             raise UserError(
-                f"{self.path} has {len(self.lines)} rows, the input {len(rows)}: give another "
-                f"{self.flag}"
+                self.path,
+                f"has {len(self.lines)} rows, the input {len(rows)}",
+                f"give another {self.flag}",
             )
         return len(self.lines)
 

@@ -40,14 +40,15 @@ def convert(
         quantised copy where the format or the backbone allows none.
     """
     if format not in WRITERS:
-        raise UserError(f"--format={format} is unknown; the known ones are {', '.join(WRITERS)}")
+        raise UserError(f"--format={format}", "unknown", f"the known ones are {', '.join(WRITERS)}")
     quantised.check(weights_dtype)
     _check_free(output, format)
     source = _rounded(backbone, open_checkpoint(backbone), weights_dtype)
     if source.quantised is not None and format != "orbax":
         raise UserError(
-            f"--format={format} holds no {source.quantised.weights_dtype} weights: take "
-            "--format=orbax, or convert the backbone that they were made of"
+            f"--format={format}",
+            f"holds no {source.quantised.weights_dtype} weights",
+            "take --format=orbax, or convert the backbone that they were made of",
         )
     if is_bucket(output):
         WRITERS[format](output, source)
@@ -109,14 +110,14 @@ def _check_free(output: str, format: str) -> None:
     if is_bucket(output):
         if format not in IN_BUCKETS:
             known = " and ".join(IN_BUCKETS)
-            raise UserError(f"--output={output}: only {known} are written to buckets")
+            raise UserError(f"--output={output}", f"only {known} are written to buckets")
         if Store(output).keys():
-            raise UserError(f"--output={output} holds files: give an empty folder")
+            raise UserError(f"--output={output}", "holds files", "give an empty folder")
         return
     path = Path(output).expanduser()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         state = "holds files" if path.is_dir() else "is a file"
-        raise UserError(f"--output={output} {state}: give a new or an empty folder")
+        raise UserError(f"--output={output}", state, "give a new or an empty folder")
 
 
 def _check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:

@@ -83,8 +83,9 @@ def load_backbone(
     if words is not None and words.size > checkpoint.config.vocab_size:
         rows = checkpoint.config.vocab_size
         raise UserError(
-            f"the vocabulary '{words.path or 'bytes'}' has {words.size} ids and '{name}' only "
-            f"{rows} embeddings; give the vocabulary that the backbone was trained with"
+            f"vocabulary '{words.path or 'bytes'}'",
+            f"has {words.size} ids and '{name}' only {rows} embeddings",
+            "give the vocabulary that the backbone was trained with",
         )
     config = replace(checkpoint.config, dtype=dtype)
     places = None if mesh is None else sharding.params(mesh, weights.abstract(config)[1])
@@ -114,7 +115,9 @@ def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray
     if checkpoint.quantised is None:
         return found
     if found != checkpoint.quantised.contents:
-        raise UserError(f"'{name}': its values are not those that `convert` wrote; convert it anew")
+        raise UserError(
+            f"'{name}'", "its values are not those that `convert` wrote", "convert it anew"
+        )
     return checkpoint.quantised.source
 
 
@@ -162,9 +165,11 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 def check_dtype(dtype: str) -> None:
     """UserError unless T5 can run in `dtype`."""
     if dtype == "float16":
-        raise UserError("dtype 'float16' overflows in T5's activations; use bfloat16 or float32")
+        raise UserError(
+            "dtype 'float16'", "overflows in T5's activations", "use bfloat16 or float32"
+        )
     if dtype not in DTYPES:
-        raise UserError(f"dtype '{dtype}' is unknown; use bfloat16 or float32")
+        raise UserError(f"dtype '{dtype}'", "unknown", "use bfloat16 or float32")
 
 
 def open_checkpoint(name: str) -> Checkpoint:
@@ -191,22 +196,24 @@ def open_shipped(name: str) -> Checkpoint:
     remedy = "install the released wheel"
     if SHIPPED[name] == REPOSITORY:
         remedy = "use a checkout that has it, or make it by `pretrain` and name files:DIR/backbone"
-    raise UserError(f"this installation has no {name} ('{folder}'); {remedy}")
+    raise UserError(name, f"not in this installation ('{folder}')", remedy)
 
 
 def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
     """`kind:rest?key=value&...` in parts; every option of the kind is there, None if not given."""
     kind, colon, rest = name.partition(":")
     if kind not in OPTIONS or (kind in SHIPPED) == bool(colon):
-        raise UserError(f"unknown backbone '{name}'; the known forms are {KNOWN}")
+        raise UserError(f"backbone '{name}'", "unknown", f"the known forms are {KNOWN}")
     rest, _, query = rest.partition("?")
     if colon and not rest:
-        raise UserError(f"backbone '{name}' names nothing; the known forms are {KNOWN}")
+        raise UserError(f"backbone '{name}'", "names nothing", f"the known forms are {KNOWN}")
     options: dict[str, str | None] = dict.fromkeys(OPTIONS[kind])
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in options:
             known = ", ".join(OPTIONS[kind]) or "none"
-            raise UserError(f"backbone '{name}' has the unknown option '{key}'; known: {known}")
+            raise UserError(
+                f"backbone '{name}'", f"has the unknown option '{key}'", f"known: {known}"
+            )
         options[key] = value
     return kind, rest, options
 
@@ -217,7 +224,7 @@ def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> C
     With a `vocabulary` of its own it has as many embeddings, rounded up to a multiple of ROWS.
     """
     if seed is not None and not seed.isdecimal():
-        raise UserError(f"seed '{seed}' in '{name}' is not a whole number >= 0")
+        raise UserError(f"backbone '{name}'", f"the seed '{seed}' is not a whole number >= 0")
     config = _random_config(name, size, vocabulary)
     if vocabulary is None and size.startswith("byt5_"):
         vocabulary = "bytes"
@@ -228,7 +235,9 @@ def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> C
 
 def _random_config(name: str, size: str, vocabulary: str | None) -> T5Config:
     if size not in sizes.SIZES:
-        raise UserError(f"unknown size in '{name}'; the known ones are {', '.join(sizes.SIZES)}")
+        raise UserError(
+            f"backbone '{name}'", "unknown size", f"the known ones are {', '.join(sizes.SIZES)}"
+        )
     if vocabulary is None:
         return sizes.SIZES[size]
     rows = -(-_load_vocabulary(vocabulary).size // ROWS) * ROWS

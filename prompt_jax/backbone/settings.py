@@ -6,7 +6,7 @@ import jax
 
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import Backbone, load_backbone
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import activations, quantised, t5
 from prompt_jax.settings import settings
 
@@ -35,7 +35,9 @@ class BackboneSettings:
     def check(self):
         if self.remat not in activations.REMAT:
             known = list(activations.REMAT)
-            raise UserError(f"BackboneSettings.remat = {self.remat!r}: one of {known}")
+            raise UserError(
+                Setting("BackboneSettings", "remat", self.remat), remedy=f"give one of {known}"
+            )
         quantised.check(self.weights_dtype)
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:

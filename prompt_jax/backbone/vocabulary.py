@@ -99,12 +99,12 @@ class _SentencePieceVocabulary(Vocabulary):
             self._model = sentencepiece.SentencePieceProcessor(model_proto=whole)
         except (DecodeError, RuntimeError) as error:
             remedy = "give its .model file"
-            raise UserError(f"'{path}' is not a SentencePiece model; {remedy}") from error
+            raise UserError(path, "not a SentencePiece model", remedy) from error
         first = self._model.id_to_piece(next(iter(self._sentinels.values())))
         self._before_sentinel = r" \1" if first.startswith("▁") else r"\1"
         ids = (self._model.pad_id(), self._model.eos_id(), self._model.unk_id())
         if ids != (PAD, EOS, UNK):
-            raise UserError(f"'{path}' has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2: retrain it")
+            raise UserError(path, f"has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2", "retrain it")
         self.size = self._model.get_piece_size()
         self.digest = hashlib.sha256(data).hexdigest()
         self.path = path
@@ -119,7 +119,7 @@ class _SentencePieceVocabulary(Vocabulary):
     def sentinel(self, number: int) -> int:
         if number not in self._sentinels:
             held = len(self._sentinels)
-            raise UserError(f"'{self.path}' has no <extra_id_{number}>; it has {held} of them")
+            raise UserError(self.path, f"has no <extra_id_{number}>", f"it has {held} of them")
         return self._sentinels[number]
 
     def _text(self, ids: list[int]) -> str:
@@ -137,7 +137,7 @@ class _TokenizerVocabulary(Vocabulary):
         names = {"<pad>": PAD, "</s>": EOS, "<unk>": UNK}
         ids = tuple(tokenizer.token_to_id(name) for name in names)
         if ids != tuple(names.values()):
-            raise UserError(f"'{path}' has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2: retrain it")
+            raise UserError(path, f"has pad, EOS, unknown = {ids}; T5 needs 0, 1, 2", "retrain it")
         self._sentinels = {}
         for name, i in tokenizer.get_vocab(with_added_tokens=True).items():
             if match := _SENTINEL.fullmatch(name.removeprefix("▁")):
@@ -156,7 +156,7 @@ class _TokenizerVocabulary(Vocabulary):
     def sentinel(self, number: int) -> int:
         if number not in self._sentinels:
             count = len(self._sentinels)
-            raise UserError(f"'{self.path}' has no <extra_id_{number}>; it has {count} of them")
+            raise UserError(self.path, f"has no <extra_id_{number}>", f"it has {count} of them")
         return self._sentinels[number]
 
     def _text(self, ids: list[int]) -> str:
@@ -184,7 +184,7 @@ def _tokenizer_of_file(path: str) -> "Tokenizer":
         return Tokenizer.from_str(_read(path).decode())
     except Exception as error:  # the library raises the bare class
         remedy = "give the tokenizer.json that transformers saved"
-        raise UserError(f"'{path}' is no tokenizer ({error}); {remedy}") from error
+        raise UserError(path, f"no tokenizer ({error})", remedy) from error
 
 
 def _tokenizer_of_folder(path: str) -> "Tokenizer":
@@ -195,7 +195,9 @@ def _tokenizer_of_folder(path: str) -> "Tokenizer":
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"transformers cannot open the tokenizer in '{path}' ({reason}); copy the folder again"
+            path,
+            f"transformers cannot open the tokenizer there ({reason})",
+            "copy the folder again",
         ) from error
 
 
@@ -218,7 +220,9 @@ class _ByteVocabulary(Vocabulary):
 
     def sentinel(self, number: int) -> int:
         if not 0 <= number < NUM_SENTINELS:
-            raise UserError(f"bytes have no <extra_id_{number}>; use one below {NUM_SENTINELS}")
+            raise UserError(
+                f"<extra_id_{number}>", "bytes have no such token", f"use one below {NUM_SENTINELS}"
+            )
         return self.size - 1 - number
 
     def _text(self, ids: list[int]) -> str:
@@ -232,7 +236,7 @@ def _read(path: str) -> bytes:
         return read_file(path)
     except OSError as error:
         remedy = "give a SentencePiece file or 'bytes'"
-        raise UserError(f"cannot read the vocabulary '{path}'; {remedy}") from error
+        raise UserError(f"vocabulary '{path}'", "cannot be read", remedy) from error
 
 
 def _sentinels_inside(model) -> dict[int, int]:

@@ -195,7 +195,7 @@ def held(model: T5) -> LazyArrays:
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = variable.get_value()
         if isinstance(value, quantised.QArray):
-            raise UserError(f"'{'/'.join(map(str, path))}' is quantised: take weights_dtype None")
+            raise UserError("/".join(map(str, path)), "is quantised", "take weights_dtype None")
         for name, index in unstacked_names(path, variable, model.config):
             shape = value.shape if index is None else value.shape[1:]
             fetch = functools.partial(_fetch, value, index)

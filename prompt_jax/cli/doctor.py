@@ -12,9 +12,11 @@ from prompt_jax.cli.options import (
     GinFiles,
     GinSearchPaths,
     Json,
+    MethodsModules,
     ModelDir,
     TasksModules,
     folders,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -31,6 +33,7 @@ def doctor(
     model_dir: ModelDir,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
@@ -46,6 +49,7 @@ def doctor(
 
     use_data_dir(data_dir)
     try:
+        import_methods(methods_module)
         cfg = config.load("Train", gin_file, ctx.obj, folders(gin_search_paths))
         import_tasks(tasks_module)
     except UserError as error:

@@ -14,11 +14,13 @@ from prompt_jax.cli.options import (
     Debug,
     InputLength,
     Json,
+    MethodsModules,
     Process,
     Processes,
     StartTimeout,
     TargetLength,
     TasksModules,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -109,6 +111,7 @@ def evaluate(
         typer.Option("--journal", metavar="FILE.jsonl", help="Keeps answers; run again to go on."),
     ] = None,
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     batch_size: BatchSize = 32,
     max_examples: Annotated[
@@ -144,6 +147,7 @@ def evaluate(
     """
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
+    import_methods(methods_module)
     import_tasks(tasks_module)
     how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
     from prompt_jax.evaluate.prompts import evaluate_prompts
@@ -260,7 +264,7 @@ def infer(
         --input=rows.jsonl --output=answers.jsonl
     """
     if mode not in ("generate", "rank"):
-        raise UserError(f"--mode={mode}: infer has generate and rank")
+        raise UserError(f"--mode={mode}", "infer has generate and rank")
     how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
     from prompt_jax.evaluate.infer import infer
 

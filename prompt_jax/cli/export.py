@@ -9,7 +9,9 @@ from prompt_jax.cli.options import (
     DataDir,
     Debug,
     Json,
+    MethodsModules,
     TasksModules,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -42,6 +44,7 @@ def export(
     task: Task = None,
     split: Split = "validation",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     unverified: Unverified = False,
     allow_other_backbone: OtherBackbone = False,
@@ -54,7 +57,7 @@ def export(
     Example:
       prompt-jax export --prompt=/tmp/run/prompt/best --format=peft --output=/tmp/adapter
     """
-    _prepare(tasks_module, data_dir)
+    _prepare(tasks_module, methods_module, data_dir)
     from prompt_jax.export.run import export_prompt
 
     record = export_prompt(
@@ -78,6 +81,7 @@ def import_(
     task: Task = None,
     split: Split = "validation",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     unverified: Unverified = False,
     allow_other_backbone: OtherBackbone = False,
@@ -91,7 +95,7 @@ def import_(
       prompt-jax import --from=sst2.npy --format=npy --backbone=hf:google/t5-base-lm-adapt \\
         --output=/tmp/sst2
     """
-    _prepare(tasks_module, data_dir)
+    _prepare(tasks_module, methods_module, data_dir)
     from prompt_jax.export.run import import_prompt
 
     record = import_prompt(
@@ -107,8 +111,11 @@ def import_(
     _report(output, record, json)
 
 
-def _prepare(tasks_module: list[str] | None, data_dir: str | None) -> None:
+def _prepare(
+    tasks_module: list[str] | None, methods_module: list[str] | None, data_dir: str | None
+) -> None:
     use_data_dir(data_dir)
+    import_methods(methods_module)
     import_tasks(tasks_module)
 
 

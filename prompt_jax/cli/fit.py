@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from prompt_jax.cli.options import Debug, GinFiles, GinSearchPaths, Json, folders
+from prompt_jax.cli.options import (
+    Debug,
+    GinFiles,
+    GinSearchPaths,
+    Json,
+    MethodsModules,
+    folders,
+    import_methods,
+)
 from prompt_jax.cli.show import print_facts, print_json, print_table
 from prompt_jax.errors import UserError
 
@@ -19,6 +27,7 @@ def fit(
     gin_file: GinFiles,
     topology: Topology,
     gin_search_paths: GinSearchPaths = "",
+    methods_module: MethodsModules = None,
     batch: Annotated[
         str | None, typer.Option("--batch", metavar="auto", help="Find the largest that fits.")
     ] = None,
@@ -48,7 +57,8 @@ def fit(
     for name, value in (("batch", batch), ("mesh", mesh)):
         if value not in (None, "auto"):
             macro = {"batch": "--gin.BATCH_SIZE=N", "mesh": "--gin.MeshShape.model=N"}[name]
-            raise UserError(f"--{name}={value}: give auto, or {macro}")
+            raise UserError(f"--{name}={value}", remedy=f"give auto, or {macro}")
+    import_methods(methods_module)
     cfg = config.load("Train", gin_file, ctx.obj, folders(gin_search_paths))
 
     from prompt_jax.fit import search, verdict

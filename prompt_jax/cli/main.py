@@ -3,6 +3,8 @@
 `--help` has to be quick, so that nothing heavy is imported before a verb runs.
 """
 
+import locale
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -22,12 +24,14 @@ from prompt_jax.cli.options import (
     GinFiles,
     GinSearchPaths,
     Json,
+    MethodsModules,
     ModelDir,
     Process,
     Processes,
     StartTimeout,
     TasksModules,
     folders,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -39,6 +43,8 @@ from prompt_jax.cli.tasks import tasks_app
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.hosts import chipless
 
+# Their output is the last thing that they do, so that a reader who has seen enough may go.
+SHOWING_VERBS = ("tasks", "fit", "doctor", "--help", "-h")
 # They take --gin_file and --gin.NAME=VALUE.
 RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -66,10 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed while running, 2 the user's mistake, 75 preempted, 130 interrupted. An error
     is one line on standard error; with --debug it is raised instead, but for errors of usage.
     """
+    if argv is None:
+        _use_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     chipless.be_quiet()
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        except (BrokenPipeError, SystemExit) as error:
+            if not _reader_has_gone(error, arguments):
+                raise
+            return 0
+        except typer.Abort as abort:  # typer's name for Ctrl-C, and for the end of a file
+            raise abort.__cause__ if isinstance(abort.__cause__, EOFError) else abort from None
     except (KeyboardInterrupt, typer.Abort):
         return hosts.leave(_complain("interrupted", INTERRUPTED), "interrupted")
     except Exception as error:
@@ -81,6 +96,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return hosts.leave(_complain(message, code), message)
 
 
+def _use_utf8() -> None:
+    """Starts this process again with texts in UTF-8, where the locale cannot hold them (C, Latin).
+
+    Python decides that once, at its start.
+    """
+    if locale.getencoding().lower().replace("-", "") != "utf8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _reader_has_gone(error: BaseException, arguments: list[str]) -> bool:
+    """Whether standard output is closed at its other end (`| head`) and nothing else was to do.
+
+    Typer turns the error of the pipe into SystemExit.
+    """
+    pipe = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+    if not pipe or not arguments or arguments[0] not in SHOWING_VERBS:
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its exit
+    return True
+
+
 def _run(arguments: list[str]) -> int:
     rest, bindings = split_bindings(arguments)
     rest = [argument for argument in rest if argument != "--debug"]  # main has seen it
@@ -90,6 +127,7 @@ def _run(arguments: list[str]) -> int:
     )
     if code == INTERRUPTED:
         raise KeyboardInterrupt
+    sys.stdout.flush()  # so that a closed pipe is met here
     return code or 0
 
 
@@ -131,7 +169,7 @@ def split_bindings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if "=" not in binding:
             value = next(remaining, "--")
             if value.startswith("--"):
-                raise UserError(f"{argument} has no value: write {argument}=VALUE")
+                raise UserError(argument, "has no value", f"write {argument}=VALUE")
             binding = f"{binding}={value}"
         bindings.append(binding)
     return rest, bindings
@@ -161,7 +199,7 @@ def program(
     """
     if ctx.obj and ctx.invoked_subcommand not in RECIPE_VERBS:
         verbs = f"{', '.join(RECIPE_VERBS[:-1])} and {RECIPE_VERBS[-1]}"
-        raise UserError(f"--gin.{ctx.obj[0]}: only {verbs} take bindings; remove it")
+        raise UserError(f"--gin.{ctx.obj[0]}", f"only {verbs} take bindings", "remove it")
 
 
 @app.command()
@@ -171,6 +209,7 @@ def train(
     model_dir: ModelDir,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     profile: Annotated[bool, typer.Option("--profile", help="Trace a few steps (xprof).")] = False,
     seeds: Annotated[
@@ -210,6 +249,7 @@ def train(
 
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
+    import_methods(methods_module)
     cfg = load([])
     import_tasks(tasks_module)
     with hosts.joined(place, start_timeout, about=cfg.operative):

@@ -29,6 +29,14 @@ TasksModules = Annotated[
         "--tasks_module", metavar="MODULE", help="Your tasks: dotted name or FILE.py. Repeatable."
     ),
 ]
+MethodsModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--methods_module",
+        metavar="MODULE",
+        help="Your classes for recipes: dotted name or FILE.py. Repeatable.",
+    ),
+]
 DataDir = Annotated[
     str | None, typer.Option("--data_dir", metavar="DIR", help="Folder of the data sets.")
 ]
@@ -93,7 +101,7 @@ def use_data_dir(data_dir: str | None) -> None:
     if data_dir is None:
         return
     if "://" not in data_dir and not Path(data_dir).is_dir():
-        raise UserError(f"--data_dir={data_dir}: no such folder")
+        raise UserError(f"--data_dir={data_dir}", "no such folder")
     os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
 
 
@@ -103,6 +111,14 @@ def import_tasks(modules: list[str] | None) -> None:
 
         for module in modules:
             import_tasks_module(module)
+
+
+def import_methods(modules: list[str] | None) -> None:
+    if modules:
+        from prompt_jax.recipe.user_code import import_methods_module
+
+        for module in modules:
+            import_methods_module(module)
 
 
 def folders(search_paths: str) -> list[str]:

@@ -13,7 +13,9 @@ from prompt_jax.cli.options import (
     GinFiles,
     GinSearchPaths,
     Json,
+    MethodsModules,
     TasksModules,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -49,6 +51,7 @@ def rehearse(
     ] = 1e-4,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
@@ -69,12 +72,14 @@ def rehearse(
     use_data_dir(data_dir)
     bindings = ctx.obj or []
     folders = [folder for folder in gin_search_paths.split(",") if folder]
+    import_methods(methods_module)
     cfg = config.load("Train", gin_file, bindings, folders)
     import_tasks(tasks_module)
     arguments = [f"--gin_file={path}" for path in gin_file]
     arguments += [f"--gin.{binding}" for binding in bindings]
     arguments += [f"--gin_search_paths={gin_search_paths}"] if gin_search_paths else []
     arguments += [f"--tasks_module={module}" for module in tasks_module or []]
+    arguments += [f"--methods_module={module}" for module in methods_module or []]
     arguments += [f"--data_dir={data_dir}"] if data_dir else []
     folder = Path(model_dir or tempfile.mkdtemp(prefix="rehearsal_")).resolve()
     report = run(

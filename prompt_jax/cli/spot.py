@@ -11,8 +11,10 @@ from prompt_jax.cli.options import (
     GinFiles,
     GinSearchPaths,
     Json,
+    MethodsModules,
     ModelDir,
     TasksModules,
+    import_methods,
     import_tasks,
     use_data_dir,
 )
@@ -58,6 +60,7 @@ def embed(
     early_step: EarlyStep = None,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
@@ -71,7 +74,8 @@ def embed(
     """
     use_data_dir(data_dir)
     if ctx.obj and not gin_file:
-        raise UserError(f"--gin.{ctx.obj[0]}: bindings go with a --gin_file; give one, or none")
+        raise UserError(f"--gin.{ctx.obj[0]}", "bindings go with a --gin_file", "give one, or none")
+    import_methods(methods_module)
     if gin_file:
         cfg = _loader(ctx, gin_file, gin_search_paths)([])
         import_tasks(tasks_module)
@@ -108,7 +112,7 @@ def rank(
       prompt-jax spot rank --library=/tmp/library --target=empath_topic --picture=/tmp/map.png
     """
     if ctx.obj:
-        raise UserError(f"--gin.{ctx.obj[0]}: spot rank takes no bindings; remove it")
+        raise UserError(f"--gin.{ctx.obj[0]}", "spot rank takes no bindings", "remove it")
     kind = _kind(by)
     from prompt_jax.inspect import pictures
     from prompt_jax.transfer.report import similarities
@@ -146,6 +150,7 @@ def transfer(
     picture: Picture = None,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
     data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
@@ -163,6 +168,7 @@ def transfer(
 
     pictures.check(picture)
     use_data_dir(data_dir)
+    import_methods(methods_module)
     load = _loader(ctx, gin_file, gin_search_paths)
     load([])  # a wrong recipe is said before the tasks are read
     import_tasks(tasks_module)
@@ -201,7 +207,7 @@ def _loader(ctx: typer.Context, gin_file: list[str], gin_search_paths: str) -> A
 def _kind(by: str) -> Any:
     """A `spot.Kind`."""
     if by not in ("pairs", "means"):
-        raise UserError(f"--by={by}: one of pairs, means")
+        raise UserError(f"--by={by}", remedy="give one of pairs, means")
     return by
 
 
@@ -210,7 +216,7 @@ def _strategies(text: str) -> list[Any]:
     known = ("best", "average", "mixture")
     parts = text.split(",")
     if unknown := [part for part in parts if part not in known]:
-        raise UserError(f"--strategy={text}: no {unknown[0]!r}; there are {', '.join(known)}")
+        raise UserError(f"--strategy={text}", f"no {unknown[0]!r}", f"there are {', '.join(known)}")
     return list(dict.fromkeys(parts))
 
 

@@ -34,7 +34,7 @@ class Limits:
         limits = {"inputs": input_length, "targets": target_length}
         self.limits = {key: limit for key, limit in limits.items() if limit is not None}
         if self.limits and self.vocabulary is None:
-            raise UserError(f"the limit {self.limits} counts tokens; say whose with --backbone")
+            raise UserError(f"limit {self.limits}", "counts tokens", "say whose with --backbone")
 
     @property
     def unit(self) -> str:
@@ -146,7 +146,7 @@ def _refuse(name: str, absent: Sequence[str]) -> None:
 
     task, split = absent[0].split(" ")
     load_examples(task, split)
-    raise UserError(f"task '{name}' has no split at hand: {', '.join(absent)}")
+    raise UserError(f"task '{name}'", "has no split at hand", ", ".join(absent))
 
 
 def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> dict:

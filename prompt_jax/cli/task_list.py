@@ -108,5 +108,7 @@ def vocabulary_of(backbone: "Backbone | None") -> "Vocabulary | None":
     if backbone is None:
         return None
     if backbone.vocabulary is None:
-        raise UserError(f"backbone '{backbone.name}' has no vocabulary; name one by VOCABULARY")
+        raise UserError(
+            f"backbone '{backbone.name}'", "has no vocabulary", "name one by VOCABULARY"
+        )
     return backbone.vocabulary

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
@@ -56,8 +56,8 @@ class Corpus:
     def check(self):
         if self.language_exponent is not None and not 0 <= self.language_exponent <= 1:
             raise UserError(
-                f"Corpus.language_exponent = {self.language_exponent}: give 0 (all languages "
-                "alike) to 1 (as their texts are long)"
+                Setting("Corpus", "language_exponent", self.language_exponent),
+                remedy="give 0 (all languages alike) to 1 (as their texts are long)",
             )
 
     def read(self) -> "Corpus":
@@ -152,7 +152,11 @@ class CorpusBatches:
         self.chunks = [(len(tokens) - self.chunk) // self.chunk for tokens in texts]
         if min(self.chunks) < 1:
             shortest = min(map(len, texts))
-            raise UserError(f"corpus has {shortest} tokens, fewer than one row of {self.chunk}")
+            raise UserError(
+                "corpus",
+                f"has {shortest} tokens, fewer than one row of {self.chunk}",
+                "give more text or shorter rows",
+            )
         self.shares = shares(list(map(len, texts)), corpus.language_exponent)
         self._turns = lru_cache(maxsize=4)(self._turns_of)
         self._order = lru_cache(maxsize=2 * len(texts))(self._order_of)
@@ -233,13 +237,17 @@ def corrupted_lengths(corpus: Corpus) -> tuple[int, int, int]:
     noise, spans = lengths(chunk)
     if chunk - noise < spans or chunk - noise + spans + 1 > corpus.input_length:
         raise UserError(
-            f"Corpus.noise_density = {corpus.noise_density}: rows of {corpus.input_length} columns "
-            "have no room for its spans; take longer rows, a lower density or longer spans"
+            Setting("Corpus", "noise_density", corpus.noise_density),
+            f"rows of {corpus.input_length} columns have no room for its spans",
+            "take longer rows, a lower density or longer spans",
         )
     if noise + spans + 1 > corpus.target_length:
         raise UserError(
-            f"Corpus.target_length = {corpus.target_length} is too short for span corruption of "
-            f"{corpus.input_length} columns: it takes {noise + spans + 1}"
+            Setting("Corpus", "target_length", corpus.target_length),
+            (
+                f"is too short for span corruption of {corpus.input_length} columns: it "
+                f"takes {noise + spans + 1}"
+            ),
         )
     return chunk, noise, spans
 

@@ -55,8 +55,9 @@ class Demonstrations:
             others = len(pool) - same[example["inputs"]]
             if others < self.count:
                 raise UserError(
-                    f"{self.count} demonstrations (Data.demonstrations, --shots): task {task!r} "
-                    f"has {others} training examples with another input; give fewer"
+                    f"{self.count} demonstrations (Data.demonstrations, --shots)",
+                    f"task {task!r} has {others} training examples with another input",
+                    "give fewer",
                 )
             chosen.append([written(pool[i]) for i in self._draw(task, number, example, pool)])
         return chosen

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 
 Examples = list[dict[str, Any]]
 
@@ -27,8 +27,9 @@ def per_class(examples: Examples, k: int, seed: int, task: str) -> Examples:
     for target, numbers in sorted(by_target.items()):
         if len(numbers) < k:
             raise UserError(
-                f"Data.examples_per_class = {k}: task {task!r} has {len(numbers)} of {target!r}; "
-                "give fewer, or Data.sampled_examples"
+                Setting("Data", "examples_per_class", k),
+                f"task {task!r} has {len(numbers)} of {target!r}",
+                "give fewer, or Data.sampled_examples",
             )
         kept += [numbers[n] for n in _order(len(numbers), seed, f"{task}\n{target}")[:k]]
     return [examples[i] for i in sorted(kept)]
@@ -42,7 +43,9 @@ def whatever(examples: Examples, k: int, seed: int, task: str) -> Examples:
     """
     if len(examples) < k:
         raise UserError(
-            f"Data.sampled_examples = {k}: task {task!r} has {len(examples)}; give fewer"
+            Setting("Data", "sampled_examples", k),
+            f"task {task!r} has {len(examples)}",
+            "give fewer",
         )
     return [examples[i] for i in sorted(_order(len(examples), seed, task)[:k])]
 

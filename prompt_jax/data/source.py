@@ -21,7 +21,7 @@ import numpy as np
 from prompt_jax.data import shots, token_cache
 from prompt_jax.data.demonstrations import Demonstrations, prepended
 from prompt_jax.data.packing import Row, RowPlan
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.settings import settings
@@ -74,15 +74,16 @@ class Data:
         limits = ("max_examples", "examples_per_class", "sampled_examples")
         for name in ("input_length", "target_length", "batch_size", *limits):
             if vars(self)[name] is not None and vars(self)[name] < 1:
-                raise UserError(f"Data.{name} = {vars(self)[name]}: give at least 1")
+                raise UserError(Setting("Data", name, vars(self)[name]), remedy="give at least 1")
         if self.examples_per_class and self.sampled_examples:
             raise UserError(
-                f"Data.sampled_examples = {self.sampled_examples}: Data.examples_per_class is "
-                "given too; leave one out"
+                Setting("Data", "sampled_examples", self.sampled_examples),
+                "Data.examples_per_class is given too",
+                "leave one out",
             )
         for name in ("sample_seed", "demonstrations", "demonstration_seed"):
             if vars(self)[name] < 0:
-                raise UserError(f"Data.{name} = {vars(self)[name]}: give 0 or more")
+                raise UserError(Setting("Data", name, vars(self)[name]), remedy="give 0 or more")
 
     def __repr__(self) -> str:
         """What checkpoints say of the data; without demonstrations as in those from before them."""
@@ -190,8 +191,9 @@ def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
     """
     if vocabulary is None:
         raise UserError(
-            f"task {name!r} is text; the backbone has no vocabulary: bind VOCABULARY in a recipe, "
-            "give --vocabulary=FILE.model to eval"
+            f"task {name!r}",
+            "is text; the backbone has no vocabulary",
+            "bind VOCABULARY in a recipe, give --vocabulary=FILE.model to eval",
         )
     columns = {side: [example[side] for example in examples] for side in ("inputs", "targets")}
     inputs, cut_inputs = tokenize_texts(columns["inputs"], vocabulary, data.input_length)

@@ -231,7 +231,9 @@ def _try_to_write(model_dir: str) -> str | None:
             probe.unlink()
         except OSError as error:
             raise UserError(
-                f"model_dir {model_dir!r} cannot be written ({error}): give one that you may write"
+                f"model_dir {model_dir!r}",
+                f"cannot be written ({error})",
+                "give one that you may write",
             ) from None
         return None
     folder = Path(model_dir).expanduser().resolve()
@@ -244,8 +246,9 @@ def _try_to_write(model_dir: str) -> str | None:
         descriptor, name = tempfile.mkstemp(prefix=".prompt-jax-doctor", dir=folder)
     except OSError as error:
         raise UserError(
-            f"model_dir {model_dir!r} cannot be written ({error.strerror} at {str(folder)!r}): "
-            "give --model_dir a folder of your own"
+            f"model_dir {model_dir!r}",
+            f"cannot be written ({error.strerror} at {str(folder)!r})",
+            "give --model_dir a folder of your own",
         ) from None
     os.close(descriptor)
     os.unlink(name)
@@ -265,14 +268,7 @@ def _checked(name: str, check: Callable[[Facts], Line], facts: Facts) -> Line:
     except BlockedError as blocked:
         return Line(name, "warn", "not checked", f"first mend {blocked.args[0]}")
     except UserError as error:
-        value, fix = _halves(str(error))
-        return Line(name, "fail", value, fix)
-
-
-def _halves(message: str) -> tuple[str, str]:
-    """What is wrong and the remedy, which our messages put last, after `: ` or `; `."""
-    at = max(message.rfind(": "), message.rfind("; "))
-    return (message, "") if at < 0 else (message[:at], message[at + 2 :])
+        return Line(name, "fail", error.fault, error.remedy)
 
 
 def recipe_line(files: Sequence[str], error: UserError | None = None) -> Line:

@@ -94,7 +94,7 @@ class _Watched(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         array = self.arrays[name]
         if not np.isfinite(array.astype(np.float32, copy=False)).all():
-            raise UserError(f"{self.where}: '{name}' holds NaN or infinity; copy it again")
+            raise UserError(self.where, f"'{name}' holds NaN or infinity", "copy it again")
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _build_mesh(run: Train, checkpoint: Checkpoint) -> jax.sharding.Mesh:
     try:
         sharding.params(mesh, weights.abstract(checkpoint.config)[1])
     except UserError as error:
-        raise UserError(f"{error}; give MeshShape sizes that divide it") from None
+        raise UserError(error.where, error.problem, "give MeshShape sizes that divide it") from None
     return mesh
 
 
@@ -136,7 +136,7 @@ def _weights_dtype(run: Train, checkpoint: Checkpoint) -> str | None:
 def _open_words(run: Train, checkpoint: Checkpoint) -> Vocabulary:
     name = run.backbone.vocabulary or checkpoint.vocabulary
     if name is None:
-        raise UserError(f"backbone {run.backbone.name!r} has no vocabulary: bind VOCABULARY")
+        raise UserError(f"backbone {run.backbone.name!r}", "has no vocabulary", "bind VOCABULARY")
     return Vocabulary.bytes() if name == "bytes" else Vocabulary.from_file(name)
 
 

@@ -14,7 +14,7 @@ from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
 from prompt_jax.answer.output import Output
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import tokenize_texts
-from prompt_jax.errors import Preempted, UserError
+from prompt_jax.errors import Preempted, UserError, reading
 from prompt_jax.evaluate.prompts import model_of, trained
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
@@ -73,8 +73,9 @@ def infer(
     _ = layout.rows(None)  # a prompt of several tasks is refused before anything is written
     if loaded.vocabulary is None:
         raise UserError(
-            f"infer reads text; backbone {backbone!r} has no vocabulary: "
-            "give --vocabulary=FILE.model"
+            f"backbone {backbone!r}",
+            "infer reads text, and it has no vocabulary",
+            "give --vocabulary=FILE.model",
         )
     answerer = Answerer(loaded.vocabulary, layout, mesh, limits, batch_size, how)
     settings = {
@@ -117,16 +118,14 @@ def infer(
 def read_rows(path: str, how: Answering, choices: tuple[str, ...]) -> list[dict]:
     """The rows of a JSONL file with `inputs`; UserError "FILE:LINE: what"."""
     rows = []
-    for number, line in numbered_lines(path):
-        try:
+    with reading(path) as place:
+        for place.line, line in numbered_lines(path):
             row = parse_row(line, ("inputs",))
             if how.mode == "rank":
                 _check_choices(row.get("choices", choices))
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        rows.append(row)
+            rows.append(row)
     if not rows:
-        raise UserError(f"{path}: no rows; write one JSON object with inputs a line")
+        raise UserError(path, "no rows", "write one JSON object with inputs a line")
     return rows
 
 
@@ -145,7 +144,7 @@ def shard_of(shard: str, rows: int, output: str) -> tuple[int, int, str]:
     """
     part, _, parts = shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise UserError(f"--shard={shard}: give I/N with I from 0 to N - 1")
+        raise UserError(f"--shard={shard}", remedy="give I/N with I from 0 to N - 1")
     i, n = int(part), int(parts)
     if n > 1:
         stem, dot, end = output.rpartition(".")

@@ -70,7 +70,9 @@ def evaluate_prompts(
       UserError: a prompt that does not fit, or prompts that were trained with other lengths.
     """
     if journal is not None and hosts.several():
-        raise UserError(f"--journal={journal}: one process can keep it; leave it out for several")
+        raise UserError(
+            f"--journal={journal}", "one process can keep it", "leave it out for several"
+        )
     saved = [load_prompt(path) for path in prompts]
     data = Data(
         task=task,
@@ -132,7 +134,11 @@ def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
     told = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
     if len(set(told.values())) > 1:
         shown = ", ".join(f"{path}: {value}" for path, value in told.items())
-        raise UserError(f"the prompts were trained with different {name} ({shown}): give --{name}")
+        raise UserError(
+            "--prompt",
+            f"the prompts were trained with different {name} ({shown})",
+            f"give --{name}",
+        )
     return next(iter(told.values()), default)
 
 

@@ -18,7 +18,7 @@ from prompt_jax import hosts
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Model, Question, nothing
 from prompt_jax.answer.journal import Journal
 from prompt_jax.data.source import Data, TaskText, TokenizedTask, tokenize_texts
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.metrics import retrieval
 from prompt_jax.metrics.aggregate import aggregates
 from prompt_jax.metrics.text import confusion, label_stats
@@ -63,7 +63,7 @@ class Evaluation:
 
     def check(self):
         if self.period < 1:
-            raise UserError(f"Evaluation.period = {self.period}: give at least 1")
+            raise UserError(Setting("Evaluation", "period", self.period), remedy="give at least 1")
         _ = self.answering
 
     @property
@@ -122,8 +122,9 @@ class TaskScorer:
         data = text.data
         if data.demonstrations and how.mode in ("retrieve", "mine"):
             raise UserError(
-                f"{data.demonstrations} demonstrations (Data.demonstrations, --shots): the mode "
-                f"{how.mode!r} compares inputs alone; leave them out"
+                f"{data.demonstrations} demonstrations (Data.demonstrations, --shots)",
+                f"the mode {how.mode!r} compares inputs alone",
+                "leave them out",
             )
         limits = (data.input_length, data.target_length)
         self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
@@ -187,8 +188,12 @@ class TaskScorer:
         choices = tuple(example.get("choices", self.choices[task]))
         if not choices:
             raise UserError(
-                f"task {self.tasks[task].name!r} has no choices to rank: declare choices=..., give "
-                "its examples a list `choices`, or take the mode 'generate'"
+                f"task {self.tasks[task].name!r}",
+                "has no choices to rank",
+                (
+                    "declare choices=..., give its examples a list `choices`, or take the "
+                    "mode 'generate'"
+                ),
             )
         return choices
 

@@ -76,7 +76,7 @@ class About:
 def get_format(name: str) -> Format:
     """The format of that name, or UserError with the nearest."""
     if name not in FORMATS:
-        raise UserError(f"--format={name} is unknown{nearest(name, FORMATS)}")
+        raise UserError(f"--format={name}", "unknown", nearest(name, FORMATS))
     return FORMATS[name]
 
 
@@ -87,8 +87,9 @@ def check_consumer(name: str) -> None:
         module = MODULES.get(distribution, distribution)
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise UserError(
-                f"--format={name} is checked by {distribution}, which is not installed: "
-                f"pip install 'prompt-jax[{form.extra}]', or give --unverified"
+                f"--format={name}",
+                f"is checked by {distribution}, which is not installed",
+                f"pip install 'prompt-jax[{form.extra}]', or give --unverified",
             )
 
 
@@ -99,8 +100,9 @@ def check_expressible(name: str, prompt: "Prompt") -> None:
     lost = _beyond_plain(prompt)
     if lost:
         raise UserError(
-            f"prompt {prompt.path!r} has {lost[0]}, which --format={name} cannot express: "
-            "take --format=orbax, which holds all of an artefact"
+            f"prompt {prompt.path!r}",
+            f"has {lost[0]}, which --format={name} cannot express",
+            "take --format=orbax, which holds all of an artefact",
         )
 
 
@@ -109,10 +111,10 @@ def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
     floats = array.dtype.kind in "fV"  # V: bfloat16
     if not floats or array.ndim != rank_of(what) or 0 in array.shape:
         told = f"{array.dtype} {list(array.shape)}"
-        raise UserError(f"{where}: {what} holds {told}; a prompt is floats [rows, model width]")
+        raise UserError(where, f"{what} holds {told}", "a prompt is floats [rows, model width]")
     rows = np.ascontiguousarray(array.astype(np.float32))
     if not np.isfinite(rows).all():
-        raise UserError(f"{where}: {what} holds NaN or infinity; take an earlier one")
+        raise UserError(where, f"{what} holds NaN or infinity", "take an earlier one")
     return rows
 
 

@@ -33,7 +33,9 @@ def read(path: str) -> "Prompt":
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {path!r} as .npy ({reason}): give one of floats") from None
+        raise UserError(
+            f"{path!r}", f"cannot be read as .npy ({reason})", "give one of floats"
+        ) from None
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{path!r} is an archive of arrays: give the .npy of the prompt")
+        raise UserError(f"{path!r}", "an archive of arrays", "give the .npy of the prompt")
     return Prompt({"encoder": checked_rows(array, "the file", path)}, {}, path)

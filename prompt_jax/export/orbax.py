@@ -44,13 +44,15 @@ def read(path: str) -> "Prompt":
     missing = [name for name in ITEMS if not (Path(path) / name).is_dir()]
     if missing:
         raise UserError(
-            f"{path!r} has no item {missing[0]!r}: give what export --format=orbax wrote"
+            f"{path!r}", f"has no item {missing[0]!r}", "give what export --format=orbax wrote"
         )
     try:
         found = _restore(path)
     except Exception as error:  # Orbax and TensorStore raise whatever they please
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"cannot read {path!r} by Orbax ({reason}): copy it again") from error
+        raise UserError(
+            f"{path!r}", f"cannot be read by Orbax ({reason})", "copy it again"
+        ) from error
     arrays = {
         name: checked_rows(np.asarray(rows), name, path) for name, rows in found["prompt"].items()
     }

@@ -108,12 +108,12 @@ def read(path: str) -> "Prompt":
         seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
         return Prompt(arrays, {**seen, **told, "peft": config}, path)
     if set(held) != {KEY}:
-        raise UserError(f"{path}: holds {sorted(held)}; a prompt is {KEY!r} alone")
+        raise UserError(path, f"holds {sorted(held)}", f"a prompt is {KEY!r} alone")
     rows = held[KEY].astype(np.float32)
     used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"] or 2
     if len(rows) != used * modules:
         raise UserError(
-            f"{path}: {KEY} has {len(rows)} rows, {CONFIG} says {used} x {modules}: copy it again"
+            path, f"{KEY} has {len(rows)} rows, {CONFIG} says {used} x {modules}", "copy it again"
         )
     return Prompt({"encoder": checked_rows(rows[:used], KEY, path)}, {}, path)
 
@@ -123,7 +123,9 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {str(path)!r} ({error}): give an adapter's folder") from None
+        raise UserError(
+            f"{str(path)!r}", f"cannot be read ({error})", "give an adapter's folder"
+        ) from None
     wanted = (
         "peft_type", "task_type", "num_virtual_tokens", "num_transformer_submodules", "r",
         "feedforward_modules", "lora_alpha", "use_rslora", "num_layers", "token_dim",
@@ -133,26 +135,29 @@ def _config(path: Path) -> dict[str, Any]:
     kind, task = config["peft_type"], config["task_type"]
     if kind not in (*FOLDS, *peft_layers.KINDS):
         why = WHY_NOT[kind] if kind in WHY_NOT else "it is none of " + ", ".join(FOLDS)
-        raise UserError(f"{path}: {kind} is no prompt, {why}: use it through PEFT")
+        raise UserError(path, f"{kind} is no prompt, {why}", "use it through PEFT")
     if task != "SEQ_2_SEQ_LM":
-        raise UserError(f"{path}: task_type is {task!r}; only a SEQ_2_SEQ_LM prompt suits a T5")
+        raise UserError(path, f"task_type is {task!r}", "only a SEQ_2_SEQ_LM prompt suits a T5")
     if config["modules_to_save"]:
         names = ", ".join(config["modules_to_save"])
-        raise UserError(f"{path}: {names} of the model were tuned too: use it through PEFT")
+        raise UserError(path, f"{names} of the model were tuned too", "use it through PEFT")
     numbers = {"LORA": ("r", "lora_alpha"), "IA3": ()}.get(kind, ("num_virtual_tokens",))
     for name in numbers:
         if type(config[name]) is not int:
-            raise UserError(f"{path}: {name} is no whole number: copy it again")
+            raise UserError(path, f"{name} is no whole number", "copy it again")
     return config
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file() and path.with_suffix(".bin").is_file():
         raise UserError(
-            f"{str(path.with_suffix('.bin'))!r} is a pickle, which is never opened: save the "
-            "adapter by PEFT again, which writes safetensors"
+            f"{str(path.with_suffix('.bin'))!r}",
+            "a pickle, which is never opened",
+            "save the adapter by PEFT again, which writes safetensors",
         )
     try:
         return safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot read {str(path)!r} ({error}): copy the adapter again") from None
+        raise UserError(
+            f"{str(path)!r}", f"cannot be read ({error})", "copy the adapter again"
+        ) from None

@@ -42,12 +42,12 @@ def convert(
         odd = [n for n, value in _PLAIN.items() if n in config and config[n] != value]
         if odd:
             told = f"{odd[0]} = {config[odd[0]]!r}"
-            raise UserError(f"{where}: LORA with {told} has another formula: use it through PEFT")
+            raise UserError(where, f"LORA with {told} has another formula", "use it through PEFT")
     found: dict[str, dict[int, np.ndarray]] = {}
     for name, value in arrays.items():
         match = _LAYER.fullmatch(name)
         if match is None:
-            raise UserError(f"{where}: {name!r} is no part of a T5's layers: use it through PEFT")
+            raise UserError(where, f"{name!r} is no part of a T5's layers", "use it through PEFT")
         stack, layer, block, matrix, what = match.groups()
         place = f"{stack}_layers/{_BLOCKS[block]}{_MATRICES.get(matrix, matrix)}"
         field, part = _part(config, matrix, what, value.astype(np.float32))
@@ -68,7 +68,7 @@ def _part(config: dict[str, Any], matrix: str, what: str, value: np.ndarray):
 
 def _stacked(layers: dict[int, np.ndarray], name: str, where: str) -> np.ndarray:
     if sorted(layers) != list(range(len(layers))):
-        raise UserError(f"{where}: {name} is of layers {sorted(layers)} alone: use it through PEFT")
+        raise UserError(where, f"{name} is of layers {sorted(layers)} alone", "use it through PEFT")
     return np.stack([layers[n] for n in range(len(layers))])
 
 
@@ -77,8 +77,12 @@ def _prefix(config: dict[str, Any], arrays: dict[str, np.ndarray], where: str):
     wanted = (config["num_virtual_tokens"], 2 * layers * width)
     if table.shape != wanted or config["num_transformer_submodules"] != 2:
         raise UserError(
-            f"{where}: prompt_embeddings is {list(table.shape)}, its configuration says "
-            f"{list(wanted)} for 2 submodules: copy it again"
+            where,
+            (
+                f"prompt_embeddings is {list(table.shape)}, its configuration says "
+                f"{list(wanted)} for 2 submodules"
+            ),
+            "copy it again",
         )
     parts = table.astype(np.float32).reshape(len(table), 2 * layers, width).transpose(1, 0, 2)
     first = [4 * n % (2 * layers) for n in range(layers)]

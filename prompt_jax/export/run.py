@@ -55,9 +55,9 @@ def export_prompt(
     """
     form = get_format(format)
     if not output.endswith(form.suffix):
-        raise UserError(f"--output={output}: a path that ends in {form.suffix!r} holds {format}")
+        raise UserError(f"--output={output}", f"a path that ends in {form.suffix!r} holds {format}")
     if epath.Path(output).exists():
-        raise UserError(f"--output={output} exists: remove it, or give another path")
+        raise UserError(f"--output={output}", "exists", "remove it, or give another path")
     saved = load_prompt(prompt)
     check_expressible(format, saved)
     if not unverified:
@@ -94,10 +94,10 @@ def import_prompt(
     Raises: as `export_prompt`; UserError also for what is no plain prompt, and says why.
     """
     if not is_local(source):
-        raise UserError(f"--from={source}: copy it to a local folder first")
+        raise UserError(f"--from={source}", remedy="copy it to a local folder first")
     form = get_format(format)
     if not Path(source).exists():
-        raise UserError(f"--from={source} does not exist")
+        raise UserError(f"--from={source}", "does not exist")
     found = form.load().read(source)
     if not unverified:
         check_consumer(format)
@@ -230,7 +230,9 @@ def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone
         if given:
             raise
         raise UserError(
-            f"{error} (prompt {prompt.path!r} names it; give --backbone, or --unverified)"
+            error.where,
+            f"{error.problem} (prompt {prompt.path!r} names it)",
+            "give --backbone, or --unverified",
         ) from None
     check_backbone(prompt, backbone, allow_other=allow_other)
     return backbone

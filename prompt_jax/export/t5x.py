@@ -73,7 +73,9 @@ def read(path: str) -> "Prompt":
         array, step = _from_orbax(folder / "state"), None
     else:
         raise UserError(
-            f"no T5X checkpoint in {path!r}: give the folder that holds {INDEX!r} or 'state'"
+            repr(str(path)),
+            "no T5X checkpoint there",
+            f"give the folder that holds {INDEX!r} or 'state'",
         )
     rows = np.asarray(array).astype(np.float32)
     return Prompt({"encoder": checked_rows(rows, DOTTED, path)}, {"step": step}, path)
@@ -85,7 +87,7 @@ def _from_index(folder: Path) -> tuple[np.ndarray, int | None]:
         optimizer = serialization.msgpack_restore(path.read_bytes())["optimizer"]
         leaf, step = optimizer["target"], int(optimizer["state"]["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is no whole T5X checkpoint: copy it again") from error
+        raise UserError(f"{str(path)!r}", "no whole T5X checkpoint", "copy it again") from error
     for name in PARAMETER:
         if not isinstance(leaf, dict) or name not in leaf:
             raise _no_prompt(folder)
@@ -110,7 +112,7 @@ def _from_orbax(state: Path) -> np.ndarray:
 
 def _no_prompt(folder: Path) -> UserError:
     name = "/".join(("target", *PARAMETER))
-    return UserError(f"{str(folder)!r} has no {name}: give a checkpoint of prompt-tuning's")
+    return UserError(f"{str(folder)!r}", f"has no {name}", "give a checkpoint of prompt-tuning's")
 
 
 def _read(spec: dict[str, Any], folder: Path) -> np.ndarray:
@@ -118,4 +120,4 @@ def _read(spec: dict[str, Any], folder: Path) -> np.ndarray:
     try:
         return ts.open(spec, open=True, read=True).result().read().result()
     except (ValueError, OSError) as error:
-        raise UserError(f"{str(folder)!r}: {DOTTED!r} is damaged: copy it again") from error
+        raise UserError(f"{str(folder)!r}", f"{DOTTED!r} is damaged", "copy it again") from error

@@ -86,17 +86,19 @@ def parse(name: str) -> Topology:
     """
     kind, _, sides = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
-        raise UserError(f"--topology={name}: the known ones are {KNOWN}")
+        raise UserError(f"--topology={name}", f"the known ones are {KNOWN}")
     chip, shape = CHIPS[kind], tuple(int(side) for side in sides.split("x"))
     axes = len(chip.host) or 1
     if len(shape) != axes:
         example = "x".join("4" * axes) if axes > 1 else "8"
-        raise UserError(f"--topology={name}: {kind} has {axes} axes; write {kind}:{example}")
+        raise UserError(f"--topology={name}", f"{kind} has {axes} axes", f"write {kind}:{example}")
     topology = Topology(name, chip, shape)
     if topology.size > MOST:
-        raise UserError(f"--topology={name}: {topology.size:,} chips; give at most {MOST:,}")
+        raise UserError(f"--topology={name}", f"{topology.size:,} chips", f"give at most {MOST:,}")
     whole = all(side % host == 0 for side, host in zip(shape, chip.host, strict=False))
     if not (whole or topology.size == 1):
         host = "x".join(map(str, chip.host))
-        raise UserError(f"--topology={name}: give one chip, or multiples of a host's {host} chips")
+        raise UserError(
+            f"--topology={name}", remedy=f"give one chip, or multiples of a host's {host} chips"
+        )
     return topology

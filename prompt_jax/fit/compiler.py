@@ -90,7 +90,7 @@ def _check_installed() -> None:
     try:
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"fit compiles by libtpu, which is not installed: {INSTALL}") from None
+        raise UserError("fit", "compiles by libtpu, which is not installed", INSTALL) from None
 
 
 def last_words(log: Path) -> str:
@@ -151,7 +151,9 @@ def devices_of(topology: Topology) -> Any:
             f"{topology.chip.name}:{shape}", platform="tpu", **options
         )
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"--topology={topology.name}: libtpu has no such slice ({error})") from None
+        raise UserError(
+            f"--topology={topology.name}", f"libtpu has no such slice ({error})"
+        ) from None
     return described.devices
 
 

@@ -83,7 +83,9 @@ def decode_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Prog
     """
     evaluation = run.evaluation
     if not isinstance(evaluation, Evaluation) or evaluation.mode != "generate":
-        raise UserError("--decode: the recipe's evaluation generates no text; leave --decode out")
+        raise UserError(
+            "--decode", "the recipe's evaluation generates no text", "leave --decode out"
+        )
     mesh = run.mesh.build(devices)
     graphdef, trainable, frozen = _halves(run, config, mesh)
     limits, how = (run.data.input_length, run.data.target_length), evaluation.answering

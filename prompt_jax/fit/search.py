@@ -76,8 +76,12 @@ def _best_mesh(result: Search) -> None:
     ranked = sorted(_estimates(result), key=lambda pair: pair[0])
     if not ranked:
         raise UserError(
-            f"--mesh=auto: no mesh of {result.topology.size} chips divides the batch of "
-            f"{result.run.data.batch_size} and the weights: change BATCH_SIZE"
+            "--mesh=auto",
+            (
+                f"no mesh of {result.topology.size} chips divides the batch of "
+                f"{result.run.data.batch_size} and the weights"
+            ),
+            "change BATCH_SIZE",
         )
     best = None
     for _, shape in ranked[:COMPILED_MESHES]:

@@ -16,8 +16,9 @@ def open_listener(port: int, calls: int) -> socket.socket:
         return socket.create_server(("", port), backlog=calls)
     except OSError as error:
         raise UserError(
-            f"process 0 cannot listen at port {port} ({error.strerror}): "
-            "give another one to all in --coordinator"
+            f"--coordinator=...:{port}",
+            f"process 0 cannot listen at port {port} ({error.strerror})",
+            "give another one to all",
         ) from error
 
 

@@ -68,12 +68,14 @@ def find(
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if missing:
-        raise UserError(f"--coordinator, --processes and --process belong together: add {missing}")
+        raise UserError(
+            "--coordinator, --processes, --process", "they belong together", f"add {missing}"
+        )
     assert coordinator is not None and processes is not None and process is not None
     if not 0 <= process < processes:
-        raise UserError(f"--process={process}: with --processes={processes} it is 0 to N - 1")
+        raise UserError(f"--process={process}", f"with --processes={processes} it is 0 to N - 1")
     if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
-        raise UserError(f"--coordinator={coordinator}: write HOST:PORT of process 0")
+        raise UserError(f"--coordinator={coordinator}", remedy="write HOST:PORT of process 0")
     return Place(coordinator, processes, process) if processes > 1 else None
 
 
@@ -86,8 +88,9 @@ def _detected(environ: Mapping[str, str]) -> Place | None:
         if "OMPI_MCA_orte_hnp_uri" not in environ:
             size = environ["OMPI_COMM_WORLD_SIZE"]
             raise UserError(
-                f"this Open MPI does not tell where process 0 is: add --coordinator=HOST:PORT "
-                f"--processes={size}"
+                "Open MPI",
+                "this one does not tell where process 0 is",
+                f"add --coordinator=HOST:PORT --processes={size}",
             )
         return _ask_jax("ompi")
     if running_in_cloud_tpu_vm:
@@ -184,7 +187,7 @@ def check_same(what: str, value: int) -> None:
 
     seen = multihost_utils.process_allgather(np.int32(value)).tolist()
     if len(set(seen)) > 1:
-        raise UserError(f"{what} by process: {seen}; give all the same files and one --model_dir")
+        raise UserError(f"{what} by process", seen, "give all the same files and one --model_dir")
 
 
 def listen() -> None:

@@ -58,11 +58,16 @@ class Rehearsal:
             if kill == "random":
                 continue
             if not (at and process.isdecimal() and step.isdecimal()):
-                raise UserError(f"--kill={kill}: write PROCESS@STEP, as in 2@10, or random")
+                raise UserError(
+                    f"--kill={kill}", remedy="write PROCESS@STEP, as in 2@10, or random"
+                )
             if int(process) >= self.processes or int(step) >= self.steps:
                 raise UserError(
-                    f"--kill={kill}: there are {self.processes} processes, counted from 0, and "
-                    f"{self.steps} steps"
+                    f"--kill={kill}",
+                    (
+                        f"there are {self.processes} processes, counted from 0, and {self.steps} "
+                        "steps"
+                    ),
                 )
 
 

@@ -66,10 +66,12 @@ def measure(
     """
     if not isinstance(run.data, Data) or run.data.packed:
         raise UserError(
-            "the format gradient needs one example of a task to a row: give --gin.Data.packed=False"
+            "Data.packed",
+            "the format gradient needs one example of a task to a row",
+            "give --gin.Data.packed=False",
         )
     if not steps or min(steps) < 0:
-        raise UserError(f"steps {list(steps)}: give some, of 0 or more")
+        raise UserError(f"steps {list(steps)}", remedy="give some, of 0 or more")
     job = Job(run, epath.Path(folder))
     cosine, state, found = make_cosine(job.graphdef, run.loss), job.first_state(), []
     for step in range(max(steps) + 1):

@@ -17,11 +17,12 @@ def check(path: str | None) -> None:
     if path is None:
         return
     if not path.endswith(".png"):
-        raise UserError(f"--picture={path}: give the name of a .png file")
+        raise UserError(f"--picture={path}", remedy="give the name of a .png file")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(
-            f"--picture={path} needs matplotlib: pip install 'prompt-jax[pictures]', or leave it "
-            "out (--json has the numbers)"
+            f"--picture={path}",
+            "needs matplotlib",
+            ("pip install 'prompt-jax[pictures]', or leave it out (--json has the numbers)"),
         )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import FileInit, Init, SampledVocabInit, begin
 from prompt_jax.methods.parts.networks import uniform
@@ -49,13 +49,19 @@ class Attempt(PromptMethod):
 
     def check(self):
         if not self.sources:
-            raise UserError("Attempt.sources = (): name saved prompts, at least one")
+            raise UserError(
+                Setting("Attempt", "sources", ()), remedy="name saved prompts, at least one"
+            )
         if self.length < 1 or self.hidden < 1:
             raise UserError(
-                f"Attempt.length = {self.length}, hidden {self.hidden}: give at least 1"
+                Setting("Attempt", "length", self.length),
+                f"with hidden = {self.hidden}",
+                "give at least 1",
             )
         if self.temperature is not None and self.temperature <= 0:
-            raise UserError(f"Attempt.temperature = {self.temperature}: give more than 0")
+            raise UserError(
+                Setting("Attempt", "temperature", self.temperature), remedy="give more than 0"
+            )
 
     @property
     def layout(self) -> PromptLayout:
@@ -66,7 +72,8 @@ class Attempt(PromptMethod):
         try:
             saved = [FileInit(path=path).read(lengths, backbone) for path in self.sources]
         except UserError as error:
-            raise UserError(str(error).replace("FileInit.path", "Attempt.sources")) from None
+            offender = Setting("Attempt", "sources", self.sources)
+            raise UserError(offender, error.fault, error.remedy) from None
         sources = np.stack([rows["encoder"] for rows in saved])
         rows = begin(self.init, keys[0], lengths, backbone, choices)["encoder"]
         return Mixing(self, keys[1], jnp.asarray(rows), jnp.asarray(sources))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import embedding_of, pieces_of
 from prompt_jax.model.bundle import PromptBundle
@@ -37,8 +37,9 @@ class ContextPrompt(PromptMethod):
         ids = pieces_of(backbone.vocabulary, self.text)
         if len(ids) != self.length:
             raise UserError(
-                f"ContextPrompt.text has {len(ids)} pieces, ContextPrompt.length = {self.length}: "
-                f"set PROMPT_LENGTH to {len(ids)}"
+                Setting("ContextPrompt", "length", self.length),
+                f"ContextPrompt.text has {len(ids)} pieces",
+                f"set PROMPT_LENGTH to {len(ids)}",
             )
         return Moved(embedding_of(backbone)[np.asarray(ids)])
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.parts.inits import FileInit, Init, UniformInit, embedding_of
 from prompt_jax.model.bundle import LayerEdit, PromptBundle
@@ -41,9 +41,11 @@ class DeepPrompt(PromptMethod):
 
     def check(self):
         if self.length < 1:
-            raise UserError(f"DeepPrompt.length = {self.length}: give at least 1")
+            raise UserError(Setting("DeepPrompt", "length", self.length), remedy="give at least 1")
         if not self.sides:
-            raise UserError("DeepPrompt.sides = (): give encoder, decoder or both")
+            raise UserError(
+                Setting("DeepPrompt", "sides", ()), remedy="give encoder, decoder or both"
+            )
 
     @property
     def layout(self) -> PromptLayout:

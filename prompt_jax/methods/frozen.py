@@ -19,7 +19,7 @@ from flax import nnx
 from prompt_jax.backbone.formats import files
 from prompt_jax.backbone.load import digest
 from prompt_jax.backbone.weights import arrays_of, t5x_shapes
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
 from prompt_jax.model.bundle import group
 from prompt_jax.model.t5 import T5Config
@@ -53,18 +53,23 @@ class FrozenPrompts(PromptMethod):
         saved = [load_prompt(path) for path in self.prompts]
         for prompt in saved:
             if not prompt.manifest:
-                raise UserError(f"FrozenPrompts.prompts: {prompt.path!r} is no artefact: import it")
+                raise UserError(
+                    "FrozenPrompts.prompts", f"{prompt.path!r} is no artefact", "import it"
+                )
             check_backbone(prompt, backbone)
             first = (saved[0].layout, saved[0].visibility, saved[0].arrays.keys())
             if (prompt.layout, prompt.visibility, prompt.arrays.keys()) != first:
                 raise UserError(
-                    f"FrozenPrompts.prompts: {prompt.path!r} differs from {saved[0].path!r} in "
-                    "rows or placement: tune them alike"
+                    "FrozenPrompts.prompts",
+                    f"{prompt.path!r} differs from {saved[0].path!r} in rows or placement",
+                    "tune them alike",
                 )
             if not all(group(name) is not None for name in prompt.arrays):
-                raise UserError(f"FrozenPrompts.prompts: {prompt.path!r} is no plain prompt")
+                raise UserError("FrozenPrompts.prompts", f"{prompt.path!r} is no plain prompt")
         if not saved or saved[0].layout != self.layout:
-            raise UserError(f"FrozenPrompts.prompts = {self.prompts}: not of {self.layout}")
+            raise UserError(
+                Setting("FrozenPrompts", "prompts", self.prompts), f"not of {self.layout}"
+            )
         return FixedPrompt(PromptStack(saved))
 
     def shapes(self, config: T5Config) -> FixedPrompt:
@@ -95,8 +100,9 @@ class FrozenPrompts(PromptMethod):
         tuned = [load_prompt(path).manifest["task"] for path in self.prompts]
         if len(tuned) > 1 and tuned != list(tasks):
             raise UserError(
-                f"FrozenPrompts.prompts are of {', '.join(map(str, tuned))}, the data of "
-                f"{', '.join(tasks)}: one prompt of each task, in this order"
+                "FrozenPrompts.prompts",
+                f"they are of {', '.join(map(str, tuned))}, the data of {', '.join(tasks)}",
+                "give one prompt of each task, in this order",
             )
 
     def save(self, directory, model: PromptedT5, backbone: Any, facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import (
     ATTENTIONS,
     STILL,
@@ -48,10 +48,10 @@ class LoRA(PromptMethod):
 
     def check(self):
         if self.rank < 1:
-            raise UserError(f"LoRA.rank = {self.rank}: give at least 1")
+            raise UserError(Setting("LoRA", "rank", self.rank), remedy="give at least 1")
         for field in ("targets", "attentions"):
             if not vars(self)[field]:
-                raise UserError(f"LoRA.{field} = (): give at least one")
+                raise UserError(Setting("LoRA", field, ()), remedy="give at least one")
 
     @property
     def layout(self) -> PromptLayout:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit, begin
 from prompt_jax.methods.parts.networks import uniform
@@ -57,14 +57,19 @@ class MultitaskPrompt(PromptMethod):
 
     def check(self):
         if not self.tasks:
-            raise UserError("MultitaskPrompt.tasks = (): name the tasks of the mixture")
+            raise UserError(
+                Setting("MultitaskPrompt", "tasks", ()), remedy="name the tasks of the mixture"
+            )
         if self.combine == "length" and not 0 < self.shared_length < self.length:
             raise UserError(
-                f"MultitaskPrompt.shared_length = {self.shared_length}: give 1 to "
-                f"{self.length - 1}, or another length than {self.length}"
+                Setting("MultitaskPrompt", "shared_length", self.shared_length),
+                remedy=f"give 1 to {self.length - 1}, or another length than {self.length}",
             )
         if self.shared_width is not None and self.shared_width < 1:
-            raise UserError(f"MultitaskPrompt.shared_width = {self.shared_width}: give 1 or more")
+            raise UserError(
+                Setting("MultitaskPrompt", "shared_width", self.shared_width),
+                remedy="give 1 or more",
+            )
         _ = self.layout
 
     @property
@@ -92,8 +97,9 @@ class MultitaskPrompt(PromptMethod):
         width = config.emb_dim // 2 if self.shared_width is None else self.shared_width
         if self.combine == "feature" and width >= config.emb_dim:
             raise UserError(
-                f"MultitaskPrompt.shared_width = {width}: the model is {config.emb_dim} wide; "
-                "leave the tasks a part of it"
+                Setting("MultitaskPrompt", "shared_width", width),
+                f"the model is {config.emb_dim} wide",
+                "leave the tasks a part of it",
             )
         return width
 

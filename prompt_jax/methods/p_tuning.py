@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import FileInit, Init, embedding_of
 from prompt_jax.methods.parts.networks import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
@@ -47,9 +47,11 @@ class PTuning(PromptMethod):
 
     def check(self):
         if self.length < 1:
-            raise UserError(f"PTuning.length = {self.length}: give at least 1")
+            raise UserError(Setting("PTuning", "length", self.length), remedy="give at least 1")
         if self.width is not None and (self.width < 2 or self.width % 2):
-            raise UserError(f"PTuning.width = {self.width}: give an even number, 2 or more")
+            raise UserError(
+                Setting("PTuning", "width", self.width), remedy="give an even number, 2 or more"
+            )
 
     @property
     def layout(self) -> PromptLayout:

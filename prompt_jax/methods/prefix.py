@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import (
     ATTENTIONS,
     STILL,
@@ -60,14 +60,19 @@ class PrefixTuning(PromptMethod):
     def check(self):
         if not 0 <= self.dropout_rate < 1:
             raise UserError(
-                f"PrefixTuning.dropout_rate = {self.dropout_rate}: give 0 or more, less than 1"
+                Setting("PrefixTuning", "dropout_rate", self.dropout_rate),
+                remedy="give 0 or more, less than 1",
             )
         if self.length < 1 or (self.hidden is not None and self.hidden < 1):
             raise UserError(
-                f"PrefixTuning.length = {self.length}, hidden {self.hidden}: give at least 1"
+                Setting("PrefixTuning", "length", self.length),
+                f"with hidden = {self.hidden}",
+                "give at least 1",
             )
         if not self.attentions:
-            raise UserError("PrefixTuning.attentions = (): give encoder, decoder or cross")
+            raise UserError(
+                Setting("PrefixTuning", "attentions", ()), remedy="give encoder, decoder or cross"
+            )
 
     @property
     def layout(self) -> PromptLayout:

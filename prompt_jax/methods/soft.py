@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit, begin
 from prompt_jax.model.bundle import PromptBundle, Visibility
@@ -40,8 +40,9 @@ class SoftPrompt(PromptMethod):
     def check(self):
         if self.length < 0 or self.decoder_length < 0 or self.length + self.decoder_length == 0:
             raise UserError(
-                f"SoftPrompt.length = {self.length}, decoder_length = {self.decoder_length}: "
-                "give at least one row"
+                Setting("SoftPrompt", "length", self.length),
+                f"with decoder_length = {self.decoder_length}",
+                "give at least one row",
             )
 
     @property

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import FileInit, Init, UniformInit, embedding_of
 from prompt_jax.model.bundle import PromptBundle
@@ -60,11 +60,12 @@ class XGen(PromptMethod):
     def check(self):
         for field in ("languages", "tasks"):
             if not vars(self)[field]:
-                raise UserError(f"XGen.{field} = (): give at least one name")
+                raise UserError(Setting("XGen", field, ()), remedy="give at least one name")
         if self.trains != "both" and self.start is None:
             raise UserError(
-                f"XGen.trains = {self.trains!r}: the other rows are fixed; give XGen.start, the "
-                "saved prompt that they come from"
+                Setting("XGen", "trains", self.trains),
+                "the other rows are fixed",
+                "give XGen.start, the saved prompt that they come from",
             )
         _ = self.layout
 
@@ -97,7 +98,9 @@ class XGen(PromptMethod):
         for name, mine in zip(TABLES, self.layout.factors, strict=True):
             missing = [n for n in mine.names if name not in there or n not in there[name].names]
             if missing and self.trains not in ("both", name):
-                raise UserError(f"XGen.start = {start!r} has no rows of {name} {missing[0]!r}")
+                raise UserError(
+                    Setting("XGen", "start", start), f"has no rows of {name} {missing[0]!r}"
+                )
         for factor in saved.layout.factors:
             rows = saved.arrays["encoder"][at : at + factor.size]
             at += factor.size
@@ -109,9 +112,15 @@ class XGen(PromptMethod):
         table = tables[factor.by]
         if rows.shape[1:] != table.shape[1:]:
             raise UserError(
-                f"XGen.start = {self.start!r} has {factor.by} rows {list(rows.shape[1:])}, the run "
-                f"needs {list(table.shape[1:])}: set XGen.{factor.by}_length to {factor.rows}, or "
-                "take the backbone that it was tuned for"
+                Setting("XGen", "start", self.start),
+                (
+                    f"has {factor.by} rows {list(rows.shape[1:])}, the run needs "
+                    f"{list(table.shape[1:])}"
+                ),
+                (
+                    f"set XGen.{factor.by}_length to {factor.rows}, or take the backbone "
+                    "that it was tuned for"
+                ),
             )
         for n, name in enumerate(factor.names):
             if name in mine:

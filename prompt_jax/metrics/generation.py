@@ -127,5 +127,5 @@ def _library(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"{module.split('.')[0]} is not installed; run pip install 'prompt-jax[generation]'"
+            module.split(".")[0], "not installed", "run pip install 'prompt-jax[generation]'"
         ) from None

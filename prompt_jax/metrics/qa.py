@@ -82,7 +82,9 @@ def mlqa(language: str) -> Callable[[Sequence[Answers], Sequence[str]], dict[str
     """The metric {"em", "f1"} by MLQA's rules for the language of the answers."""
     if language not in MLQA_ARTICLES:
         raise UserError(
-            f"MLQA has no rules for {language!r}; it has {', '.join(MLQA_ARTICLES)} (use squad)"
+            f"MLQA in {language!r}",
+            "has no rules",
+            f"it has {', '.join(MLQA_ARTICLES)} (use squad)",
         )
 
     def mlqa(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
@@ -155,8 +157,9 @@ def _span_scores(targets: Sequence[Answers], said: Sequence[str], form: Normalis
     wanted = [[target] if isinstance(target, str) else list(target) for target in targets]
     if blank := sum(not right or right == [UNLABELLED] for right in wanted):
         raise UserError(
-            f"cannot score: {blank} of {len(wanted)} rows have no answers; choose a labelled split "
-            "such as validation"
+            "cannot score",
+            f"{blank} of {len(wanted)} rows have no answers",
+            "choose a labelled split such as validation",
         )
     exact, overlap = 0.0, 0.0
     for right, text in zip(wanted, said, strict=True):

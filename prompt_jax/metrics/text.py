@@ -89,8 +89,10 @@ def check_scorable(targets: Sequence[str], predictions: Sequence[str]) -> None:
     check_lengths(targets, predictions)
     if UNLABELLED in targets:
         raise UserError(
-            f"cannot score: {list(targets).count(UNLABELLED)} of {len(targets)} rows have no label "
-            f"(target '{UNLABELLED}'); choose a labelled split such as validation"
+            "cannot score",
+            f"{list(targets).count(UNLABELLED)} of {len(targets)} rows have no label "
+            f"(target '{UNLABELLED}')",
+            "choose a labelled split such as validation",
         )
 
 
@@ -99,4 +101,4 @@ def check_lengths(targets: Sequence, predictions: Sequence) -> None:
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
     if not targets:
-        raise UserError("cannot score: there are no rows; choose a split that has some")
+        raise UserError("cannot score", "there are no rows", "choose a split that has some")

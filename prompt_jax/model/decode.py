@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import cache
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.cache import Cache
@@ -45,11 +45,14 @@ class Sampling:
 
     def check(self):
         if self.temperature <= 0:
-            raise UserError(f"Sampling.temperature = {self.temperature}: above 0 (greedy: none)")
+            raise UserError(
+                Setting("Sampling", "temperature", self.temperature),
+                remedy="give a value above 0 (greedy: none)",
+            )
         if self.top_k < 0:
-            raise UserError(f"Sampling.top_k = {self.top_k}: give 0 (all) or more")
+            raise UserError(Setting("Sampling", "top_k", self.top_k), remedy="give 0 (all) or more")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"Sampling.top_p = {self.top_p}: give 0 < top_p <= 1")
+            raise UserError(Setting("Sampling", "top_p", self.top_p), remedy="give 0 < top_p <= 1")
 
 
 def generate(

@@ -33,8 +33,9 @@ def check(weights_dtype: str | None) -> None:
     """UserError unless weights can be held in it; None: as they are stored."""
     if weights_dtype not in (None, PLAIN, *DTYPES):
         raise UserError(
-            f"weights_dtype '{weights_dtype}' is unknown; the known ones are {', '.join(DTYPES)}, "
-            f"{PLAIN}, and None: as stored"
+            f"weights_dtype '{weights_dtype}'",
+            "unknown",
+            f"the known ones are {', '.join(DTYPES)}, {PLAIN}, and None: as stored",
         )
 
 
@@ -48,8 +49,9 @@ def held_in(wanted: str | None, stored: str | None, name: str) -> str | None:
         return None if wanted == PLAIN else wanted
     if wanted not in (None, stored):
         raise UserError(
-            f"'{name}' is a quantised copy, in {stored}, and cannot be held in weights_dtype "
-            f"{wanted!r}; bind None, or give the backbone that it was made of"
+            name,
+            (f"a quantised copy, in {stored}, and cannot be held in weights_dtype {wanted!r}"),
+            "bind None, or give the backbone that it was made of",
         )
     return stored
 
@@ -58,8 +60,9 @@ def refuse_training(weights_dtype: str | None, method: str) -> None:
     """UserError for a method that trains the weights themselves, where they are quantised."""
     if weights_dtype not in (None, PLAIN):
         raise UserError(
-            f"weights_dtype {weights_dtype!r}: {method} trains the weights themselves; bind "
-            f"Backbone.weights_dtype = '{PLAIN}' and a backbone that is not quantised"
+            f"weights_dtype {weights_dtype!r}",
+            f"{method} trains the weights themselves",
+            (f"bind Backbone.weights_dtype = '{PLAIN}' and a backbone that is not quantised"),
         )
 
 

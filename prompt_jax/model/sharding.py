@@ -9,7 +9,7 @@ from flax import nnx
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import settings
 
 AXES = ("data", "fsdp", "model")
@@ -56,14 +56,14 @@ class MeshShape:
         """The devices as an array [data, fsdp, model]; UserError where they do not fit."""
         sizes = [self.data, self.fsdp, self.model]
         if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-            raise UserError(f"MeshShape {sizes}: sizes are >= 1, and at most one of them is -1")
+            raise UserError(f"MeshShape {sizes}", "sizes are >= 1, and at most one of them is -1")
         known = math.prod(s for s in sizes if s != -1)
         if len(devices) % known or (-1 not in sizes and known != len(devices)):
             n = len(devices)
             raise UserError(
-                f"MeshShape {dict(zip(AXES, sizes, strict=True))} does not fit {n} devices (sizes "
-                f"that divide {n}: {divisors(n)}): the product must equal their number (-1 takes "
-                "what is left)"
+                f"MeshShape {dict(zip(AXES, sizes, strict=True))}",
+                f"does not fit {n} devices (sizes that divide {n}: {divisors(n)})",
+                "the product must equal their number (-1 takes what is left)",
             )
         sizes = [len(devices) // known if s == -1 else s for s in sizes]
         return _arranged(devices, sizes, self._slices(devices, sizes[0]))
@@ -72,11 +72,14 @@ class MeshShape:
         there = _slices_of(devices) if devices[0].platform == "tpu" else None
         slices = self.slices or there or 1
         if there is not None and slices != there:
-            raise UserError(f"MeshShape.slices = {slices}: the devices are in {there} slices")
+            raise UserError(
+                Setting("MeshShape", "slices", slices), f"the devices are in {there} slices"
+            )
         if data % slices:
             raise UserError(
-                f"MeshShape.slices = {slices} does not divide data = {data}: a slice holds whole "
-                f"copies of the model; take one of {divisors(data)}"
+                Setting("MeshShape", "slices", slices),
+                f"does not divide data = {data}: a slice holds whole copies of the model",
+                f"take one of {divisors(data)}",
             )
         return slices
 
@@ -101,8 +104,10 @@ def _arranged(devices, sizes: list[int], slices: int) -> np.ndarray:
         return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
     except (ValueError, NotImplementedError) as error:
         raise UserError(
-            f"MeshShape {dict(zip(AXES, sizes, strict=True))} cannot be laid on these "
-            f"{len(devices)} TPU chips ({' '.join(str(error).split())[:120]}): take other sizes"
+            f"MeshShape {dict(zip(AXES, sizes, strict=True))}",
+            f"cannot be laid on these {len(devices)} TPU chips "
+            f"({' '.join(str(error).split())[:120]})",
+            "take other sizes",
         ) from error
 
 
@@ -128,9 +133,10 @@ def check_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     shards = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
     if batch_size % shards:
         raise UserError(
-            f"BATCH_SIZE = {batch_size} cannot be split over {shards} "
-            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulate {accumulate}): "
-            f"take a multiple of {shards}"
+            f"BATCH_SIZE = {batch_size}",
+            f"cannot be split over {shards} (data {mesh.shape['data']} x fsdp "
+            f"{mesh.shape['fsdp']} x accumulate {accumulate})",
+            f"take a multiple of {shards}",
         )
 
 
@@ -146,13 +152,18 @@ def params(mesh: Mesh, state: nnx.State) -> nnx.State:
         spec = [_mesh_axis(axis, path) for axis in axes]
         value = variable.get_value()
         if isinstance(variable, nnx.Param) and len(axes) != len(value.shape):
-            raise UserError(f"{_name(path)} {list(value.shape)}: no logical axes, no sharding rule")
+            raise UserError(
+                f"{_name(path)} {list(value.shape)}", "no logical axes, no sharding rule"
+            )
         for dim, (axis, size) in enumerate(zip(spec, value.shape, strict=False)):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
-                    f"{_name(path)} {list(value.shape)}: dim {dim} ({axes[dim]}, "
-                    f"{size}) is not divisible by mesh axis {axis} = {mesh.shape[axis]}; sizes of "
-                    f"{axis} that divide it: {divisors(math.gcd(size, mesh.size))}"
+                    f"{_name(path)} {list(value.shape)}",
+                    (
+                        f"dim {dim} ({axes[dim]}, {size}) is not divisible by mesh axis {axis} = "
+                        f"{mesh.shape[axis]}"
+                    ),
+                    f"sizes of {axis} that divide it: {divisors(math.gcd(size, mesh.size))}",
                 )
         place = NamedSharding(mesh, PartitionSpec(*spec))
         places = jax.tree.map(lambda x, place=place: unsplit(place, x.shape), value)
@@ -170,7 +181,7 @@ def unsplit(place: Any, shape: tuple[int, ...]) -> Any:
 
 def _mesh_axis(axis: str, path: Any) -> Any:
     if axis not in RULES:
-        raise UserError(f"{_name(path)}: no sharding rule for logical axis {axis!r}")
+        raise UserError(_name(path), f"no sharding rule for logical axis {axis!r}")
     return RULES[axis]
 
 

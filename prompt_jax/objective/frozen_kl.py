@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.loss import loss_weights
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import LossTerm, Measure, Passes
@@ -29,7 +29,9 @@ class FrozenKL(LossTerm):
 
     def check(self):
         if self.temperature <= 0:
-            raise UserError(f"FrozenKL.temperature = {self.temperature}: give more than 0")
+            raise UserError(
+                Setting("FrozenKL", "temperature", self.temperature), remedy="give more than 0"
+            )
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         def measure(passes: Passes, batch) -> jax.Array:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import token_losses
 from prompt_jax.settings import settings
 
@@ -24,7 +24,10 @@ class Loss:
 
     def check(self):
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"Loss.label_smoothing = {self.label_smoothing}: give 0 <= value < 1")
+            raise UserError(
+                Setting("Loss", "label_smoothing", self.label_smoothing),
+                remedy="give 0 <= value < 1",
+            )
 
     @property
     def scale(self) -> float:

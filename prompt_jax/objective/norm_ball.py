@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.rules import PostUpdate
 from prompt_jax.settings import settings
 
@@ -25,7 +25,7 @@ class NormBall(PostUpdate):
 
     def check(self):
         if self.radius <= 0:
-            raise UserError(f"NormBall.radius = {self.radius}: give more than 0")
+            raise UserError(Setting("NormBall", "radius", self.radius), remedy="give more than 0")
 
     def __call__(self, trainable: Any) -> Any:
         def project(rows: jax.Array) -> jax.Array:

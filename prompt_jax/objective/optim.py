@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import settings
 
 
@@ -30,10 +30,14 @@ class Schedule:
 
     def check(self):
         if self.decay in ("linear", "cosine") and not self.total_steps:
-            raise UserError(f"Schedule.decay = {self.decay!r}: bind Schedule.total_steps as well")
+            raise UserError(
+                Setting("Schedule", "decay", self.decay), remedy="bind Schedule.total_steps as well"
+            )
         for name in ("learning_rate", "warmup_steps"):
             if vars(self)[name] < 0:
-                raise UserError(f"Schedule.{name} = {vars(self)[name]}: give a value >= 0")
+                raise UserError(
+                    Setting("Schedule", name, vars(self)[name]), remedy="give a value >= 0"
+                )
 
     def build(self) -> optax.Schedule:
         """A function of the step (int32 scalar) that gives the rate (float32 scalar)."""
@@ -139,9 +143,9 @@ def check_groups(rates: Mapping[str, float], method: Any) -> None:
     for name, rate in rates.items():
         if name not in known:
             told = f"{type(method).__name__} has {', '.join(known)}"
-            raise UserError(f"Train.group_rates: no group {name!r}; {told}")
+            raise UserError("Train.group_rates", f"no group {name!r}", told)
         if rate < 0:
-            raise UserError(f"Train.group_rates[{name!r}] = {rate}: give 0 or more")
+            raise UserError(f"Train.group_rates[{name!r}] = {rate}", remedy="give 0 or more")
 
 
 def by_group(

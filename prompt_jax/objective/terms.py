@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.prompt.layout import PromptLayout
@@ -132,15 +132,21 @@ def check_terms(
     for name in () if rule is None else rule.needs:
         if name not in names:
             title = type(rule).__name__
-            raise UserError(f"Train.grad_rule = {title}: add @{name}() to Train.terms")
+            raise UserError(
+                Setting("Train", "grad_rule", title), remedy=f"add @{name}() to Train.terms"
+            )
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"Train.terms: {name} is there twice; leave one out")
+            raise UserError("Train.terms", f"{name} is there twice", "leave one out")
     for name in (n for n, term in zip(names, terms, strict=True) if "frozen_logits" in term.needs):
         if trains_model:
-            raise UserError(f"Train.terms: {name} needs a frozen model, this method trains it")
+            raise UserError("Train.terms", f"{name} needs a frozen model, this method trains it")
         if layout.encoder and layout.placement not in ("prefix", "suffix"):
             raise UserError(
-                f"Train.terms: {name} takes the prompt away; the placement {layout.placement!r} "
-                "would leave a gap in the text: take prefix or suffix"
+                "Train.terms",
+                (
+                    f"{name} takes the prompt away; the placement {layout.placement!r} would "
+                    "leave a gap in the text"
+                ),
+                "take prefix or suffix",
             )

@@ -31,8 +31,9 @@ class Wayward(LossTerm):
             ids = np.asarray(pieces_of(vocabulary, self.text), np.int32)
         if len(ids) != layout.encoder:
             raise UserError(
-                f"Wayward.text has {len(ids)} pieces, the prompt {layout.encoder} encoder rows: "
-                f"set PROMPT_LENGTH to {len(ids)}"
+                "Wayward.text",
+                f"has {len(ids)} pieces, the prompt {layout.encoder} encoder rows",
+                f"set PROMPT_LENGTH to {len(ids)}",
             )
 
         def measure(passes: Passes, batch) -> jax.Array:

@@ -82,7 +82,7 @@ class Prompt:
         if "encoder" not in self.arrays:
             rest = "decoder rows" if "decoder" in self.arrays else "arrays inside the layers"
             name = next(iter(self.arrays))
-            raise UserError(f"prompt {self.path!r} has {rest} only: use arrays[{name!r}]")
+            raise UserError(f"prompt {self.path!r}", f"has {rest} only", f"use arrays[{name!r}]")
         return self.arrays["encoder"]
 
     @property
@@ -170,15 +170,17 @@ def load_prompt(path: epath.PathLike) -> Prompt:
     found = hashlib.sha256(tensors).hexdigest()
     if found != manifest["sha256"]:
         raise UserError(
-            f"{where}/{TENSORS} has SHA-256 {found[:12]}, its manifest says "
-            f"{str(manifest['sha256'])[:12]}: the file was changed or cut short, copy it again"
+            f"{where}/{TENSORS}",
+            f"has SHA-256 {found[:12]}, its manifest says {str(manifest['sha256'])[:12]}: "
+            "the file was changed or cut short",
+            "copy it again",
         )
     prompt = Prompt(_parse_tensors(tensors, where), manifest, where)
     shapes = {side: list(array.shape) for side, array in prompt.arrays.items()}
     if shapes != manifest["shapes"]:
         told = manifest["shapes"]
         raise UserError(
-            f"{where}: the tensors are {shapes}, the manifest says {told}: copy it again"
+            where, f"the tensors are {shapes}, the manifest says {told}", "copy it again"
         )
     _check_policy(prompt)
     return _folded(prompt, names, str(path)) if names else prompt
@@ -206,15 +208,19 @@ def check_backbone(
                 shape = [size or "any" for size in wanted]
                 told = f"has {name} {list(array.shape)}, backbone {backbone.name!r} takes {shape}"
             raise UserError(
-                f"prompt {prompt.path!r} {told}: take the backbone that it was tuned for"
+                f"prompt {prompt.path!r}", told, "take the backbone that it was tuned for"
             )
     if not prompt.manifest or allow_other:
         return
     tuned = prompt.manifest["backbone"]
     if tuned["digest"] != backbone.digest:
         raise UserError(
-            f"prompt {prompt.path!r} was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not "
-            f"for {backbone.name!r} ({backbone.digest[:12]}): {remedy}"
+            f"prompt {prompt.path!r}",
+            (
+                f"was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not for "
+                f"{backbone.name!r} ({backbone.digest[:12]})"
+            ),
+            remedy,
         )
 
 
@@ -227,8 +233,9 @@ def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
     if array.ndim != rank or array.dtype.kind != "f" or 0 in array.shape:
         wanted = f"{rank} dimensions" if "/" in side else "two dimensions, [rows, model width]"
         raise UserError(
-            f"{where}: {side} holds {array.dtype} {list(array.shape)}; a prompt is an array of "
-            f"floats with {wanted}"
+            where,
+            f"{side} holds {array.dtype} {list(array.shape)}",
+            f"a prompt is an array of floats with {wanted}",
         )
     return np.ascontiguousarray(array, np.float32)
 
@@ -236,17 +243,21 @@ def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
 def _check_sides(rows: Mapping[str, np.ndarray], where: str) -> None:
     if not rows or not all(map(known_name, rows)):
         raise UserError(
-            f"{where}: arrays {sorted(rows)}; a prompt has 'encoder', 'decoder' or both, or arrays "
-            "inside the layers (`prompt_jax.model.bundle`)"
+            where,
+            f"arrays {sorted(rows)}",
+            (
+                "a prompt has 'encoder', 'decoder' or both, or arrays inside the layers "
+                "(`prompt_jax.model.bundle`)"
+            ),
         )
     widths = {array.shape[1] for name, array in rows.items() if name in SIDES}
     if len(widths) > 1:
-        raise UserError(f"{where}: encoder and decoder rows differ in width, {sorted(widths)}")
+        raise UserError(where, f"encoder and decoder rows differ in width, {sorted(widths)}")
 
 
 def _check_finite(rows: np.ndarray, where: str) -> np.ndarray:
     if not np.isfinite(rows).all():
-        raise UserError(f"{where}: the prompt holds NaN or infinity; take an earlier one")
+        raise UserError(where, "the prompt holds NaN or infinity", "take an earlier one")
     return rows
 
 
@@ -255,9 +266,9 @@ def _check_policy(prompt: Prompt) -> None:
     try:
         of, _ = prompt.layout.factors, prompt.visibility
         if of and factors.size(of) != len(prompt.arrays.get("encoder", ())):
-            raise UserError(f"factors have {factors.size(of)} rows, its encoder has others")
+            raise UserError("factors", f"they have {factors.size(of)} rows, its encoder has others")
     except UserError as error:
-        raise UserError(f"{prompt.path}/{MANIFEST}: {error}") from None
+        raise UserError(f"{prompt.path}/{MANIFEST}", str(error)) from None
 
 
 # Reading
@@ -270,7 +281,7 @@ def _read_npy(where: str) -> np.ndarray:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{where}: not an array of numbers ({reason}); save it by np.save"
+            where, f"not an array of numbers ({reason})", "save it by np.save"
         ) from None
     return _check_finite(_rows(array, "the file", where), where)
 
@@ -284,7 +295,7 @@ def _read_pair(where: str) -> tuple[bytes, bytes]:
         )  # a save killed between its two renames
     if not base.is_dir():
         state = "is not a directory" if base.exists() else "does not exist"
-        raise UserError(f"prompt {where!r} {state}: give an artefact's directory or a .npy")
+        raise UserError(f"prompt {where!r}", state, "give an artefact's directory or a .npy")
     remedy = f"an artefact has {MANIFEST} and {TENSORS}; copy the whole directory"
     text = _read(base / MANIFEST, remedy)
     while True:
@@ -299,10 +310,10 @@ def _read(path: epath.Path, remedy: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"there is no {str(path)!r}: {remedy}") from None
+        raise UserError(f"{str(path)!r}", "no such file", remedy) from None
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot read {str(path)!r} ({reason}): {remedy}") from None
+        raise UserError(f"{str(path)!r}", f"cannot be read ({reason})", remedy) from None
 
 
 def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
@@ -310,23 +321,23 @@ def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{name}: not JSON ({error}); copy it again") from None
+        raise UserError(name, f"not JSON ({error})", "copy it again") from None
     if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise UserError(f"{name}: not the manifest of a prompt; give an artefact's directory")
+        raise UserError(name, "not the manifest of a prompt", "give an artefact's directory")
     version = manifest["format_version"]
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{name}: format version {version!r}, this prompt_jax reads {FORMAT_VERSION}: upgrade"
+            name, f"format version {version!r}, this prompt_jax reads {FORMAT_VERSION}", "upgrade"
         )
     inner = {"backbone": ("name", "digest"), "visibility": ("input", "prompt")}
     for field in (*FIELDS, "shapes", "sha256"):
         if field not in manifest:
-            raise UserError(f"{name}: field {field!r} is missing; copy it again")
+            raise UserError(name, f"field {field!r} is missing", "copy it again")
     for field, keys in inner.items():
         value = manifest[field]
         if not isinstance(value, dict) or not set(keys) <= set(value):
             need = " and ".join(keys)
-            raise UserError(f"{name}: {field} = {value!r} needs {need}; copy it again")
+            raise UserError(name, f"{field} = {value!r} needs {need}", "copy it again")
     return manifest
 
 
@@ -335,7 +346,7 @@ def _parse_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
     try:
         arrays = safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{name}: not a safetensors file ({error}); copy it again") from None
+        raise UserError(name, f"not a safetensors file ({error})", "copy it again") from None
     rows = {side: _check_finite(_rows(arrays[side], side, name), name) for side in sorted(arrays)}
     _check_sides(rows, name)
     return rows
@@ -376,11 +387,13 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise UserError(f"prompt directory {str(target)!r} is a file: give another path")
+        raise UserError(f"prompt directory {str(target)!r}", "is a file", "give another path")
     names = [path.name for path in target.iterdir()]
     if names and TENSORS not in names:
         raise UserError(
-            f"directory {str(target)!r} holds {names[0]!r} and is no prompt: give an empty one"
+            f"directory {str(target)!r}",
+            f"holds {names[0]!r} and is no prompt",
+            "give an empty one",
         )
 
 
@@ -407,6 +420,10 @@ def check_tokenizer(prompt: Prompt, backbone: Backbone) -> None:
     tuned = prompt.manifest["tokenizer"] if prompt.manifest else None
     if tuned and words and tuned != words.digest:
         raise UserError(
-            f"prompt {prompt.path!r} was tuned with tokenizer {tuned[:12]}, backbone "
-            f"{backbone.name!r} has {words.digest[:12]}: load the backbone with the former"
+            f"prompt {prompt.path!r}",
+            (
+                f"was tuned with tokenizer {tuned[:12]}, backbone {backbone.name!r} has "
+                f"{words.digest[:12]}"
+            ),
+            "load the backbone with the former",
         )

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import nearest, settings
 
 By = Literal["all", "task", "language"]
@@ -44,13 +44,19 @@ class Factor:
 
     def check(self):
         if self.rows < 1:
-            raise UserError(f"Factor.rows = {self.rows}: give at least 1")
+            raise UserError(Setting("Factor", "rows", self.rows), remedy="give at least 1")
         if (self.by == "all") != (not self.names):
-            raise UserError(f"Factor.names = {self.names}: {self.by} {self._needs}")
+            raise UserError(Setting("Factor", "names", self.names), f"{self.by} {self._needs}")
         if len(set(self.names)) < len(self.names) or MEAN in self.names:
-            raise UserError(f"Factor.names = {self.names}: names differ, and none is {MEAN!r}")
+            raise UserError(
+                Setting("Factor", "names", self.names), f"names differ, and none is {MEAN!r}"
+            )
         if self.default is not None and self.default not in self.names:
-            raise UserError(f"Factor.default = {self.default!r}{nearest(self.default, self.names)}")
+            raise UserError(
+                Setting("Factor", "default", self.default),
+                "is none of Factor.names",
+                nearest(self.default, self.names),
+            )
 
     @property
     def _needs(self) -> str:
@@ -72,8 +78,9 @@ class Factor:
         name = self._language(task) if self.by == "language" else self._task(task)
         if name is None:
             raise UserError(
-                f"task {task!r}: the prompt has no rows for its {self.by}"
-                f"{nearest(bare(task), self.names)}"
+                f"task {task!r}",
+                f"the prompt has no rows for its {self.by}",
+                nearest(bare(task), self.names),
             )
         return self.names.index(name)
 
@@ -138,7 +145,7 @@ def folded(
     asked = {factor.by for factor in factors} - {"all"}
     if wrong := sorted(asked ^ set(names)):
         what = "missing" if wrong[0] in asked else "not asked for"
-        raise UserError(f"prompt {path!r}: {wrong[0]}= is {what}; it has {told(factors)}")
+        raise UserError(f"prompt {path!r}", f"{wrong[0]}= is {what}", f"it has {told(factors)}")
     parts, start = [], 0
     for factor in factors:
         rows = arrays["encoder"][start : start + factor.size]
@@ -155,7 +162,7 @@ def _chosen(factor: Factor, rows, names: Mapping[str, str], path: str) -> np.nda
     if name == MEAN:
         return rows.mean(axis=0)
     if name not in factor.names:
-        raise UserError(f"prompt {path!r}: no {factor.by} {name!r}{nearest(name, factor.names)}")
+        raise UserError(f"prompt {path!r}", f"no {factor.by} {name!r}", nearest(name, factor.names))
     return rows[factor.names.index(name)]
 
 
@@ -179,7 +186,7 @@ def chosen(path: str) -> tuple[str, dict[str, str]]:
     unknown = sorted(set(names) - {"task", "language"})
     if unknown or (mark and not names):
         wrong = ", ".join(unknown) or repr(query)
-        raise UserError(f"prompt {path!r}: {wrong} after '?'; give task=, language=")
+        raise UserError(f"prompt {path!r}", f"{wrong} after '?'", "give task=, language=")
     return where, names
 
 

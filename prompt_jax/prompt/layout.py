@@ -39,9 +39,11 @@ class PromptLayout:
 
     def check(self):
         if self.encoder < 0 or self.decoder < 0:
-            raise UserError(f"PromptLayout {self.encoder}, {self.decoder}: lengths are >= 0")
+            raise UserError(f"PromptLayout {self.encoder}, {self.decoder}", "lengths are >= 0")
         if self.factors and self.encoder != length(self.factors):
-            raise UserError(f"PromptLayout {self.encoder}: the factors have {length(self.factors)}")
+            raise UserError(
+                f"PromptLayout {self.encoder}", f"the factors have {length(self.factors)}"
+            )
 
     def rows(self, task: str | None) -> np.ndarray:
         """int32 [P]: the slots of the encoder's rows, from 1, for an example of a task.
@@ -53,8 +55,9 @@ class PromptLayout:
             return np.arange(1, self.encoder + 1, dtype=np.int32)
         if task is None:
             raise UserError(
-                f"the prompt has {told(self.factors)}, and no task says which: give it as "
-                "'DIR?task=NAME', '&language=NAME' behind it where it has languages"
+                "prompt",
+                f"has {told(self.factors)}, and no task says which",
+                "give it as 'DIR?task=NAME', '&language=NAME' behind it where it has languages",
             )
         return np.asarray(rows_of(self.factors, task), np.int32) + 1
 

@@ -58,8 +58,12 @@ class Entry:
         found, told = prompt.manifest["sha256"], self.facts["sha256"][what]
         if found != told:
             raise UserError(
-                f"{prompt.path} has SHA-256 {found[:12]}, {self.folder}/{ENTRY} says {told[:12]}: "
-                "it was replaced; remove the entry and embed the source again"
+                prompt.path,
+                (
+                    f"has SHA-256 {found[:12]}, {self.folder}/{ENTRY} says {told[:12]}: it "
+                    "was replaced"
+                ),
+                "remove the entry and embed the source again",
             )
         return prompt
 
@@ -95,14 +99,14 @@ class Library:
         """Sorted; UserError if there is no such folder."""
         base = epath.Path(self.folder)
         if not base.is_dir():
-            raise UserError(f"--library={self.folder}: no such folder; `spot embed` makes one")
+            raise UserError(f"--library={self.folder}", "no such folder", "`spot embed` makes one")
         return sorted(path.name for path in base.iterdir() if (path / ENTRY).exists())
 
     def entries(self) -> list[Entry]:
         """UserError if there is none, or one is damaged."""
         found = [self.read(name) for name in self.names()]
         if not found:
-            raise UserError(f"--library={self.folder}: no entries; add some by `spot embed`")
+            raise UserError(f"--library={self.folder}", "no entries", "add some by `spot embed`")
         return found
 
     def read(self, name: str) -> Entry:
@@ -110,7 +114,9 @@ class Library:
         path = epath.Path(self.folder) / name / ENTRY
         if not NAME.fullmatch(name) or not path.exists():
             raise UserError(
-                f"--library={self.folder}: no entry {name!r}; there are {', '.join(self.names())}"
+                f"--library={self.folder}",
+                f"no entry {name!r}",
+                f"there are {', '.join(self.names())}",
             )
         return Entry(f"{self.folder}/{name}", _parse(path.read_text(), str(path)))
 
@@ -124,7 +130,7 @@ class Library:
         """
         name = facts["name"]
         if not NAME.fullmatch(name):
-            raise UserError(f"--name={name}: give letters, digits and . + - _ only")
+            raise UserError(f"--name={name}", remedy="give letters, digits and . + - _ only")
         base = epath.Path(self.folder) / name
         if (base / ENTRY).exists():
             there = self.read(name)
@@ -143,19 +149,22 @@ class Library:
     def _check_same(self, there: Entry, value: Prompt, early: Mapping[str, Any]) -> None:
         """UserError if the entry of that name has another value or another embedding."""
         told = there.facts
-        what = f"--library={self.folder}: {there.name!r} is there"
+        what = f"{there.name!r} is there"
         if told["sha256"][VALUE] != value.manifest["sha256"]:
             raise UserError(
-                f"{what} ({told['task']}, seed {told['seed']}, step {told['best_step']}): give "
-                "another --name, or remove it"
+                f"--library={self.folder}",
+                f"{what} ({told['task']}, seed {told['seed']}, step {told['best_step']})",
+                "give another --name, or remove it",
             )
         old, new = there.embedding().arrays, early["arrays"]
         rows = old.keys() == new.keys() and all(np.array_equal(old[n], new[n]) for n in old)
         step = early["manifest"]["step"]
         if not rows or step != told["early_step"]:
             raise UserError(
+                f"--library={self.folder}",
                 f"{what} with another embedding, of step {told['early_step']}, and this one is of "
-                f"step {step}: give another --name, or remove the entry"
+                f"step {step}",
+                "give another --name, or remove the entry",
             )
 
 
@@ -171,10 +180,10 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); embed the source again") from None
+        raise UserError(where, f"not JSON ({error})", "embed the source again") from None
     if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{where}: not an entry of format version {FORMAT_VERSION}; embed it again")
+        raise UserError(where, f"not an entry of format version {FORMAT_VERSION}", "embed it again")
     for field in FIELDS:
         if field not in facts:
-            raise UserError(f"{where}: field {field!r} is missing; embed the source again")
+            raise UserError(where, f"field {field!r} is missing", "embed the source again")
     return facts

@@ -20,9 +20,9 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.recipe.find import find_include, find_recipe
-from prompt_jax.recipe.registered import REGISTERED
+from prompt_jax.recipe.registered import known
 from prompt_jax.recipe.roots import choose
 from prompt_jax.settings import nearest
 
@@ -34,7 +34,6 @@ RENAMED = {
 }
 
 _MACRO = "gin.macro"
-_FIELD = re.compile(r"(\w+)\.(\w+) = ")  # how messages of settings begin
 _WORD = re.compile(r"[^\s'\"()\[\]{}@%#][^\s'\"()\[\]{}]*")  # a string that needs no quotes
 _Key = tuple[str, str, str]  # scope, configurable, parameter; of a macro (NAME, _MACRO, "value")
 
@@ -60,7 +59,7 @@ def load(
     bindings: Sequence[str],
     search_paths: Sequence[str] = (),
     *,
-    registered: Mapping[str, str] = REGISTERED,
+    registered: Mapping[str, str] | None = None,
 ) -> Config:
     """Builds the configurable `root` from recipes and, overriding them, "NAME=VALUE" bindings.
 
@@ -69,11 +68,14 @@ def load(
       gin_files: recipes, by path or by their names below the search paths or the installed ones.
       bindings: what follows `--gin.` on the command line; a word needs no quotes.
       search_paths: folders to look for recipes in, before the installed ones.
-      registered: gin name -> "module:attribute" of every class and function a recipe may name.
+      registered: gin name -> "module:attribute" of every class and function a recipe may name;
+        None: those built in, of plug-ins and of the user's modules.
 
     Raises:
       UserError: one line that names file and line, or the command-line binding.
     """
+    if registered is None:
+        registered = known()
     gin.clear_config()
     try:
         recipe = _Recipe(registered, search_paths)
@@ -88,10 +90,6 @@ def load(
         return Config(built, gin.operative_config_str(), tuple(recipe.files))
     finally:
         gin.clear_config()
-
-
-class _LocatedError(UserError):
-    """A UserError whose message names its place already."""
 
 
 class _Reference(gin_config.ConfigurableReference):
@@ -180,31 +178,34 @@ class _Recipe:
 
     def read_file(self, path: str, including: tuple[str, ...] = ()) -> None:
         if path in including:
-            raise UserError(f"{path}: includes itself, by way of {including[-1]}")
+            raise UserError(path, f"includes itself, by way of {including[-1]}")
         if path not in self.files:
             self.files.append(path)
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as a recipe: {error}") from error
+            raise UserError(
+                path, f"cannot be read as a recipe ({error})", "give a text file in UTF-8"
+            ) from error
         try:
             for statement in config_parser.ConfigParser(text, _Delegate(self)):
                 place = f"{path}:{statement.location.line_num}"
                 self._read_statement(statement, place, (*including, path))
         except (SyntaxError, tokenize.TokenError) as error:
-            raise UserError(f"{path}:{_syntax_line(error)}") from error
+            line, problem, remedy = _syntax(error)
+            raise UserError(f"{path}:{line}", problem, remedy) from error
 
     def read_binding(self, binding: str) -> None:
         place = "--gin." + " ".join(binding.split())
         name, equals, value = binding.partition("=")
         if not name.strip() or not equals:
-            raise UserError(f"{place}: write --gin.NAME=VALUE")
+            raise UserError(place, remedy="write --gin.NAME=VALUE")
         try:
             statements = self._parse_binding(name, value)
         except (SyntaxError, tokenize.TokenError) as error:
-            raise UserError(f"{place}: cannot be read; quote strings: \"'...'\"") from error
+            raise UserError(place, "cannot be read", "quote strings: \"'...'\"") from error
         if [type(statement) for statement in statements] != [config_parser.BindingStatement]:
-            raise UserError(f"{place}: expected one binding, --gin.NAME=VALUE")
+            raise UserError(place, "expected one binding, --gin.NAME=VALUE")
         self._add(statements[0], place, in_file=False)
 
     def _parse_binding(self, name: str, value: str) -> list[Any]:
@@ -220,7 +221,7 @@ class _Recipe:
             case config_parser.IncludeStatement(filename=name):
                 self.read_file(find_include(name, files[-1], self.search_paths, place), files)
             case config_parser.ImportStatement(module=module):
-                raise UserError(f"{place}: import {module}: recipes import nothing; remove it")
+                raise UserError(place, f"import {module}: recipes import nothing", "remove it")
             case config_parser.BlockDeclaration(selector=name):
                 self._check_name(name, place, "configurable ")
             case config_parser.BindingStatement():
@@ -233,7 +234,7 @@ class _Recipe:
             parameters = self._parameters(name)
             if parameter not in parameters:
                 hint = nearest(parameter, parameters)
-                raise UserError(f"{place}: {name} has no parameter {parameter}{hint}")
+                raise UserError(place, f"{name} has no parameter {parameter}", hint)
             key = (scope, name, parameter)
         else:
             key = (f"{scope}/{name}" if scope else name, _MACRO, "value")
@@ -251,7 +252,7 @@ class _Recipe:
 
     def _check_name(self, name: str, place: str, kind: str) -> None:
         if name not in self.registered:
-            raise UserError(f"{place}: unknown {kind}{name}{nearest(name, self.registered)}")
+            raise UserError(place, f"unknown {kind}{name}", nearest(name, self.registered))
 
     def check_macros(self) -> None:
         """Refuses macros that nothing binds, and values left to the command line."""
@@ -259,12 +260,14 @@ class _Recipe:
         for binding in self._bindings.values():
             if binding.value is gin.REQUIRED:
                 raise UserError(
-                    f"{binding.place}: {binding.title} must be given: add --gin.{binding.title}=..."
+                    binding.place,
+                    f"{binding.title} must be given",
+                    f"add --gin.{binding.title}=...",
                 )
             for reference in binding.references():
                 if reference.macro is not None and reference.macro not in macros:
                     hint = nearest(reference.macro, macros)
-                    raise UserError(f"{binding.place}: unknown macro %{reference.macro}{hint}")
+                    raise UserError(binding.place, f"unknown macro %{reference.macro}", hint)
 
     def register(self, name: str) -> Any:
         """Registers a configurable with gin, once; returns the plain class or function."""
@@ -295,7 +298,7 @@ class _Recipe:
         call = (scope, name)
         if call in self._active:
             title = "/".join((*scope, name)).removesuffix(f"/{_MACRO}")
-            raise _LocatedError(f"{title} refers to itself: break the circle")
+            raise UserError(title, "refers to itself", "break the circle")
         self._check_complete(scope, name)
         self._calls.append(call)
         self._active.append(call)
@@ -309,8 +312,8 @@ class _Recipe:
     def plain(self, scope: tuple[str, ...], name: str) -> Any:
         """`@name` without parentheses: the plain object, as gin would bind its values too late."""
         for binding in self._bound(scope, name).values():
-            raise _LocatedError(
-                f"{binding.place}: {binding.title} is bound, so write @{name}() where @{name} is"
+            raise UserError(
+                binding.place, f"{binding.title} is bound", f"write @{name}() where @{name} is"
             )
         return self.register(name)
 
@@ -328,20 +331,22 @@ class _Recipe:
             named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if named and parameter.default is parameter.empty and parameter.name not in bound:
                 title = f"{name}.{parameter.name}"
-                raise _LocatedError(f"{title} has no value: bind it, or add --gin.{title}=...")
+                raise UserError(title, "has no value", f"bind it, or add --gin.{title}=...")
 
-    def _locate(self, error: UserError, scope: tuple[str, ...], name: str) -> _LocatedError:
-        message = str(error).partition("\n")[0]  # gin appends lines of its own
-        if isinstance(error, _LocatedError):
-            return _LocatedError(message)
-        field = _FIELD.match(message)
-        bound = self._bound(scope, name)
-        if field is None or field[1] != self.register(name).__name__ or field[2] not in bound:
-            return _LocatedError(message)
-        binding = bound[field[2]]
-        while isinstance(binding.value, _Reference) and binding.value.macro is not None:
-            binding = self._bindings[binding.value.macro, _MACRO, "value"]
-        return _LocatedError(f"{binding.place}: {message}")
+    def _locate(self, error: UserError, scope: tuple[str, ...], name: str) -> UserError:
+        """The error with the place of the binding that gave the wrong value, where one did."""
+        setting = error.where
+        where = str(setting)
+        if isinstance(setting, Setting) and setting.owner == self.register(name).__name__:
+            binding = self._bound(scope, name).get(setting.field)
+            while binding is not None and isinstance(binding.value, _Reference):
+                macro = binding.value.macro
+                if macro is None:
+                    break
+                binding = self._bindings[macro, _MACRO, "value"]
+            if binding is not None:
+                where = f"{binding.place}: {where}"
+        return UserError(where, error.problem, error.remedy)
 
     def check_used(self) -> None:
         used = self._used()
@@ -350,11 +355,13 @@ class _Recipe:
             return
         first = min(unused, key=lambda binding: binding.index)
         more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
-        problem = f"{first.place}: {first.title} is bound but nothing uses it{more}"
+        problem = f"{first.title} is bound but nothing uses it{more}"
         if first.key[1] != _MACRO:
-            raise UserError(f"{problem}; remove it, or refer to @{first.key[1]}() where it belongs")
+            raise UserError(
+                first.place, problem, f"remove it, or refer to @{first.key[1]}() where it belongs"
+            )
         macros = [scope for scope, name, _ in used if name == _MACRO]
-        raise UserError(problem + nearest(first.title, macros))
+        raise UserError(first.place, problem, nearest(first.title, macros))
 
     def _used(self) -> set[_Key]:
         """Keys of bindings that took part, or would have but for a later or narrower binding."""
@@ -387,13 +394,13 @@ _known_to_gin: dict[str, Any] = {}  # gin's registry lives as long as the proces
 
 def _refuse_renamed(macro: str, place: str) -> None:
     if macro in RENAMED:
-        raise UserError(f"{place}: {macro} is a name of T5X; here it is {RENAMED[macro]}")
+        raise UserError(place, f"{macro} is a name of T5X", f"here it is {RENAMED[macro]}")
 
 
-def _syntax_line(error: Exception) -> str:
-    """LINE: what is wrong, of an error of gin's parser or of Python's tokenizer."""
+def _syntax(error: Exception) -> tuple[int | None, str, str]:
+    """Line, problem and remedy of an error of gin's parser or of Python's tokenizer."""
     if isinstance(error, SyntaxError):
         text = (error.text or "").strip()
-        return f"{error.lineno}: cannot read `{text}`: quote strings, close brackets"
+        return error.lineno, f"cannot read `{text}`", "quote strings, close brackets"
     message, (line, _) = error.args
-    return f"{line}: cannot read the recipe: {message}"
+    return line, f"cannot read the recipe: {message}", "close what was opened"

@@ -22,7 +22,7 @@ def find_recipe(name: str, search_paths: Sequence[str] = ()) -> str:
     Raises:
       UserError: no such file; names the nearest installed recipe.
     """
-    return _first_file(name, [".", *search_paths], f"--gin_file={name}: no such recipe")
+    return _first_file(name, [".", *search_paths], f"--gin_file={name}")
 
 
 def find_include(name: str, file: str, search_paths: Sequence[str], place: str) -> str:
@@ -31,13 +31,13 @@ def find_include(name: str, file: str, search_paths: Sequence[str], place: str) 
     The working directory plays no part. `place` (FILE:LINE) begins the message of a UserError.
     """
     folders = [str(Path(file).parent), *search_paths]
-    return _first_file(name, folders, f"{place}: include '{name}': no such recipe")
+    return _first_file(name, folders, f"{place}: include '{name}'")
 
 
-def _first_file(name: str, folders: Sequence[str], problem: str) -> str:
+def _first_file(name: str, folders: Sequence[str], where: str) -> str:
     installed = recipe_folder()
     for folder in [*folders, installed]:
         if (Path(folder) / name).is_file():
             return str(Path(folder) / name)
     names = [path.relative_to(installed).as_posix() for path in installed.rglob("*.gin")]
-    raise UserError(problem + nearest(name, names))
+    raise UserError(where, "no such recipe", nearest(name, names))

@@ -1,4 +1,14 @@
-"""The names that a recipe may use, and where each lives; nothing is imported until a recipe is."""
+"""The names that a recipe may use, and where each lives; nothing is imported until a recipe is.
+
+Built in; of plug-ins, packages that declare entry points of the group `prompt_jax.plugins`; and of
+the user's own modules (`--methods_module`).
+"""
+
+from importlib.metadata import entry_points
+
+from prompt_jax.errors import UserError
+
+PLUGINS = "prompt_jax.plugins"  # the group: NAME = "package.module:Class"
 
 REGISTERED: dict[str, str] = {
     "Train": "prompt_jax.run.settings:Train",
@@ -43,3 +53,20 @@ REGISTERED: dict[str, str] = {
     "CountedEmbeddings": "prompt_jax.run.counted_embeddings:CountedEmbeddings",
     "Corpus": "prompt_jax.data.corpus:Corpus",
 }
+
+USERS: dict[str, str] = {}  # what `user_code.import_methods_module` has added
+
+
+def known() -> dict[str, str]:
+    """Name -> "module:attribute" of every class and function that a recipe may name.
+
+    Raises:
+      UserError: a plug-in declares a name that is built in.
+    """
+    plugins: dict[str, str] = {}
+    for point in entry_points(group=PLUGINS):
+        if point.name in REGISTERED and REGISTERED[point.name] != point.value:
+            problem = f"{point.name} is built in, and {point.value} declares it too"
+            raise UserError(f"entry point {PLUGINS}", problem, "uninstall that package")
+        plugins[point.name] = point.value
+    return REGISTERED | plugins | USERS

@@ -20,7 +20,11 @@ def choose(
     for name, verb in PROGRAMS.items():
         if binds(name) and name not in roots:
             raise UserError(
-                f"{name}.stages is bound, so that the recipe is a program of several runs: "
-                f"`prompt-jax {verb}` takes it; give a recipe of one run here"
+                f"{name}.stages",
+                (
+                    "is bound, so that the recipe is a program of several runs: `prompt-jax "
+                    f"{verb}` takes it"
+                ),
+                "give a recipe of one run here",
             )
     return next((name for name in roots if binds(name)), roots[-1])

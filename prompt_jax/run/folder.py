@@ -33,8 +33,9 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
         lock = _lock(folder)
     except OSError as error:
         raise UserError(
-            f"model_dir {model_dir!r} cannot be written ({error.strerror or error}): "
-            "give --model_dir a folder of your own"
+            f"model_dir {model_dir!r}",
+            f"cannot be written ({error.strerror or error})",
+            "give --model_dir a folder of your own",
         ) from None
     with lock:
         try:
@@ -68,7 +69,7 @@ def _lock(folder: epath.Path) -> contextlib.AbstractContextManager:
     except BlockingIOError:
         file.close()
         raise UserError(
-            f"model_dir {str(folder)!r} is in use by another run: wait, or take another folder"
+            f"model_dir {str(folder)!r}", "is in use by another run", "wait, or take another folder"
         ) from None
     return file
 
@@ -89,4 +90,6 @@ def wait_for(path: epath.Path | Path) -> None:
     if hosts.several():
         multihost_utils.sync_global_devices(str(path))
         if not path.exists():
-            raise UserError(f"process 0 wrote {path}, which is not here; give all one --model_dir")
+            raise UserError(
+                path, "process 0 wrote it, and it is not here", "give all one --model_dir"
+            )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prompt_jax import hosts
-from prompt_jax.errors import RunError, UserError
+from prompt_jax.errors import RunError, UserError, reading
 from prompt_jax.paths import is_local
 
 PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens; terms are, too
@@ -105,8 +105,12 @@ def read_metrics(model_dir) -> list[dict[str, Any]]:
     path = epath.Path(model_dir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    records = []
+    with reading(path, "remove that line, or take another --model_dir") as place:
+        for place.line, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            if line:
+                records.append(json.loads(line.decode("utf-8")))
+    return records
 
 
 class Meter:
@@ -210,4 +214,6 @@ def check_best_metric(metric: tuple[str, str], metrics: dict[str, Any]) -> None:
     name = metric[0]
     if name not in metrics:
         known = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
-        raise UserError(f"BEST_METRIC names {name!r}; the evaluation gives: {known}")
+        raise UserError(
+            f"BEST_METRIC = {name!r}", "the evaluation does not give it", f"it gives: {known}"
+        )

@@ -12,7 +12,7 @@ from prompt_jax.backbone.formats import files
 from prompt_jax.backbone.load import digest, read_arrays
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.data.corpus import Corpus
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.run.counted_embeddings import CountedEmbeddings
 from prompt_jax.run.folder import once
 from prompt_jax.run.log import read_metrics
@@ -75,7 +75,7 @@ class Pretrain:
 
     def check(self):
         if not self.stages:
-            raise UserError("Pretrain.stages is empty: give at least one Train")
+            raise UserError(Setting("Pretrain", "stages", ()), remedy="give at least one Train")
 
 
 def pretrain(

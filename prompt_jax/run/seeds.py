@@ -23,7 +23,9 @@ def parse_seeds(text: str) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise UserError(f"--seeds={text}: give different whole numbers, as in --seeds=0,1,2")
+        raise UserError(
+            f"--seeds={text}", remedy="give different whole numbers, as in --seeds=0,1,2"
+        )
     return [int(part) for part in parts]
 
 

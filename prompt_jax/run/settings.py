@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from prompt_jax.backbone.settings import BackboneSettings
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import PromptMethod
 from prompt_jax.model import quantised, sharding
 from prompt_jax.objective.loss import Loss
@@ -56,25 +56,29 @@ class Train:
     def check(self):
         for name in ("steps", "accumulate", "log_period"):
             if vars(self)[name] < 1:
-                raise UserError(f"Train.{name} = {vars(self)[name]}: give at least 1")
+                raise UserError(Setting("Train", name, vars(self)[name]), remedy="give at least 1")
         if self.seed < 0:
-            raise UserError(f"Train.seed = {self.seed}: give 0 or more")
+            raise UserError(Setting("Train", "seed", self.seed), remedy="give 0 or more")
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
-            raise UserError(f"Train.best_metric = {self.best_metric}: direction is 'max' or 'min'")
+            raise UserError(
+                Setting("Train", "best_metric", self.best_metric), "direction is 'max' or 'min'"
+            )
         if self.method.trainable is nnx.Param:
             quantised.refuse_training(self.backbone.weights_dtype, type(self.method).__name__)
         check_groups(self.group_rates, self.method)
         if self.patience is not None and (self.patience < 1 or self.selection is None):
             raise UserError(
-                f"Train.patience = {self.patience}: give at least 1, an evaluation and BEST_METRIC"
+                Setting("Train", "patience", self.patience),
+                remedy="give at least 1, an evaluation and BEST_METRIC",
             )
         trains_model = self.method.trainable is nnx.Param
         check_terms(self.terms, self.grad_rule, self.method.layout, trains_model)
         split = (self.selection or {}).get("split", "")
         if split.startswith("test"):
             raise UserError(
-                f"Train.best_metric = {self.best_metric}: the split {split!r} would choose the "
-                "prompt; take validation for Evaluation.split, or BEST_METRIC=None"
+                Setting("Train", "best_metric", self.best_metric),
+                f"the split {split!r} would choose the prompt",
+                "take validation for Evaluation.split, or BEST_METRIC=None",
             )
 
     def transform(self) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.run.folder import wait_for
 from prompt_jax.run.settings import Train
@@ -74,7 +74,7 @@ class Stages:
 
     def check(self):
         if not self.stages:
-            raise UserError("Stages.stages is empty: give at least one Stage")
+            raise UserError(Setting("Stages", "stages", ()), remedy="give at least one Stage")
         resolved(self, epath.Path("D"))
 
     @property
@@ -98,8 +98,12 @@ def resolved(program: Stages, folder: epath.Path) -> list[Train]:
     for number, run in enumerate(runs, start=1):
         if isinstance(run.method, FrozenPrompts) and not run.method.prompts:
             raise UserError(
-                f"stage {number} has no prompt: give @FoldAndFreeze() to Stage.on_end of the "
-                "stage that tunes it, or bind FrozenPrompts.prompts"
+                f"stage {number}",
+                "has no prompt",
+                (
+                    "give @FoldAndFreeze() to Stage.on_end of the stage that tunes it, or "
+                    "bind FrozenPrompts.prompts"
+                ),
             )
     return runs
 
@@ -114,7 +118,9 @@ def run_recipe(
     if not isinstance(root, Stages):
         return train(root, model_dir, **options)
     if seeds is not None:
-        raise UserError(f"--seeds={seeds}: a program of stages runs one seed: give --gin.SEED=N")
+        raise UserError(
+            f"--seeds={seeds}", "a program of stages runs one seed", "give --gin.SEED=N"
+        )
     return train_stages(root, model_dir, **options)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from prompt_jax.errors import RunError, UserError
+from prompt_jax.errors import RunError, Setting, UserError
 from prompt_jax.run.step import TrainState
 from prompt_jax.settings import settings
 
@@ -38,7 +38,11 @@ class Checkpoints:
 
     def check(self):
         if self.period < 1 or self.keep < 1:
-            raise UserError(f"Checkpoints.period = {self.period}, keep = {self.keep}: at least 1")
+            raise UserError(
+                Setting("Checkpoints", "period", self.period),
+                f"with keep = {self.keep}",
+                "give at least 1",
+            )
 
 
 class RunCheckpoints:
@@ -120,8 +124,9 @@ class RunCheckpoints:
         if saved != wanted:
             old, new = difference(saved, wanted)
             raise UserError(
-                f"model_dir {str(self.folder.parent)!r} holds a run with {name} = {old}, this one "
-                f"has {new}: use another --model_dir, or the first run's recipe"
+                f"model_dir {str(self.folder.parent)!r}",
+                f"holds a run with {name} = {old}, this one has {new}",
+                "use another --model_dir, or the first run's recipe",
             )
 
     def _read(self, step: int, item: str, args: Any) -> Any:

@@ -66,27 +66,36 @@ def chosen_prompt(model_dir: str) -> Prompt:
     path = folder / "prompt" / "best"
     if not folder.is_dir():
         raise UserError(
-            f"--model_dir={model_dir}: no such folder; give that of a finished run, or a "
-            "--gin_file, which trains it there"
+            f"--model_dir={model_dir}",
+            "no such folder",
+            "give that of a finished run, or a --gin_file, which trains it there",
         )
     if not path.exists():
         raise UserError(
-            f"--model_dir={model_dir}: no prompt/best; train with BEST_METRIC, so that the "
-            "source's validation chooses a checkpoint"
+            f"--model_dir={model_dir}",
+            "no prompt/best",
+            ("train with BEST_METRIC, so that the source's validation chooses a checkpoint"),
         )
     prompt = load_prompt(path)
     told = prompt.manifest
     by = told.get("selection") or {}
     if by.get("task") != told["task"]:
         raise UserError(
-            f"--model_dir={model_dir}: its prompt of {told['task']!r} was chosen on "
-            f"{by.get('task')!r}; a source is chosen by its own validation: leave Evaluation.task "
-            "unbound"
+            f"--model_dir={model_dir}",
+            (
+                f"its prompt of {told['task']!r} was chosen on {by.get('task')!r}; a "
+                "source is chosen by its own validation"
+            ),
+            "leave Evaluation.task unbound",
         )
     if "encoder" not in prompt.arrays or set(prompt.arrays) - set(SIDES):
         raise UserError(
-            f"--model_dir={model_dir}: {told['method']} leaves {', '.join(prompt.arrays)}; SPoT "
-            "compares and transfers prompt rows: train SoftPrompt or PTuning"
+            f"--model_dir={model_dir}",
+            (
+                f"{told['method']} leaves {', '.join(prompt.arrays)}; SPoT compares and "
+                "transfers prompt rows"
+            ),
+            "train SoftPrompt or PTuning",
         )
     return prompt
 
@@ -97,7 +106,7 @@ def settings_of(model_dir: str) -> Any:
 
     path = epath.Path(model_dir) / "config.gin"
     if not path.exists():
-        raise UserError(f"--model_dir={model_dir}: no config.gin; give the folder of a run")
+        raise UserError(f"--model_dir={model_dir}", "no config.gin", "give the folder of a run")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "config.gin"
         copy.write_text(path.read_text())
@@ -128,7 +137,7 @@ def keeps(run: Any, step: int) -> bool:
 def _checkpoints(model_dir: str) -> RunCheckpoints:
     folder = epath.Path(model_dir)
     if not (folder / "checkpoints").exists():
-        raise UserError(f"--model_dir={model_dir}: no checkpoints; give the folder of a run")
+        raise UserError(f"--model_dir={model_dir}", "no checkpoints", "give the folder of a run")
     return RunCheckpoints(folder, Checkpoints(), {})
 
 
@@ -161,8 +170,9 @@ def _check_finished(run: Any, model_dir: str, steps: list[int]) -> None:
     if not steps or (run.patience is None and steps[-1] < run.steps):
         at = steps[-1] if steps else 0
         raise UserError(
-            f"--model_dir={model_dir}: the run stands at step {at} of {run.steps}; finish it by "
-            "`train` first"
+            f"--model_dir={model_dir}",
+            f"the run stands at step {at} of {run.steps}",
+            "finish it by `train` first",
         )
 
 
@@ -170,13 +180,15 @@ def _check_early(model_dir: str, early: int, steps: list[int]) -> None:
     if early not in steps:
         told = ", ".join(map(str, steps))
         raise UserError(
-            f"--early_step={early}: {model_dir} kept the checkpoints {told}; take one of them, or "
-            "train with Checkpoints.keep_period"
+            f"--early_step={early}",
+            f"{model_dir} kept the checkpoints {told}",
+            "take one of them, or train with Checkpoints.keep_period",
         )
     if early == steps[-1]:
         raise UserError(
-            f"--model_dir={model_dir}: step {early} is its last; the embedding is an early "
-            "checkpoint: train with Checkpoints.keep_period, a multiple of CHECKPOINT_PERIOD"
+            f"--model_dir={model_dir}",
+            f"step {early} is its last; the embedding is an early checkpoint",
+            "train with Checkpoints.keep_period, a multiple of CHECKPOINT_PERIOD",
         )
 
 

@@ -62,10 +62,12 @@ def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dic
       UserError: a prompt with more than rows, or vocabularies that share too little.
     """
     if fit.how not in HOWS:
-        raise UserError(f"--how={fit.how}: one of {', '.join(HOWS)}")
+        raise UserError(f"--how={fit.how}", remedy=f"give one of {', '.join(HOWS)}")
     saved = load_prompt(prompt)
     if inside := sorted(set(saved.arrays) - set(SIDES)):
-        raise UserError(f"prompt {prompt!r} has {inside[0]}: only rows of the input are recycled")
+        raise UserError(
+            f"prompt {prompt!r}", f"has {inside[0]}: only rows of the input are recycled"
+        )
     old, new = load_backbone(source, "float32"), load_backbone(target, "float32")
     check_backbone(saved, old, remedy="give the former to --from")
     pairs, held_out = shared_rows(old, new, fit)
@@ -91,8 +93,9 @@ def shared_rows(source: Backbone, target: Backbone, fit: Fit):
     fitted, rest = common[: fit.pieces], common[fit.pieces :][: fit.pieces // 10]
     if len(fitted) < 2:
         raise UserError(
-            f"{source.name} and {target.name} share {len(common)} pieces after the first "
-            f"{fit.skip}: give a smaller --skip"
+            f"{source.name} and {target.name}",
+            f"share {len(common)} pieces after the first {fit.skip}",
+            "give a smaller --skip",
         )
     return tuple(
         tuple(table[[pair[side] for pair in some]] for side, table in enumerate(tables))
@@ -104,7 +107,7 @@ def _pieces(backbone: Backbone, table: np.ndarray) -> list[str]:
     """The pieces that have an embedding, by id."""
     words = backbone.vocabulary
     if words is None:
-        raise UserError(f"backbone {backbone.name!r} has no vocabulary, so no shared pieces")
+        raise UserError(f"backbone {backbone.name!r}", "has no vocabulary, so no shared pieces")
     return words.pieces(range(min(words.size, len(table))))
 
 

@@ -88,8 +88,9 @@ def weights(ranking: Sequence[Mapping[str, Any]], by: Kind) -> list[float]:
     for row in ranking:
         if row[by] <= 0:
             raise UserError(
-                f"source {row['source']!r} has similarity {row[by]:.3f}: an average takes positive "
-                "ones; give a smaller --k"
+                f"source {row['source']!r}",
+                f"has similarity {row[by]:.3f}: an average takes positive ones",
+                "give a smaller --k",
             )
     total = sum(row[by] for row in ranking)
     return [row[by] / total for row in ranking]

@@ -110,9 +110,13 @@ class Transfer:
         of = "" if given else f", that of the embeddings in --library={self.library.folder}"
         kept = run.checkpoints
         raise UserError(
-            f"--early_step={step}{of}: the control will not keep that checkpoint (TRAIN_STEPS = "
-            f"{run.steps}, CHECKPOINT_PERIOD = {kept.period}, Checkpoints.keep_period = "
-            f"{kept.keep_period}); give an earlier multiple of both periods, or bind them anew"
+            f"--early_step={step}{of}",
+            (
+                f"the control will not keep that checkpoint (TRAIN_STEPS = {run.steps}, "
+                f"CHECKPOINT_PERIOD = {kept.period}, Checkpoints.keep_period = "
+                f"{kept.keep_period})"
+            ),
+            "give an earlier multiple of both periods, or bind them anew",
         )
 
     def _run(
@@ -194,11 +198,12 @@ def _check(run: Any) -> dict[str, str]:
     """What chooses a checkpoint of the target; UserError where SPoT cannot work."""
     if not isinstance(run.method, SoftPrompt):
         raise UserError(
-            f"Train.method is {type(run.method).__name__}: SPoT begins the rows of SoftPrompt; "
-            "take a recipe with it"
+            "Train.method",
+            f"is {type(run.method).__name__}, and SPoT begins the rows of SoftPrompt",
+            "take a recipe with it",
         )
     if run.selection is None:
-        raise UserError("BEST_METRIC = None: name a metric; the best of several runs is chosen")
+        raise UserError("BEST_METRIC = None", "the best of several runs is chosen", "name a metric")
     return run.selection
 
 
@@ -207,7 +212,9 @@ def _common_step(entries: Sequence[Entry]) -> int:
     steps = sorted({entry.facts["early_step"] for entry in entries})
     if len(steps) > 1:
         told = ", ".join(map(str, steps))
-        raise UserError(f"the library's embeddings are of steps {told}: give --early_step")
+        raise UserError(
+            "--early_step", f"the library's embeddings are of steps {told}", "give one of them"
+        )
     return steps[0]
 
 
@@ -242,8 +249,9 @@ def usable(
     if not sources:
         first = left_out[0]
         raise UserError(
-            f"--library={library}: no source for {target['task']!r}; {first['entry']!r}: "
-            f"{first['why']}; embed sources of this backbone and length"
+            f"--library={library}",
+            f"no source for {target['task']!r}; {first['entry']!r}: {first['why']}",
+            "embed sources of this backbone and length",
         )
     return sources, left_out
 
@@ -257,8 +265,9 @@ def read_report(model_dir: str) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path}: not a report ({error}); remove it and name its strategies again: what is "
-            "trained stays"
+            path,
+            f"not a report ({error})",
+            "remove it and name its strategies again: what is trained stays",
         ) from None
 
 

@@ -118,6 +118,10 @@ class Checkpoint:
         """UserError where `what` wants the weights themselves and this is a quantised copy."""
         if self.quantised is not None:
             raise UserError(
-                f"'{self.folder}' is a quantised copy, in {self.quantised.weights_dtype}, and "
-                f"{what} wants the weights themselves; give the backbone that it was made of"
+                self.folder,
+                (
+                    f"a quantised copy, in {self.quantised.weights_dtype}, and {what} wants "
+                    "the weights themselves"
+                ),
+                "give the backbone that it was made of",
             )

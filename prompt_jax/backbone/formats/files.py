@@ -55,10 +55,11 @@ class SafeTensors:
                 length = int.from_bytes(file.read(8), "little")
                 self._header, self._start = json.loads(file.read(length)), 8 + length
         except FileNotFoundError as error:
-            raise UserError(f"there is no '{path}'; copy the checkpoint again") from error
+            raise UserError(path, "no such file", "copy the checkpoint again") from error
         except (safetensors.SafetensorError, OSError) as error:
-            reason = f"'{path}' is not a whole safetensors file ({error})"
-            raise UserError(f"{reason}; copy it again") from error
+            raise UserError(
+                path, f"not a whole safetensors file ({error})", "copy it again"
+            ) from error
         self.stored: dict[str, Stored] = {name: self._stored(name) for name in names}
 
     @property
@@ -69,7 +70,7 @@ class SafeTensors:
         facts = self._header[name]
         if facts["dtype"] not in DTYPES:
             held = facts["dtype"]
-            raise UserError(f"{self.path}: '{name}' holds {held}; save it as float32 or bfloat16")
+            raise UserError(self.path, f"'{name}' holds {held}", "save it as float32 or bfloat16")
         shape, dtype = tuple(facts["shape"]), DTYPES[facts["dtype"]]
         start = self._start + facts["data_offsets"][0]
         return Stored(shape, dtype, lambda box: self._read(start, shape, dtype, box))
@@ -102,7 +103,7 @@ class SafeTensors:
         while filled < len(data):
             count = os.preadv(file.fileno(), [data[filled : filled + (1 << 30)]], start + filled)
             if not count:
-                raise UserError(f"'{self.path}' was cut short while it was read; copy it again")
+                raise UserError(self.path, "was cut short while it was read", "copy it again")
             filled += count
 
 
@@ -111,11 +112,11 @@ def read_json(path: Path | epath.Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"there is no '{path}'; a backbone's folder needs one") from error
+        raise UserError(path, "no such file", "a backbone's folder needs one") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}' as JSON ({error}); copy it again") from error
+        raise UserError(path, f"cannot be read as JSON ({error})", "copy it again") from error
     if not isinstance(value, dict):
-        raise UserError(f"'{path}' holds no JSON object; copy it again")
+        raise UserError(path, "holds no JSON object", "copy it again")
     return value
 
 
@@ -144,7 +145,7 @@ def write(
     match({n: one.shape for n, one in stored.items()}, t5x_shapes(config), FILES_TABLE, folder)
     for name, one in stored.items():
         if one.dtype.name not in STORED_DTYPES:
-            raise UserError(f"'{name}' is {one.dtype.name}; cast it to one of {STORED_DTYPES}")
+            raise UserError(name, f"is {one.dtype.name}", f"cast it to one of {STORED_DTYPES}")
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").unlink(missing_ok=True)
@@ -188,16 +189,16 @@ def config_from(settings: Mapping[str, Any], where: str) -> T5Config:
     wanted = {"format", "family", "vocabulary", *ARCHITECTURE}
     if odd := sorted(wanted ^ set(settings)):
         state = "missing" if odd[0] in wanted else "unknown"
-        raise UserError(f"{where}: key '{odd[0]}' is {state}; write the folder anew")
+        raise UserError(where, f"key '{odd[0]}' is {state}", "write the folder anew")
     values = {name: settings[name] for name in ARCHITECTURE}
     for name, value in values.items():
         kind = {"mlp_activations": list, **dict.fromkeys(_SWITCHES, bool)}.get(name, int)
         if type(value) is not kind:
-            raise UserError(f"{where}: {name} = {value!r} should be of type {kind.__name__}")
+            raise UserError(where, f"{name} = {value!r} should be of type {kind.__name__}")
     values["mlp_activations"] = tuple(values["mlp_activations"])
     config = T5Config(**values)
     if settings["family"] != family(config):
-        raise UserError(f"{where}: family {settings['family']!r} should be '{family(config)}'")
+        raise UserError(where, f"family {settings['family']!r} should be '{family(config)}'")
     return config
 
 
@@ -209,9 +210,7 @@ def open_folder(folder: str) -> Checkpoint:
     base = Path(folder)
     settings = read_json(base / "config.json")
     if "format" not in settings or settings["format"] != FORMAT:
-        raise UserError(
-            f"'{folder}' is not in our own format; give a transformers folder as hf:DIR"
-        )
+        raise UserError(folder, "not in our own format", "give a transformers folder as hf:DIR")
     config = config_from(settings, str(base / "config.json"))
     weights = SafeTensors(base / WEIGHTS)
     match(weights.shapes, t5x_shapes(config), FILES_TABLE, str(weights.path))
@@ -231,6 +230,6 @@ def vocabulary_of(place: Callable[[str], str], settings: Mapping[str, Any], wher
         return name
     if name not in (SPIECE, TOKENIZER):
         raise UserError(
-            f"{where}: vocabulary {name!r} should be '{SPIECE}', '{TOKENIZER}', 'bytes' or null"
+            where, (f"vocabulary {name!r} should be '{SPIECE}', '{TOKENIZER}', 'bytes' or null")
         )
     return place(name)

@@ -214,10 +214,10 @@ def settings_from(
     """
     if "model_type" not in raw or raw["model_type"] not in _DEFAULTS:
         kind = repr(raw["model_type"]) if "model_type" in raw else "absent"
-        raise UserError(f"{where}: model_type is {kind}; give one of {', '.join(_DEFAULTS)}")
+        raise UserError(where, f"model_type is {kind}", f"give one of {', '.join(_DEFAULTS)}")
     for key in _REQUIRED:
         if key not in raw or type(raw[key]) is not int or raw[key] < 1:
-            raise UserError(f"{where}: '{key}' is missing or no whole number; copy it again")
+            raise UserError(where, f"'{key}' is missing or no whole number", "copy it again")
     defaults = _DEFAULTS[raw["model_type"]]
     # A null is what transformers takes for "not given".
     given = {name: value for name, value in raw.items() if value is not None}
@@ -226,15 +226,16 @@ def settings_from(
     if unknown:
         name = min(unknown)
         raise UserError(
-            f"{where}: {name} = {raw[name]!r} is no field that is known here, so it may change "
-            f"the model; if it does not, give the backbone as hf:DIR?ignore={name}"
+            where,
+            (f"{name} = {raw[name]!r} is no field that is known here, so it may change the model"),
+            f"if it does not, give the backbone as hf:DIR?ignore={name}",
         )
     _check_types(settings, where)
     if None in _activations(settings):
         names = ("feed_forward_proj", "dense_act_fn", "is_gated_act")
         told = ", ".join(f"{n} {settings[n]!r}" for n in names if settings[n] is not None)
         known = ", ".join(ACTIVATIONS)
-        raise UserError(f"{where}: {told}; the known activations are {known}, each also gated-")
+        raise UserError(where, told, f"the known activations are {known}, each also gated-")
     _check_fixed(raw, where, tuple(_FIXED))
     return settings
 
@@ -261,12 +262,16 @@ def _check_types(settings: Mapping[str, Any], where: str) -> None:
             continue
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             wanted = "a number" if isinstance(kind, tuple) else kind.__name__
-            raise UserError(f"{where}: {name} = {value!r} should be {wanted}; copy it again")
+            raise UserError(where, f"{name} = {value!r} should be {wanted}", "copy it again")
     if not settings["transformers_version"].split(".")[0].isdecimal():
         version = settings["transformers_version"]
         raise UserError(
-            f"{where}: transformers_version = {version!r} should be a version such as 4.57.0, "
-            "since it decides how tied weights are read; correct it"
+            where,
+            (
+                f"transformers_version = {version!r} should be a version such as 4.57.0, "
+                "since it decides how tied weights are read"
+            ),
+            "correct it",
         )
 
 
@@ -276,8 +281,9 @@ def _check_fixed(raw: Mapping[str, Any], where: str, names: tuple[str, ...]) -> 
         if name in raw and raw[name] not in _FIXED[name]:
             wanted = _FIXED[name][0]
             raise UserError(
-                f"{where}: {name} = {raw[name]!r}, and only {wanted!r} can be computed here; take "
-                "another checkpoint"
+                where,
+                f"{name} = {raw[name]!r}, and only {wanted!r} can be computed here",
+                "take another checkpoint",
             )
 
 
@@ -343,7 +349,7 @@ class _Weights:
                 parts = _shards(base, index, opened)
                 break
         else:
-            raise UserError(f"'{base}' has no {WEIGHTS} and no {BIN}; give a transformers folder")
+            raise UserError(base, f"has no {WEIGHTS} and no {BIN}", "give a transformers folder")
         self.stored: dict[str, Stored] = {
             n: one for part in parts for n, one in part.stored.items()
         }
@@ -355,24 +361,24 @@ def _shards(base: Path, index_name: str, opened: Callable[[Path], Any]) -> list[
     """Every shard that the index names; each array must lie in its own shard and no other."""
     index = read_json(base / index_name)
     if "weight_map" not in index or not isinstance(index["weight_map"], dict):
-        raise UserError(f"'{base / index_name}' has no weight_map; copy it again")
+        raise UserError(base / index_name, "has no weight_map", "copy it again")
     homes: dict[str, str] = index["weight_map"]
     for file in set(homes.values()):
         if Path(file).name != file:
             where = base / index_name
-            raise UserError(f"'{where}' points outside, to '{file}'; copy the folder again")
+            raise UserError(where, f"points outside, to '{file}'", "copy the folder again")
     parts = {file: opened(base / file) for file in sorted(set(homes.values()))}
     seen: dict[str, str] = {}
     for file, part in parts.items():
         for name in part.stored:
             if name in seen:
                 both = f"{seen[name]} and {file}"
-                raise UserError(f"{base}: '{name}' is there twice, in {both}; remove one")
+                raise UserError(base, f"'{name}' is there twice, in {both}", "remove one")
             seen[name] = file
     wrong = sorted(dict(homes.items() ^ seen.items()))
     if wrong:
         remedy = "copy the folder again"
-        raise UserError(f"{base}: '{wrong[0]}' is not where {index_name} says; {remedy}")
+        raise UserError(base, f"'{wrong[0]}' is not where {index_name} says", remedy)
     return list(parts.values())
 
 
@@ -387,8 +393,9 @@ def _is_tied(settings: Mapping[str, Any], weights: _Weights) -> bool:
     if _by_version_5(settings):
         return False
     raise UserError(
-        f"{weights.base}: '{HEAD}' differs from '{EMBEDDING}' although config.json ties them; "
-        "set tie_word_embeddings to false there if the model has a head of its own"
+        weights.base,
+        f"'{HEAD}' differs from '{EMBEDDING}' although config.json ties them",
+        ("set tie_word_embeddings to false there if the model has a head of its own"),
     )
 
 
@@ -408,8 +415,12 @@ def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
         for copy in origin.copies:
             if not _same(weights, copy, origin.name):
                 raise UserError(
-                    f"{weights.base}: '{copy}' should repeat '{origin.name}' and differs, so the "
-                    "embedding is there twice; remove the wrong one"
+                    weights.base,
+                    (
+                        f"'{copy}' should repeat '{origin.name}' and differs, so the embedding "
+                        "is there twice"
+                    ),
+                    "remove the wrong one",
                 )
 
 
@@ -423,8 +434,12 @@ def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
     if details["tokenizer_class"] == "ByT5Tokenizer":
         if added:
             raise UserError(
-                f"{base / TOKENIZER_CONFIG}: {added[0]!r} was added to ByT5's bytes, which are "
-                "read here without added tokens; bind VOCABULARY='bytes' to go on without them"
+                base / TOKENIZER_CONFIG,
+                (
+                    f"{added[0]!r} was added to ByT5's bytes, which are read here without "
+                    "added tokens"
+                ),
+                "bind VOCABULARY='bytes' to go on without them",
             )
         return "bytes"
     if (base / SPIECE).is_file() and not added:
@@ -453,9 +468,11 @@ def _folder(name: str, only_config: bool = False) -> Path:
     if path.is_dir():
         return path
     if name.startswith("gs://"):
-        raise UserError(f"'{name}': hf: reads local folders; copy it, or convert it to orbax first")
+        raise UserError(
+            f"'{name}'", "hf: reads local folders", "copy it, or convert it to orbax first"
+        )
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise UserError(f"there is no folder '{name}'; hf: takes a folder or a name on the hub")
+        raise UserError(f"hf:{name}", "no such folder", "hf: takes a folder or a name on the hub")
     return _download(name, only_config)
 
 
@@ -474,4 +491,6 @@ def _download(name: str, only_config: bool) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "check the name and the network, or give a folder: hf:DIR"
-        raise UserError(f"cannot download '{name}' from the hub ({reason}); {remedy}") from error
+        raise UserError(
+            f"hf:{name}", f"cannot be downloaded from the hub ({reason})", remedy
+        ) from error

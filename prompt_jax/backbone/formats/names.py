@@ -151,13 +151,13 @@ def match(
         if target is None:
             continue
         if target not in wanted:
-            raise UserError(f"{where}: '{name}' is unexpected in this model; check its config.json")
+            raise UserError(where, f"'{name}' is unexpected in this model", "check its config.json")
         _check_shape(name, shape, wanted[target], rule, where)
         sources.setdefault(target, []).append((name, rule))
     missing = [source_name(target, table) for target in wanted if target not in sources]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{where}: '{missing[0]}' is missing{more}; copy the checkpoint again")
+        raise UserError(where, f"'{missing[0]}' is missing{more}", "copy the checkpoint again")
     return {target: _origin(target, hits, where) for target, hits in sources.items()}
 
 
@@ -165,15 +165,16 @@ def _resolve(name: str, patterns, where: str) -> tuple[Rule, str | None]:
     for pattern, rule in patterns:
         if hit := pattern.fullmatch(name):
             return rule, None if rule.target is None else _fill(rule.target, hit)
-    raise UserError(f"{where}: '{name}' is unknown, no T5 has it; give a plain T5 checkpoint")
+    raise UserError(where, f"'{name}' is unknown, no T5 has it", "give a plain T5 checkpoint")
 
 
 def _check_shape(name: str, shape: Shape, wanted: Shape, rule: Rule, where: str) -> None:
     expected = wanted[::-1] if rule.transpose else wanted
     if tuple(shape) != tuple(expected):
         raise UserError(
-            f"{where}: '{name}' has shape {list(shape)}, the model needs {list(expected)}; "
-            "check its config.json"
+            where,
+            f"'{name}' has shape {list(shape)}, the model needs {list(expected)}",
+            "check its config.json",
         )
 
 
@@ -182,7 +183,7 @@ def _origin(target: str, hits: list[tuple[str, Rule]], where: str) -> Origin:
     (name, rule), *others = hits
     for other, other_rule in others:
         if not other_rule.copy:
-            raise UserError(f"{where}: '{name}' and '{other}' give '{target}' twice; remove one")
+            raise UserError(where, f"'{name}' and '{other}' give '{target}' twice", "remove one")
     return Origin(name, rule.transpose, tuple(other for other, _ in others))
 
 
@@ -198,5 +199,5 @@ def check_dtypes(found: Mapping[str, tuple[str, Any]], where: str) -> None:
         keeps = target.endswith(("/scale", "/wo/kernel")) and str(dtype) == "float32"
         if str(dtype) != main and not keeps:
             raise UserError(
-                f"{where}: '{name}' holds {dtype} and the others {main}; save all in one precision"
+                where, f"'{name}' holds {dtype} and the others {main}", "save all in one precision"
             )

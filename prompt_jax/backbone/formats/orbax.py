@@ -36,10 +36,10 @@ def open_orbax(folder: str) -> Checkpoint:
     store = Store(folder)
     settings = store.json("config.json")
     if settings is None:
-        raise UserError(f"there is no '{store.where('config.json')}'; give a folder of `convert`")
+        raise UserError(store.where("config.json"), "no such file", "give a folder of `convert`")
     where = store.where("config.json")
     if "format" not in settings or settings["format"] != files.FORMAT:
-        raise UserError(f"'{where}' is not in our own format; give a folder of `convert`")
+        raise UserError(where, "not in our own format", "give a folder of `convert`")
     copy = _copy(settings.pop(QUANTISED, None), where)
     config = files.config_from(settings, where)
     spec, names = store.arrays(WEIGHTS)
@@ -47,7 +47,7 @@ def open_orbax(folder: str) -> Checkpoint:
     for name, one in arrays.items():
         known = FLOATS if copy is None else (*FLOATS, copy.weights_dtype)
         if one.dtype.name not in known:
-            raise UserError(f"{folder}: '{name}' holds {one.dtype.name}; save it as float32")
+            raise UserError(folder, f"'{name}' holds {one.dtype.name}", "save it as float32")
     shapes = {name: one.shape for name, one in arrays.items()}
     wanted = t5x_shapes(config) if copy is None else quantised_shapes(config)
     table = DOTTED_TABLE if copy is None else QUANTISED_TABLE
@@ -69,7 +69,7 @@ def _copy(told: Any, where: str) -> Quantised | None:
         or set(told) != keys
         or told["weights_dtype"] not in (quantised.DTYPES)
     ):
-        raise UserError(f"{where}: '{QUANTISED}' = {told!r} is not as `convert` writes it")
+        raise UserError(where, f"'{QUANTISED}' = {told!r} is not as `convert` writes it")
     return Quantised(**told)
 
 
@@ -80,7 +80,7 @@ def _check_all_dtypes(found: dict[str, tuple[str, Any]], copy: Quantised | None,
             of_kernels = {n: one for n, one in found.items() if one[0].endswith(f"/kernel{end}")}
             for name, (_, held) in of_kernels.items():
                 if str(held) != dtype:
-                    raise UserError(f"{where}: '{name}' holds {held}, not {dtype}; convert it anew")
+                    raise UserError(where, f"'{name}' holds {held}, not {dtype}", "convert it anew")
             found = {name: one for name, one in found.items() if name not in of_kernels}
     check_dtypes(found, where)
 

@@ -31,14 +31,18 @@ def unstack(arrays: Mapping[str, Stored], where: str) -> dict[str, Stored]:
         axis, layers = axes[stack]
         if len(one.shape) <= axis or one.shape[axis] != layers:
             raise UserError(
-                f"{where}: '{name}' has shape {list(one.shape)}, axis {axis} should be the "
-                f"{layers} layers; copy the checkpoint again"
+                where,
+                (
+                    f"'{name}' has shape {list(one.shape)}, axis {axis} should be the "
+                    f"{layers} layers"
+                ),
+                "copy the checkpoint again",
             )
         read = _Latest(one)
         for layer in range(layers):
             split = f"target.{stack}.layers_{layer}.{hit[1]}"
             if split in arrays:
-                raise UserError(f"{where}: '{name}' and '{split}' are there twice; remove one")
+                raise UserError(where, f"'{name}' and '{split}' are there twice", "remove one")
             apart[split] = read.layer(layer, axis)
     return apart
 
@@ -52,11 +56,11 @@ def _axis(arrays: Mapping[str, Stored], stack: str, where: str) -> tuple[int, in
     norm = f"{start}{_NORM}"
     for name in (norm, _EMBEDDING):
         if name not in arrays:
-            raise UserError(f"{where}: '{name}' is missing; copy the checkpoint again")
+            raise UserError(where, f"'{name}' is missing", "copy the checkpoint again")
     shape, width = arrays[norm].shape, arrays[_EMBEDDING].shape[-1]
     if len(shape) != 2 or width not in shape:
         raise UserError(
-            f"{where}: '{norm}' has shape {list(shape)}; it should be [{width}, layers]"
+            where, f"'{norm}' has shape {list(shape)}", f"it should be [{width}, layers]"
         )
     axis = 1 if shape[0] == width else 0
     return axis, shape[axis]

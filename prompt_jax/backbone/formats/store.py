@@ -38,7 +38,7 @@ class Store:
 
     def _unreadable(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:160]
-        return UserError(f"cannot read '{self.path}' ({reason}); check the path and your access")
+        return UserError(self.path, f"cannot be read ({reason})", "check the path and your access")
 
     def read(self, name: str) -> bytes | None:
         """The contents of a file, None where there is none."""
@@ -62,9 +62,9 @@ class Store:
         try:
             value = json.loads(data)
         except ValueError as error:
-            raise UserError(f"cannot read '{where}' as JSON ({error}); copy it again") from error
+            raise UserError(where, f"cannot be read as JSON ({error})", "copy it again") from error
         if not isinstance(value, dict):
-            raise UserError(f"'{where}' holds no JSON object; copy it again")
+            raise UserError(where, "holds no JSON object", "copy it again")
         return value
 
     def where(self, name: str) -> str:
@@ -112,10 +112,10 @@ def open_array(spec: dict[str, Any], name: str, where: str) -> ts.TensorStore:
     try:
         array = ts.open(wanted, open=True, read=True).result()
     except ERRORS as error:
-        raise UserError(f"{where}: '{name}' is missing or damaged; copy it again") from error
+        raise UserError(where, f"'{name}' is missing or damaged", "copy it again") from error
     held = array.spec().to_json()["metadata"]["dtype"]
     if held.startswith(">"):
-        raise UserError(f"{where}: '{name}' holds {held}; save it as float32 or bfloat16")
+        raise UserError(where, f"'{name}' holds {held}", "save it as float32 or bfloat16")
     return array
 
 
@@ -127,7 +127,7 @@ def stored(array: ts.TensorStore, name: str, where: str) -> Stored:
             return array[box].read().result()
         except ERRORS as error:
             raise UserError(
-                f"{where}: '{name}' is incomplete; copy the checkpoint again"
+                where, f"'{name}' is incomplete", "copy the checkpoint again"
             ) from error
 
     return Stored(tuple(array.shape), array.dtype.numpy_dtype, read)

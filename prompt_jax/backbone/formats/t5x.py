@@ -62,9 +62,11 @@ def open_t5x(folder: str, family: str | None) -> Checkpoint:
     ours), else from `family`, one of FAMILIES, else from the one family that fits the names.
     """
     if family is not None and family not in FAMILIES:
-        raise UserError(f"unknown family '{family}'; the known ones are {', '.join(FAMILIES)}")
+        raise UserError(
+            f"?family={family}", "unknown family", f"the known ones are {', '.join(FAMILIES)}"
+        )
     if not is_bucket(folder) and epath.Path(folder).is_file():
-        raise UserError(f"'{folder}' is a file; give its folder: t5x:{epath.Path(folder).parent}")
+        raise UserError(folder, "a file", f"give its folder: t5x:{epath.Path(folder).parent}")
     store = Store(folder)
     arrays = unstack(_open_arrays(store), folder)
     arrays = {name: _heads_joined(name, one) for name, one in arrays.items()}
@@ -95,7 +97,7 @@ def _open_arrays(store: Store) -> dict[str, Stored]:
     spec, names = store.arrays("state")
     targets = [name for name in names if name.startswith("target.")]
     if not targets:
-        raise UserError(f"no T5X checkpoint in '{store.path}'; {_hint(store)}")
+        raise UserError(store.path, "no T5X checkpoint there", _hint(store))
     return {name: _outside(spec, name, store) for name in targets}
 
 
@@ -107,7 +109,7 @@ def _outside(spec: dict[str, Any], name: str, store: Store) -> Stored:
 
 def _check_float(dtype: str, name: str, store: Store) -> None:
     if dtype not in FLOATS:
-        raise UserError(f"{store.path}: '{name}' holds {dtype}; save it as float32")
+        raise UserError(store.path, f"'{name}' holds {dtype}", "save it as float32")
 
 
 def _hint(store: Store) -> str:
@@ -127,7 +129,7 @@ def _legacy(store: Store, index: bytes) -> dict[str, Stored]:
     try:
         tree = serialization.msgpack_restore(index)["optimizer"]["target"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is not a whole T5X checkpoint; copy it again") from error
+        raise UserError(path, "not a whole T5X checkpoint", "copy it again") from error
     arrays = {}
     for name, leaf in _leaves(tree, "target", path).items():
         if isinstance(leaf, np.ndarray):
@@ -147,8 +149,9 @@ def _check_told(leaf: dict[str, Any], array: Stored, name: str, store: Store) ->
         value = list(value) if isinstance(value, tuple) else value
         if value is not None and value != held[key]:
             raise UserError(
-                f"{store.path}: '{name}' holds {key} {held[key]}, the file 'checkpoint' says "
-                f"{value}; copy the checkpoint again"
+                store.path,
+                f"'{name}' holds {key} {held[key]}, the file 'checkpoint' says {value}",
+                "copy the checkpoint again",
             )
 
 
@@ -156,7 +159,7 @@ def _leaves(tree: Any, name: str, path: str) -> dict[str, Any]:
     if isinstance(tree, np.ndarray) or (isinstance(tree, dict) and "kvstore" in tree):
         return {name: tree}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: '{name}' is a {type(tree).__name__}, not an array; copy it again")
+        raise UserError(path, f"'{name}' is a {type(tree).__name__}, not an array", "copy it again")
     inside: dict[str, Any] = {}
     for key, value in tree.items():
         inside |= _leaves(value, f"{name}.{key}", path)
@@ -168,7 +171,7 @@ def _config(store: Store, shapes: Mapping[str, Shape], family: str | None) -> T5
     if raw is None:
         return _config_of_family(store.path, shapes, family)
     if family is not None:
-        raise UserError(f"'{where}' says what the model is; remove ?family={family}")
+        raise UserError(where, "says what the model is", f"remove ?family={family}")
     if "format" in raw:
         return files.config_from(raw, where)
     tied = _names_say(shapes)["logits_via_embedding"]
@@ -180,15 +183,15 @@ def _config_of_family(base: str, shapes: Mapping[str, Shape], family: str | None
     fitting = [n for n in FAMILIES if all(_visible(FAMILIES[n])[t] == seen[t] for t in _TRAITS)]
     if not fitting:
         raise UserError(
-            f"{base}: the arrays fit no family of {', '.join(FAMILIES)}; put a config.json there"
+            base, f"the arrays fit no family of {', '.join(FAMILIES)}", "put a config.json there"
         )
     if family is not None and family not in fitting:
         raise UserError(
-            f"{base}: the arrays are not those of family={family}; try ?family={fitting[0]}"
+            base, f"the arrays are not those of family={family}", f"try ?family={fitting[0]}"
         )
     config = _sized(base, shapes, FAMILIES[family or fitting[0]])
     if family is None and (config.emb_dim, config.num_heads, config.head_dim) == UL2_SHAPE:
-        raise UserError(f"{base}: this may be a UL2; say ?family=ul2, or ?family=t5_1_1 if not")
+        raise UserError(base, "this may be a UL2", "say ?family=ul2, or ?family=t5_1_1 if not")
     return config
 
 
@@ -229,10 +232,10 @@ def _sized(base: str, shapes: Mapping[str, Shape], traits: dict[str, Any]) -> T5
 def _pair(base: str, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
     source = source_name(name, T5X_TABLE)
     if name not in shapes:
-        raise UserError(f"{base}: '{source}' is missing; copy the checkpoint again")
+        raise UserError(base, f"'{source}' is missing", "copy the checkpoint again")
     shape = shapes[name]
     if len(shape) != 2 or 0 in shape:
-        raise UserError(f"{base}: '{source}' has shape {list(shape)}; it should have two axes")
+        raise UserError(base, f"'{source}' has shape {list(shape)}", "it should have two axes")
     return shape[0], shape[1]
 
 

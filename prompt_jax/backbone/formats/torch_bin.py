@@ -21,19 +21,19 @@ class TorchBin:
         try:
             torch: Any = importlib.import_module("torch")  # of the parity extra
         except ImportError as error:
-            raise UserError(f"'{path}' can be read by torch only: {NEEDS_TORCH}") from error
+            raise UserError(path, "can be read by torch only", NEEDS_TORCH) from error
         try:
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except FileNotFoundError as error:
-            raise UserError(f"there is no '{path}'; copy the checkpoint again") from error
+            raise UserError(path, "no such file", "copy the checkpoint again") from error
         except UnpicklingError as error:
             raise UserError(
-                f"'{path}' holds more than weights and is not opened; save it as safetensors"
+                path, "holds more than weights and is not opened", "save it as safetensors"
             ) from error
         except (RuntimeError, OSError, EOFError, ValueError) as error:
-            raise UserError(f"'{path}' is not a whole file of torch; copy it again") from error
+            raise UserError(path, "not a whole file of torch", "copy it again") from error
         if not isinstance(tensors, dict):
-            raise UserError(f"'{path}' holds no table of tensors; save it as safetensors")
+            raise UserError(path, "holds no table of tensors", "save it as safetensors")
         self._dtypes = {
             torch.float32: np.dtype(np.float32),
             torch.float16: np.dtype(np.float16),
@@ -46,7 +46,7 @@ class TorchBin:
         torch: Any = importlib.import_module("torch")
         if not isinstance(value, torch.Tensor) or value.dtype not in self._dtypes:
             held = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-            raise UserError(f"{self.path}: '{name}' holds {held}; save it as float32 or bfloat16")
+            raise UserError(self.path, f"'{name}' holds {held}", "save it as float32 or bfloat16")
         bits = value.view(torch.int16) if value.dtype is torch.bfloat16 else value
         array = bits.numpy().view(self._dtypes[value.dtype])
         return Stored(array.shape, array.dtype, lambda box: array[box])

@@ -131,8 +131,10 @@ def hf_settings(config: T5Config, dtype: str) -> dict[str, Any]:
     """The config.json of transformers; UserError for a T5 that transformers does not have."""
     if config.scale_logits != config.logits_via_embedding:
         raise UserError(
-            f"scale_logits = {config.scale_logits} with logits_via_embedding = "
-            f"{config.logits_via_embedding}: transformers has no such T5; take another --format"
+            "--format=hf",
+            f"transformers has no T5 with scale_logits = {config.scale_logits} "
+            f"and logits_via_embedding = {config.logits_via_embedding}",
+            "take another --format",
         )
     # The first name of each of ours is the one that transformers writes.
     functions = {ours: theirs for theirs, ours in reversed(hf.ACTIVATIONS.items())}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.sharding import fetch
 from prompt_jax.settings import settings
 
@@ -45,7 +45,9 @@ class SampledVocabInit:
 
     def check(self):
         if self.population < 1:
-            raise UserError(f"SampledVocabInit.population = {self.population}: give at least 1")
+            raise UserError(
+                Setting("SampledVocabInit", "population", self.population), remedy="give at least 1"
+            )
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         population = min(self.population, len(embedding))
@@ -69,11 +71,14 @@ class ClassLabelInit:
     def __call__(self, key, length, embedding, vocabulary, choices):
         labels = self.labels or choices
         if not labels:
-            raise UserError("ClassLabelInit.labels = (): the task declares none; bind them")
+            raise UserError(
+                Setting("ClassLabelInit", "labels", ()), "the task declares none", "bind them"
+            )
         if len(labels) > length:
             raise UserError(
-                f"ClassLabelInit.labels: {len(labels)} of them, and only {length} prompt rows: set "
-                f"PROMPT_LENGTH to {len(labels)} or more, or bind fewer labels"
+                "ClassLabelInit.labels",
+                f"{len(labels)} of them, and only {length} prompt rows",
+                f"set PROMPT_LENGTH to {len(labels)} or more, or bind fewer labels",
             )
         table = np.asarray(embedding, np.float32)
         known = [table[pieces_of(vocabulary, label)].mean(axis=0) for label in labels]
@@ -126,17 +131,21 @@ class FileInit:
         prompt = self.load(backbone)
         if more := [side for side in prompt.arrays if not lengths.get(side)]:
             raise UserError(
-                f"FileInit.path = {self.path!r} holds {more[0]} "
-                f"{list(prompt.arrays[more[0]].shape)}, for which the run has no rows: give it as "
-                "many, or take another prompt"
+                Setting("FileInit", "path", self.path),
+                (
+                    f"holds {more[0]} {list(prompt.arrays[more[0]].shape)}, for which the "
+                    "run has no rows"
+                ),
+                "give it as many, or take another prompt",
             )
         width = backbone.config.emb_dim
         rows = {}
         for side, length in lengths.items():
             if length and side not in prompt.arrays:
                 raise UserError(
-                    f"FileInit.path = {self.path!r} holds no {side} rows, the run needs {length}: "
-                    "give it none, or take another prompt"
+                    Setting("FileInit", "path", self.path),
+                    f"holds no {side} rows, the run needs {length}",
+                    "give it none, or take another prompt",
                 )
             if length:
                 rows[side] = self._fitting(prompt.arrays[side], side, length, width)
@@ -153,9 +162,12 @@ class FileInit:
         tuned = prompt.manifest["backbone"]
         if tuned["digest"] != backbone.digest:
             raise UserError(
-                f"FileInit.path = {self.path!r} was tuned for {tuned['name']!r} "
-                f"({tuned['digest'][:12]}), not for {backbone.name!r} ({backbone.digest[:12]}): "
-                "train the source on this backbone, or bind FileInit.allow_other_backbone=True"
+                Setting("FileInit", "path", self.path),
+                (
+                    f"was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not for "
+                    f"{backbone.name!r} ({backbone.digest[:12]})"
+                ),
+                ("train the source on this backbone, or bind FileInit.allow_other_backbone=True"),
             )
         check_tokenizer(prompt, backbone)
         return prompt
@@ -164,8 +176,9 @@ class FileInit:
         if rows.shape != (length, width):
             name = "PROMPT_LENGTH" if side == "encoder" else "SoftPrompt.decoder_length"
             raise UserError(
-                f"FileInit.path = {self.path!r} holds {list(rows.shape)}, the run needs "
-                f"{[length, width]}: set {name} to {rows.shape[0]} or take another backbone"
+                Setting("FileInit", "path", self.path),
+                f"holds {list(rows.shape)}, the run needs {[length, width]}",
+                f"set {name} to {rows.shape[0]} or take another backbone",
             )
         return rows
 
@@ -195,8 +208,14 @@ def begin(
 def pieces_of(vocabulary, text: str) -> list[int]:
     """The token ids of a text, without EOS; UserError where there are none."""
     if vocabulary is None:
-        raise UserError(f"cannot embed {text!r}: the backbone has no vocabulary; bind VOCABULARY")
+        raise UserError(
+            repr(text), "cannot be embedded, for the backbone has no vocabulary", "bind VOCABULARY"
+        )
     ids = vocabulary.encode(text)
     if not ids:
-        raise UserError(f"cannot embed {text!r}: the vocabulary gives no piece for it")
+        raise UserError(
+            repr(text),
+            "cannot be embedded: the vocabulary gives no piece for it",
+            "give another text",
+        )
     return ids

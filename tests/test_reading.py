@@ -1,0 +1,128 @@
+"""What is damaged or odd in users' files comes out as one line: the file, the line, a remedy."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prompt_jax.cli.main import main
+from prompt_jax.errors import RunError, Setting, UserError, reading
+from prompt_jax.run.log import read_metrics
+
+ENTRY = {"premise": "p", "hypothesis": "h", "label": "entailment"}
+
+
+def test_one_rule_composes_the_line():
+    assert str(UserError("f.txt", "no rows", "write some")) == "f.txt: no rows; write some"
+    setting = UserError(Setting("Data", "task", "t" * 100), remedy="give another")
+    assert str(setting) == f"Data.task = '{'t' * 76}...: give another"
+    assert (str(UserError("f.txt", "no rows")), UserError("a", "b", "c").fault) == (
+        "f.txt: no rows",
+        "a: b",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (TypeError("odd"), "TypeError: odd"),
+        (EOFError("of gzip"), "cut short"),
+        (KeyError("idx"), "no field 'idx'"),
+        (RecursionError("deep"), "nested too deeply"),
+        (ValueError("label 3"), "label 3"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "not UTF-8 at byte 0"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_the_frame_names_file_line_and_remedy(error, text):
+    with pytest.raises(UserError) as caught, reading("f.jsonl", "copy it again") as place:
+        place.line = 7
+        raise error
+    assert str(caught.value) == f"f.jsonl:7: {text}; copy it again"
+
+
+@pytest.mark.parametrize("error", [UserError("x"), RunError("x"), MemoryError(), EOFError])
+def test_what_the_frame_leaves_alone(error):
+    kept = UserError if error is EOFError else type(error)
+    with pytest.raises(kept), reading("f"):
+        raise error
+
+
+def refusal(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_truncated_gzip_is_not_an_interrupt(tmp_path: Path, capsys):
+    path = tmp_path / "superglue" / "CB" / "val.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    rows = "".join(json.dumps({**ENTRY, "idx": i}) + "\n" for i in range(500))
+    path.write_bytes(gzip.compress(rows.encode())[:-40])
+    show = ("tasks", "show", "super_glue_cb", "--split=validation", f"--data_dir={tmp_path}")
+    assert f"{path}: cut short; get the file again from https://" in refusal(capsys, *show)
+
+
+ODD = {
+    "cb null": ("super_glue_cb", "CB", {**ENTRY, "idx": None}),
+    "cb object": ("super_glue_cb", "CB", {**ENTRY, "idx": {"a": 1}}),
+    "wsc null": ("super_glue_wsc", "WSC", {"text": None, "target": None, "idx": 0}),
+    "record null": (
+        "super_glue_record",
+        "ReCoRD",
+        {"passage": {"text": "t", "entities": []}, "qas": [{"query": "q", "answers": None}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_fields_of_another_type_name_file_and_line(tmp_path: Path, capsys, case: str):
+    task, folder, row = ODD[case]
+    path = tmp_path / "superglue" / folder / "val.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(row) + "\n")
+    show = ("tasks", "show", task, "--split=validation", f"--data_dir={tmp_path}")
+    assert f"{path}:1: " in refusal(capsys, *show)
+
+
+def test_deep_json_names_its_line(tmp_path: Path, capsys):
+    path = tmp_path / "deep.train.jsonl"
+    path.write_text('{"inputs": "a", "targets": "b"}\n' + "[" * 200_000 + "\n")
+    assert f"{path}:2: nested too deeply; " in refusal(capsys, "tasks", "show", str(path))
+
+
+def test_a_damaged_log_names_its_line(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\0\0{"step": 2}\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: .*; remove that line"):
+        read_metrics(tmp_path)
+
+
+def program(*arguments: str, env: dict[str, str], stdout=subprocess.PIPE) -> subprocess.Popen:
+    command = [sys.executable, "-m", "prompt_jax", *arguments]
+    return subprocess.Popen(
+        command, env=os.environ | env, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_locale_of_ascii_shows_any_text(tmp_path: Path):
+    path = tmp_path / "uni.train.jsonl"
+    rows = [{"inputs": f"größe 漢字 {i}", "targets": "b"} for i in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    started = program("tasks", "show", str(path), env=ascii_only)
+    out, err = started.communicate()
+    assert (started.returncode, "error" in err) == (0, False) and "größe" in out
+
+
+def test_head_may_close_the_pipe():
+    with program("tasks", "list", "--json", env={}) as started:
+        assert started.stdout is not None and started.stderr is not None
+        started.stdout.readline()
+        started.stdout.close()
+        assert "rror" not in started.stderr.read()
+    assert started.returncode == 0
