@@ -1,6 +1,7 @@
 """Every recipe loads, says how it is run, and makes a step whose shapes fit."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -35,6 +36,7 @@ def header(name: str) -> re.Match:
     return found
 
 
+@functools.cache
 def load(name: str):
     root = {"train": ("Stages", "Train"), "pretrain": "Pretrain"}[header(name)[1]]
     text = (recipe_folder() / "runs" / name).read_text()
