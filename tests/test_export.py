@@ -384,6 +384,6 @@ def test_a_copy_has_its_record_last(tmp_path, monkeypatch):
     order = []
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda p, b: (order.append(p.name), write(p, b))[1])
-    export._copy(source, tmp_path / "b")
+    export.copy_with_record_last(source, tmp_path / "b")
     assert order == ["one", "two", "export.json"]
     assert (tmp_path / "b" / "sub" / "two").read_text() == "sub/two"

@@ -262,9 +262,11 @@ def _published(output: str, suffix: str) -> Iterator[Path]:
             yield partial
             target = epath.Path(output)
             record = _record_of(partial, suffix)
-            _copy(partial, target)
+            copy_with_record_last(partial, target)
             if suffix:
-                _copy(record, target.parent / f"{target.name.removesuffix(suffix)}.{RECORD}")
+                copy_with_record_last(
+                    record, target.parent / f"{target.name.removesuffix(suffix)}.{RECORD}"
+                )
         return
     target = Path(output).expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +283,7 @@ def _published(output: str, suffix: str) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-def _copy(source: Path, target: Any) -> None:
+def copy_with_record_last(source: Path, target: Any) -> None:
     """A file, or a folder with its record last."""
     if source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,4 +291,4 @@ def _copy(source: Path, target: Any) -> None:
         return
     last: Callable[[Path], bool] = lambda path: path.name == RECORD  # noqa: E731
     for path in sorted((p for p in source.rglob("*") if p.is_file()), key=last):
-        _copy(path, target / str(path.relative_to(source)))
+        copy_with_record_last(path, target / str(path.relative_to(source)))
