@@ -152,7 +152,7 @@ def test_an_output_in_use_is_refused(golden, tmp_path):
         convert(name, "pt", str(tmp_path / "x"))
     with pytest.raises(UserError, match="only orbax and t5x are written to buckets"):
         convert(name, "hf", "gs://bucket/x")
-    with pytest.raises(UserError, match="there is no folder '/nowhere'"):
+    with pytest.raises(UserError, match="hf:/nowhere: no such folder"):
         convert("hf:/nowhere", "files", str(tmp_path / "x"))
     assert [p.name for p in tmp_path.iterdir()] == ["used"]
     (tmp_path / "empty").mkdir()

@@ -145,7 +145,7 @@ def test_a_scheduler_gives_the_number_where_flags_give_the_rest(name):
 @pytest.mark.parametrize(
     ("given", "environ", "part"),
     [
-        (("h:1", None, 0), {}, r"belong together: add \['--processes'\]"),
+        (("h:1", None, 0), {}, r"belong together; add \['--processes'\]"),
         (("h:1", 4, None), {}, r"add \['--process'\]"),
         (("h:1", 4, 4), {}, "--process=4: with --processes=4 it is 0 to N - 1"),
         (("h", 4, 0), {}, "--coordinator=h: write HOST:PORT"),

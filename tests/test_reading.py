@@ -3,14 +3,21 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from prompt_jax.backbone.formats import torch_bin
 from prompt_jax.cli.main import main
+from prompt_jax.cli.options import use_stop_signals
+from prompt_jax.data import token_cache
 from prompt_jax.errors import RunError, Setting, UserError, reading
+from prompt_jax.export import npy
+from prompt_jax.hosts import meet
 from prompt_jax.run.log import read_metrics
 
 ENTRY = {"premise": "p", "hypothesis": "h", "label": "entailment"}
@@ -126,3 +133,67 @@ def test_head_may_close_the_pipe():
         started.stdout.close()
         assert "rror" not in started.stderr.read()
     assert started.returncode == 0
+
+
+STEP = {"SLURM_STEP_NODELIST": "node01", "SLURM_JOB_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "line"),
+    [
+        ((None,) * 3, STEP | {"SLURM_NTASKS": ""}, "SLURM_NTASKS: '' is no whole number"),
+        ((None,) * 3, STEP | {"SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS: '4(x2)' is no whole"),
+        ((None,) * 3, STEP | {"SLURM_NTASKS": "2"}, "SLURM_PROCID: is not set; give --coord"),
+        ((None,) * 3, {"OMPI_COMM_WORLD_SIZE": ""}, "OMPI_COMM_WORLD_SIZE: '' is no whole"),
+        (("h:1", 2, None), {"SLURM_PROCID": "x"}, "SLURM_PROCID: 'x' is no whole number"),
+    ],
+)
+def test_odd_variables_of_a_scheduler_are_named(flags, environ, line):
+    with pytest.raises(UserError) as caught:
+        meet.find(*flags, environ=environ)
+    assert str(caught.value).startswith(line)
+
+
+def test_without_a_temporary_folder_tokens_are_made_anew(monkeypatch):
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    assert token_cache.folder() is None
+
+
+def test_a_npy_of_bfloat16_is_refused(tmp_path: Path):
+    np.save(tmp_path / "p.npy", np.zeros((4, 8), np.dtype("V2")))
+    with pytest.raises(UserError, match=r"how numpy writes bfloat16; save it as float32"):
+        npy.read(str(tmp_path / "p.npy"))
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2"])
+def test_a_signal_of_the_scheduler_stops_as_sigterm_does(name):
+    number = signal.Signals[f"SIG{name}"]
+    seen = []
+    before = (
+        signal.signal(signal.SIGTERM, lambda got, _: seen.append(got)),
+        signal.getsignal(number),
+    )
+    try:
+        use_stop_signals([name])
+        signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(number, before[1])
+    assert seen == [signal.SIGTERM]
+
+
+def test_an_unknown_stop_signal_is_refused():
+    with pytest.raises(UserError, match="--stop_signal=KILL: give USR1 or USR2"):
+        use_stop_signals(["KILL"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_bin_of_parameters_and_of_old_torch_is_read(tmp_path: Path, zipped: bool):
+    torch = pytest.importorskip("torch")
+    tensors = {"a": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))}
+    torch.save(tensors, tmp_path / "m.bin", _use_new_zipfile_serialization=zipped)
+    stored = torch_bin.TorchBin(tmp_path / "m.bin").stored["a"]
+    assert stored.whole().tolist() == [[0, 1, 2], [3, 4, 5]]

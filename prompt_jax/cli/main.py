@@ -29,11 +29,13 @@ from prompt_jax.cli.options import (
     Process,
     Processes,
     StartTimeout,
+    StopSignals,
     TasksModules,
     folders,
     import_methods,
     import_tasks,
     use_data_dir,
+    use_stop_signals,
 )
 from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
@@ -223,6 +225,7 @@ def train(
     processes: Processes = None,
     process: Process = None,
     start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    stop_signal: StopSignals = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -249,6 +252,7 @@ def train(
 
     place = hosts.find(coordinator, processes, process)
     use_data_dir(data_dir)
+    use_stop_signals(stop_signal)
     import_methods(methods_module)
     cfg = load([])
     import_tasks(tasks_module)

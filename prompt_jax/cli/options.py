@@ -1,6 +1,7 @@
 """Options that several verbs of the command line share, and what two of them do."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -95,6 +96,25 @@ StartTimeout = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+StopSignals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop_signal",
+        metavar="NAME",
+        help="Save and stop at USR1 or USR2 as at SIGTERM. Repeatable.",
+    ),
+]
+
+
+def use_stop_signals(names: list[str] | None) -> None:
+    """Lets what a scheduler sends before the end (`sbatch --signal=B:USR1@60`) act as SIGTERM."""
+    numbers = {"USR1": signal.SIGUSR1, "USR2": signal.SIGUSR2}
+    for name in names or []:
+        if name not in numbers:
+            raise UserError(f"--stop_signal={name}", remedy="give USR1 or USR2")
+        signal.signal(numbers[name], lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def use_data_dir(data_dir: str | None) -> None:

@@ -31,7 +31,10 @@ def encoded(texts: Sequence[str], vocabulary) -> list[np.ndarray]:
     """
     if sum(map(len, texts)) < LEAST:
         return [np.asarray(vocabulary.encode(text), _dtype(vocabulary)) for text in texts]
-    path = folder() / f"texts-{_key(texts, vocabulary)}.npz"
+    base = folder()
+    if base is None:  # no folder for temporary files: nothing is remembered
+        return [np.asarray(vocabulary.encode(text), _dtype(vocabulary)) for text in texts]
+    path = base / f"texts-{_key(texts, vocabulary)}.npz"
     found = _read(path)
     if found is None:
         found = [np.asarray(vocabulary.encode(text), _dtype(vocabulary)) for text in texts]
@@ -39,9 +42,12 @@ def encoded(texts: Sequence[str], vocabulary) -> list[np.ndarray]:
     return found
 
 
-def folder() -> Path:
-    """Of this user, in the machine's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"prompt_jax-{os.getuid()}"
+def folder() -> Path | None:
+    """Of this user, in the machine's temporary folder; None where it has none to write to."""
+    try:
+        return Path(tempfile.gettempdir()) / f"prompt_jax-{os.getuid()}"
+    except FileNotFoundError:
+        return None
 
 
 def _dtype(vocabulary) -> type:

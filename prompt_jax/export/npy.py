@@ -38,4 +38,7 @@ def read(path: str) -> "Prompt":
         ) from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path!r}", "an archive of arrays", "give the .npy of the prompt")
+    if array.dtype.kind == "V":
+        written = f"holds {array.dtype}, which is how numpy writes bfloat16"
+        raise UserError(f"{path!r}", written, "save it as float32")
     return Prompt({"encoder": checked_rows(array, "the file", path)}, {}, path)

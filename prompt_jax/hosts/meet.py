@@ -63,8 +63,8 @@ def find(
     if (coordinator, processes, process) == (None, None, None):
         return _detected(environ)
     if process is None:
-        ranks = [environ[name] for name in RANKS if name in environ]
-        process = int(ranks[0]) if ranks else None
+        ranks = [name for name in RANKS if name in environ]
+        process = _number(environ, ranks[0]) if ranks else None
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
     if missing:
@@ -79,12 +79,26 @@ def find(
     return Place(coordinator, processes, process) if processes > 1 else None
 
 
+def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A count or rank that a scheduler has set; UserError where it has not, or set no number."""
+    text = environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        problem = "is not set" if text is None else f"{text!r} is no whole number"
+        remedy = "give --coordinator, --processes and --process, or unset the scheduler's variables"
+        raise UserError(name, problem, remedy)
+    return int(text)
+
+
 def _detected(environ: Mapping[str, str]) -> Place | None:
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
-    if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in environ:
+    if "SLURM_STEP_NODELIST" in environ and _number(environ, "SLURM_NTASKS", 1) > 1:
+        for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID"):  # what JAX reads
+            _number(environ, name)
         return _ask_jax("slurm")
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+    if _number(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1:
         if "OMPI_MCA_orte_hnp_uri" not in environ:
             size = environ["OMPI_COMM_WORLD_SIZE"]
             raise UserError(

@@ -1,6 +1,7 @@
 """PyTorch's `.bin` files, through torch's own loader of weights only: it runs no code of a file."""
 
 import importlib
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,7 +24,8 @@ class TorchBin:
         except ImportError as error:
             raise UserError(path, "can be read by torch only", NEEDS_TORCH) from error
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            zipped = zipfile.is_zipfile(path)  # before torch 1.6 it was not, and cannot be mapped
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except FileNotFoundError as error:
             raise UserError(path, "no such file", "copy the checkpoint again") from error
         except UnpicklingError as error:
@@ -47,6 +49,7 @@ class TorchBin:
         if not isinstance(value, torch.Tensor) or value.dtype not in self._dtypes:
             held = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
             raise UserError(self.path, f"'{name}' holds {held}", "save it as float32 or bfloat16")
+        value = value.detach()  # a Parameter asks for gradients
         bits = value.view(torch.int16) if value.dtype is torch.bfloat16 else value
         array = bits.numpy().view(self._dtypes[value.dtype])
         return Stored(array.shape, array.dtype, lambda box: array[box])
