@@ -133,7 +133,7 @@ def test_missing_data_are_named_in_one_line(data):
         (
             "xnli_en",
             "train",
-            r"xtreme/xnli/train-en\.tsv or glue/MNLI/train\.tsv nor TFDS multi_nl",
+            r"xtreme/xnli/train-en\.tsv or glue/MNLI/train\.tsv and no TFDS multi_nl",
         ),
     ):
         with pytest.raises(UserError, match=message) as caught:
