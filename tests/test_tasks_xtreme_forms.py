@@ -141,7 +141,9 @@ def test_missing_data_are_named_in_one_line(data):
         assert "\n" not in str(caught.value)
     data.mkdir()
     write(data / "tatoeba" / "tatoeba.swh-eng.swh", "Mvua.")
-    with pytest.raises(UserError, match=r"no .*tatoeba\.swh-eng\.eng beside .*swh; get it from"):
+    with pytest.raises(
+        UserError, match=r"tatoeba\.swh-eng\.eng: no such file beside .*swh; get it from"
+    ):
         rows_of("xtreme_tatoeba_sw", "test")
 
 
