@@ -112,7 +112,7 @@ def without_prompt(graphdef: Any, trainable: Any, frozen: Any) -> tuple:
     from prompt_jax.methods.base import FixedPrompt, PromptedT5
 
     model = nnx.merge(graphdef, trainable, frozen)
-    graph, params = nnx.split(PromptedT5(model.t5, FixedPrompt(None)))
+    graph, params = nnx.split(PromptedT5(model.t5, FixedPrompt()))
     return graph, nnx.State({}), params
 
 

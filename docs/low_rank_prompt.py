@@ -6,6 +6,7 @@ from flax import nnx
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod
 from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
@@ -27,11 +28,8 @@ class LowRankPrompt(PromptMethod):
     def layout(self) -> PromptLayout:
         return PromptLayout(encoder=self.length)
 
-    def create(self, key: jax.Array, backbone, choices=()) -> "Factors":
-        return Factors(self, backbone.config, key)
-
-    def shapes(self, config: T5Config) -> "Factors":
-        return nnx.eval_shape(lambda: Factors(self, config, jax.random.key(0)))
+    def create(self, key: jax.Array, start: Start) -> "Factors":
+        return Factors(self, start.config, key)
 
     def count(self, config: T5Config) -> int:
         """r (P + D)."""

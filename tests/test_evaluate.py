@@ -29,7 +29,7 @@ def scorer(tiny, batch_size: int, layout=PromptLayout(), max_examples=None) -> T
 @pytest.fixture(scope="module")
 def bare(tiny):
     model = load_backbone(f"files:{tiny}/backbone", "float32", None, MeshShape().build()).model
-    return nnx.split(PromptedT5(model, FixedPrompt(None)))
+    return nnx.split(PromptedT5(model, FixedPrompt()))
 
 
 def test_the_size_of_a_batch_changes_nothing(tiny, bare):

@@ -16,6 +16,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.methods.base import PromptParam, plain
 from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.parts.inits import UniformInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.x_gen import XGen
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.model.t5 import T5Config
@@ -208,7 +209,7 @@ def test_a_shared_part_and_a_task_make_one_prompt(how: Any):
         "shared_width": 3,
     }
     method = MultitaskPrompt(**names, combine=how, init=UniformInit())
-    module: Any = method.create(KEY, Backbone)
+    module: Any = method.create(KEY, Start(Backbone))
     state = nnx.state(module, PromptParam)
     noise = [0.1 * RNG.normal(size=x.shape).astype(np.float32) for x in jax.tree.leaves(state)]
     leaves, structure = jax.tree.flatten(state)
@@ -229,10 +230,10 @@ def test_x_gen_begins_with_saved_rows_and_fixes_one_table(tmp_path):
         "task_length": 1,
     }
     how |= {"start": str(tmp_path / "p"), "init": UniformInit(scale=0.1)}
-    module = XGen(**how, trains="task").create(KEY, Backbone)
+    module = XGen(**how, trains="task").create(KEY, Start(Backbone))
     np.testing.assert_array_equal(module.language[...][0, :, 0], [2, 3])
     assert module.task[...][0, 0, 0] == 5 and abs(module.task[...][1]).max() < 0.1
     with pytest.raises(UserError, match="has no rows of language 'de'"):
-        XGen(**(how | {"languages": ("de",)}), trains="task").create(KEY, Backbone)
+        XGen(**(how | {"languages": ("de",)}), trains="task").create(KEY, Start(Backbone))
     with pytest.raises(UserError, match=r"set XGen\.language_length to 2"):
-        XGen(**(how | {"language_length": 1})).create(KEY, Backbone)
+        XGen(**(how | {"language_length": 1})).create(KEY, Start(Backbone))

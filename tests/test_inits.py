@@ -1,5 +1,7 @@
 """How prompts begin."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from prompt_jax.methods.parts.inits import (
     TextInit,
     UniformInit,
 )
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.prompt.artefact import load_prompt
 
 EMBEDDING = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
@@ -21,7 +24,12 @@ KEY = jax.random.key(0)
 
 
 def call(init, length, key=KEY, embedding=EMBEDDING, vocabulary=BYTES, choices=()):
-    rows = init(key, length, embedding, vocabulary, choices)
+    table = SimpleNamespace(**{"embedding": {...: embedding}})
+    model = SimpleNamespace(token_embedder=table)
+    config = SimpleNamespace(emb_dim=embedding.shape[1])
+    known = {"config": config, "model": model, "name": "tiny", "digest": "0" * 64}
+    start = Start(SimpleNamespace(**known, vocabulary=vocabulary), choices)
+    rows = start.one(init, key, length)
     assert isinstance(rows, np.ndarray)
     assert (rows.shape, rows.dtype) == ((length, embedding.shape[1]), np.float32)
     return rows

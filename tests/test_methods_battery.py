@@ -19,8 +19,9 @@ from prompt_jax.backbone.load import load_backbone
 from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.data.packing import Piece
 from prompt_jax.data.source import Data
+from prompt_jax.evaluate.prompts import module_of
 from prompt_jax.methods.attempt import Attempt
-from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
+from prompt_jax.methods.base import PromptedT5, PromptMethod
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.frozen import FrozenPrompts
@@ -194,7 +195,7 @@ def test_fold_equals_build(trained):
     if isinstance(trained.method, FullTuning):
         return  # its artefact is a backbone, which the last test loads
     trained.job.save_prompt(trained.state, "fold", None)
-    fixed = FixedPrompt(load_prompt(str(trained.folder / "prompt" / "fold")))
+    fixed = module_of([load_prompt(str(trained.folder / "prompt" / "fold"))])
     folded = PromptedT5(trained.model.t5, fixed)
     logits = [np.asarray(jax.jit(lambda m, b: m(b))(m, trained.batch))
               for m in (trained.model, folded)]  # fmt: skip

@@ -9,30 +9,31 @@ import pytest
 
 from prompt_jax.errors import UserError
 from prompt_jax.methods.attempt import Attempt, Mixing
-from prompt_jax.model.bundle import axes_of, known_name, rank_of
-from prompt_jax.model.mixture import Mixture, insert_mixed
+from prompt_jax.methods.base import Context, Text
+from prompt_jax.methods.parts.start import Shapes
+from prompt_jax.model.bundle import insert_rows
 from prompt_jax.model.sizes import SIZES
 
 K, P, D, R = 2, 3, 8, 4
 RNG = np.random.default_rng(0)
-MIXTURE = Mixture(
-    sources=RNG.normal(size=(K, P, D)),
-    down=RNG.normal(size=(D, R)),
-    up=RNG.normal(size=(R, D)),
-    scale=RNG.normal(size=D),
-    bias=RNG.normal(size=D),
-)
+SOURCES = RNG.normal(size=(K, P, D))
+NETWORK = {
+    "down": RNG.normal(size=(D, R)),
+    "up": RNG.normal(size=(R, D)),
+    "scale": RNG.normal(size=D),
+    "bias": RNG.normal(size=D),
+}
 OWN = RNG.normal(size=(P, D))
 TEXTS = [RNG.normal(size=(n, D)) for n in (4, 2)]
 
 
 def by_hand(text: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """ATTEMPT's equations for one example, float64."""
-    prompts = np.concatenate([MIXTURE.sources, OWN[None]])
-    hidden = text.max(axis=0) @ MIXTURE.down
-    hidden = hidden / (1 + np.exp(-hidden)) @ MIXTURE.up
+    prompts = np.concatenate([SOURCES, OWN[None]])
+    hidden = text.max(axis=0) @ NETWORK["down"]
+    hidden = hidden / (1 + np.exp(-hidden)) @ NETWORK["up"]
     hidden = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-5)
-    scores = prompts.max(axis=1) @ (hidden * MIXTURE.scale + MIXTURE.bias) / temperature
+    scores = prompts.max(axis=1) @ (hidden * NETWORK["scale"] + NETWORK["bias"]) / temperature
     weights = np.exp(scores) / np.exp(scores).sum()
     return OWN + np.einsum("k,kpd->pd", weights, prompts)
 
@@ -49,10 +50,11 @@ def row(texts: list[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray, 
     return x, segments, slots
 
 
-def mixed(rows, mixture: Mixture = MIXTURE) -> np.ndarray:
+def mixed(rows, temperature: float = 1.0) -> np.ndarray:
     x, segments, slots = (jnp.asarray(np.stack(parts)) for parts in zip(*rows, strict=True))
-    mixture = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mixture)
-    return np.asarray(insert_mixed(x, mixture, jnp.asarray(OWN, jnp.float32), segments, slots))
+    module = Mixing(OWN, SOURCES, NETWORK, temperature)
+    bundle = module(Context(text=Text(x, segments, slots)))
+    return np.asarray(insert_rows(x, bundle.encoder, slots, bundle.encoder_ids))
 
 
 def test_an_example_mixes_its_prompt_as_the_paper_says():
@@ -68,28 +70,18 @@ def test_an_example_mixes_its_prompt_as_the_paper_says():
     assert np.abs(apart[0, :P] - apart[1, :P]).max() > 0.01, "the examples differ"
 
 
-@pytest.mark.parametrize(("given", "temperature"), [(None, D * math.e), (2.0, 2.0)])
+@pytest.mark.parametrize(("given", "temperature"), [(None, 128 * math.e), (2.0, 2.0)])
 def test_scores_are_divided_by_the_temperature(given, temperature):
     """By default D e, as the authors' code."""
     how = Attempt(sources=("a", "b"), length=P, hidden=R, temperature=given)
-    module = Mixing(how, jax.random.key(0), jnp.asarray(OWN), jnp.asarray(MIXTURE.sources))
-    for name in ("down", "up", "scale", "bias"):
-        vars(module)[name].set_value(jnp.asarray(vars(MIXTURE)[name], jnp.float32))
-    found = mixed([row([TEXTS[0]], 16)], module().mixture)[0, :P]
+    assert how.create(jax.random.key(0), Shapes(SIZES["nano"])).temperature == temperature
+    found = mixed([row([TEXTS[0]], 16)], temperature)[0, :P]
     np.testing.assert_allclose(found, by_hand(TEXTS[0], temperature), rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_without_an_example_stays_finite():
     empty = (np.ones((5, D), np.float32), *np.zeros((2, 5), np.int32))
     np.testing.assert_array_equal(mixed([empty])[0], empty[0])
-
-
-def test_the_arrays_of_a_mixture_have_names():
-    names = {"sources": (None, None, 128), "down": (128, None), "up": (None, 128), "bias": (128,)}
-    for name, shape in names.items():
-        assert known_name(f"mixture/{name}")
-        assert axes_of(f"mixture/{name}", SIZES["nano"]) == shape
-        assert rank_of(f"mixture/{name}") == len(shape)
 
 
 def test_sources_are_needed():

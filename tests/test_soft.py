@@ -12,6 +12,7 @@ from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptParam
 from prompt_jax.methods.parts.inits import ClassLabelInit, UniformInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.model import sizes, t5
 from prompt_jax.model.bundle import Visibility
@@ -40,7 +41,7 @@ def backbone() -> Backbone:
 
 
 def create(name: str, backbone: Backbone, seed: int = 0) -> nnx.Module:
-    return METHODS[name].create(jax.random.key(seed), backbone, ("yes", "no"))
+    return METHODS[name].create(jax.random.key(seed), Start(backbone, ("yes", "no")))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +128,7 @@ def batch_for(layout: PromptLayout) -> dict[str, jax.Array]:
 
 def test_a_step_changes_the_prompt_and_nothing_else(backbone, tmp_path):
     method = SoftPrompt(length=5, decoder_length=3, init=UniformInit())
-    module = method.create(jax.random.key(0), backbone, ())
+    module = method.create(jax.random.key(0), Start(backbone))
     graphdef, trainable, frozen = split(PromptedT5(backbone.model, module), method.trainable)
     before = jax.device_get((trainable, frozen))
     tx = Adafactor(schedule=Schedule(learning_rate=0.3)).build()
@@ -156,6 +157,6 @@ def test_a_step_changes_the_prompt_and_nothing_else(backbone, tmp_path):
     method.save(tmp_path / "p", model, backbone, facts)
     saved = load_prompt(tmp_path / "p")
     assert saved.layout == method.layout
-    again = PromptedT5(backbone.model, FixedPrompt(saved))
+    again = PromptedT5(backbone.model, FixedPrompt(saved.bundle()))
     logits = jax.jit(lambda bundle: backbone.model(batch, bundle))
-    np.testing.assert_array_equal(logits(model.bundle()), logits(again.bundle()))
+    np.testing.assert_array_equal(logits(model.bundle(batch)), logits(again.bundle(batch)))

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from spot_library import SHORT
@@ -14,6 +16,7 @@ from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.inspect import pictures
 from prompt_jax.methods.parts.inits import FileInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.prompt.artefact import Prompt, load_prompt
 from prompt_jax.prompt.library import Library
 from prompt_jax.transfer import similarity as spot
@@ -199,6 +202,10 @@ def test_names_that_are_not_there(library, tmp_path) -> None:
         Library(str(tmp_path)).entries()
 
 
+def read(init: FileInit, lengths: dict[str, int], backbone: Any) -> dict[str, np.ndarray]:
+    return init.begin(jax.random.key(0), lengths, Start(backbone))
+
+
 def test_a_source_begins_both_sides(library: Path) -> None:
     entry = Library(str(library)).read("one")
     backbone = SimpleNamespace(
@@ -206,25 +213,26 @@ def test_a_source_begins_both_sides(library: Path) -> None:
         config=SimpleNamespace(emb_dim=16),
     )  # fmt: skip
     init = FileInit(path=f"{library}/one")
-    rows = init.read({"encoder": 4, "decoder": 2}, backbone)
+    rows = read(init, {"encoder": 4, "decoder": 2}, backbone)
     for side, array in entry.value().arrays.items():
         np.testing.assert_array_equal(rows[side], array)
     with pytest.raises(UserError, match=r"holds \[4, 16\], the run needs \[5, 16\]: set PROMPT_"):
-        init.read({"encoder": 5, "decoder": 2}, backbone)
+        read(init, {"encoder": 5, "decoder": 2}, backbone)
     with pytest.raises(UserError, match=r"holds decoder \[2, 16\], for which the run has no rows"):
-        init.read({"encoder": 4, "decoder": 0}, backbone)
+        read(init, {"encoder": 4, "decoder": 0}, backbone)
     other = SimpleNamespace(**{**vars(backbone), "digest": "f" * 64})
     with pytest.raises(UserError, match=r"was tuned for .*, not for 'tiny' \(f{12}\): train"):
-        init.read({"encoder": 4, "decoder": 2}, other)
+        read(init, {"encoder": 4, "decoder": 2}, other)
     free = FileInit(path=f"{library}/one", allow_other_backbone=True)
-    assert free.read({"encoder": 4, "decoder": 2}, other).keys() == {"encoder", "decoder"}
+    assert read(free, {"encoder": 4, "decoder": 2}, other).keys() == {"encoder", "decoder"}
 
 
 def test_a_file_without_decoder_rows(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.ones((4, 16), np.float32))
-    backbone = SimpleNamespace(config=SimpleNamespace(emb_dim=16))
+    config = SimpleNamespace(emb_dim=16)
+    backbone = SimpleNamespace(config=config, name="tiny", digest="0" * 64, vocabulary=None)
     with pytest.raises(UserError, match="holds no decoder rows, the run needs 2: give it none"):
-        FileInit(path=f"{tmp_path}/p.npy").read({"encoder": 4, "decoder": 2}, backbone)
+        read(FileInit(path=f"{tmp_path}/p.npy"), {"encoder": 4, "decoder": 2}, backbone)
 
 
 # The verbs

@@ -17,6 +17,7 @@ from prompt_jax.methods.base import PromptedT5, PromptParam
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.parts.inits import UniformInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
 from prompt_jax.objective import terms
 from prompt_jax.objective.frozen_kl import FrozenKL
@@ -222,7 +223,7 @@ def test_texts_and_prompts_must_have_one_length(small):
     with pytest.raises(
         UserError, match=r"ContextPrompt\.text has 3 pieces.*set PROMPT_LENGTH to 3"
     ):
-        ContextPrompt(text="abc", length=4).create(jax.random.key(0), small.backbone)
+        ContextPrompt(text="abc", length=4).create(jax.random.key(0), Start(small.backbone))
 
 
 @pytest.mark.parametrize(

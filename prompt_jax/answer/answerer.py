@@ -1,8 +1,8 @@
 """What a model says to tokenised questions: written texts, ranked choices, or vectors.
 
 Questions are put into batches of few shapes (`buckets`), answered on the mesh, and come back in
-their order. Each row may have a prompt of its own: `Question.prompt` travels as the task id, by
-which the T5 picks among the prompts of a bundle.
+their order. Each row may have a prompt of its own, of any kind and length: `Question.prompt`
+travels as `prompt_ids`, by which the T5 picks among the prompts of a bundle.
 """
 
 import dataclasses
@@ -90,19 +90,21 @@ class Answer(NamedTuple):
 class Answerer:
     """Answers questions with any model of one architecture.
 
-    `limits`: tokens of input and of output; `batch_size` is rounded up to the devices of the mesh.
+    `layouts`: where the rows of each prompt stand, by its number; one serves all numbers. `limits`:
+    tokens of input and of output; `batch_size` is rounded up to the devices of the mesh.
     """
 
     def __init__(
         self,
         vocabulary,
-        layout: PromptLayout,
+        layouts: PromptLayout | Sequence[PromptLayout],
         mesh: Mesh,
         limits: tuple[int, int],
         batch_size: int,
         how: Answering = Answering(),  # noqa: B008 (frozen)
     ):
-        self.vocabulary, self.layout, self.mesh = vocabulary, layout, mesh
+        self.vocabulary, self.mesh = vocabulary, mesh
+        self.layouts = (layouts,) if isinstance(layouts, PromptLayout) else tuple(layouts)
         self.limits, self.how = limits, how
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-batch_size // shards) * shards
@@ -148,7 +150,7 @@ class Answerer:
 
     def batch(self, questions: Sequence[Question], width: int) -> dict[str, np.ndarray]:
         """Encoder features of `batch_size` rows for texts of up to `width` tokens."""
-        return features(questions, self.layout, self.batch_size, width)
+        return features(questions, self.layouts, self.batch_size, width)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return sharding.put_all(batch, self.mesh)
@@ -172,7 +174,7 @@ class Answerer:
             return
         engine = Engine(
             model,
-            self.layout,
+            self.layouts,
             self.mesh,
             slots=self.batch_size,
             widths=sorted({batch.width for batch in batches}),
@@ -239,9 +241,15 @@ def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, 
     """Ids int32 [B, N] and scores float32 [B] of the best outputs; see `decode.generate`."""
     model = nnx.merge(graphdef, trainable, frozen)
     ids, scores = decode.generate(
-        model.t5, batch, model.bundle(), max_length=max_length, beams=how.beams, alpha=how.alpha,
-        sampling=how.sampling, key=jax.random.key(how.seed),
-    )  # fmt: skip
+        model.t5,
+        batch,
+        model.bundle(batch),
+        max_length=max_length,
+        beams=how.beams,
+        alpha=how.alpha,
+        sampling=how.sampling,
+        key=jax.random.key(how.seed),
+    )
     return ids[:, 0], scores[:, 0]
 
 
@@ -249,7 +257,7 @@ def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, 
 def _rank(graphdef, how: Answering, trainable, frozen, batch) -> jax.Array:
     """float32 [B, C]: log-likelihoods, -inf where there is no choice."""
     model = nnx.merge(graphdef, trainable, frozen)
-    scores = decode.score(model.t5, batch, model.bundle(), batch["choices"])
+    scores = decode.score(model.t5, batch, model.bundle(batch), batch["choices"])
     return rank_scores(scores, batch["choices"], how.length_normalised)
 
 
@@ -264,4 +272,4 @@ def rank_scores(scores_BC: jax.Array, choices_BCT: jax.Array, length_normalised:
 def _embed(graphdef, trainable, frozen, batch) -> jax.Array:
     """float32 [B, D]."""
     model = nnx.merge(graphdef, trainable, frozen)
-    return decode.embed(model.t5, batch, model.bundle())
+    return decode.embed(model.t5, batch, model.bundle(batch))

@@ -56,7 +56,7 @@ class Engine:
 
     Args:
       model: graphdef, trainable and frozen arrays of a model with `t5` and `bundle()`.
-      layout: where the rows of its prompt stand.
+      layouts: where the rows of each of its prompts stand, by number.
       mesh: the slots are shared out over its data and fsdp axes.
       slots: rows that are decoded at a time; rounded up to what the mesh divides.
       widths: the most tokens of input, ascending; a request is padded to the least that holds it.
@@ -66,7 +66,7 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        layout: PromptLayout,
+        layouts: Sequence[PromptLayout],
         mesh: Mesh,
         *,
         slots: int,
@@ -77,11 +77,12 @@ class Engine:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.prefilled = -(-max(1, slots // PREFILLED) // shards) * shards
         self.slots = max(-(-slots // shards) * shards, self.prefilled)
-        self.model, self.layout, self.mesh = model, layout, mesh
+        self.model, self.layouts, self.mesh = model, tuple(layouts), mesh
         self.widths, self.max_length, self.rule = tuple(widths), max_length, rule
         self.waiting: deque[Request] = deque()
         self.live: dict[int, Request] = {}  # by slot
-        shape = (self.slots, layout.encoder + self.widths[-1], max_length)
+        rows = max(layout.encoder for layout in self.layouts)
+        shape = (self.slots, rows + self.widths[-1], max_length)
         self.programs = programs(mesh)
         self.rows = self.programs.make_slots(model[0], shape, model[1], model[2])
 
@@ -135,7 +136,7 @@ class Engine:
             longest = max(len(request.question.inputs) for request in requests)
             width = next(width for width in self.widths if width >= longest)
             questions = [request.question for request in requests]
-            batch = features(questions, self.layout, self.prefilled, width)
+            batch = features(questions, self.layouts, self.prefilled, width)
             batch["slots"] = np.full(self.prefilled, self.slots, np.int32)  # none
             batch["limits"] = np.zeros(self.prefilled, np.int32)
             for row, request in enumerate(requests):
@@ -202,7 +203,7 @@ def prefill(graphdef, rule: Rule, trainable, frozen, rows: Rows, batch) -> Rows:
     """`rows` with those of the batch in its `slots`, before their first token."""
     model = nnx.merge(graphdef, trainable, frozen)
     N = rows.ids.shape[1]
-    new = cache.prefill(model.t5, batch, model.bundle(), columns=N)
+    new = cache.prefill(model.t5, batch, model.bundle(batch), columns=N)
     keys = decode.row_keys(jax.random.key(rule.seed), batch["sampling_seeds"], 1)
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
     new = decode.start_rows(new, empty, batch["limits"], keys, N)

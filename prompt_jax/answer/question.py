@@ -28,22 +28,23 @@ class Question(NamedTuple):
 
 
 def features(
-    questions: Sequence[Question], layout: PromptLayout, rows: int, width: int
+    questions: Sequence[Question], layouts: Sequence[PromptLayout], rows: int, width: int
 ) -> dict[str, np.ndarray]:
     """Encoder features of `rows` rows for texts of up to `width` tokens.
 
-    Rows without a question are empty: decoding does not wait for them.
+    `layouts`: where the rows of each prompt stand, by its number; one serves all numbers. Rows
+    without a question are empty: decoding does not wait for them.
     """
-    shape = (rows, width + layout.encoder)
+    shape = (rows, width + max(layout.encoder for layout in layouts))
     batch = {name: np.zeros(shape, np.int32) for name in ENCODER}
     prompts, seeds = np.zeros((2, rows), np.int32)
     for row, question in enumerate(questions):
+        layout = layouts[question.prompt if len(layouts) > 1 else 0]
         slots = encoder_slots(question.inputs, layout, question.task)
         values = (place(question.inputs, slots), np.ones_like(slots), slots)
         for name, value in zip(ENCODER, values, strict=True):
             batch[name][row, : len(slots)] = value
         prompts[row], seeds[row] = question.prompt, question.seed
-    batch["encoder_task_ids"] = np.repeat(prompts[:, None], shape[1], axis=1)
-    batch["decoder_task_ids"] = prompts[:, None]
+    batch["prompt_ids"] = prompts
     batch["sampling_seeds"] = seeds
     return batch

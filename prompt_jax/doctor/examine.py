@@ -18,7 +18,6 @@ from typing import Literal
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.formats.files import read_json
@@ -181,7 +180,7 @@ def check_memory(facts: Facts) -> Line:
     frozen = estimate.weight_bytes(config, mesh, config.dtype, facts.weights_dtype)
     count = run.method.count(config)
     trained = 2 * 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
-    if run.method.trainable is nnx.Param:  # all weights train, and are shared out as they are
+    if run.method.trains_model:  # all weights train, and are shared out as they are
         frozen, trained = 0, trained // (mesh.shape["fsdp"] * mesh.shape["model"])
     rows = run.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * run.accumulate)
     layout, data = run.method.layout, run.data

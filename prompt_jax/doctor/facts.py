@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from prompt_jax.backbone import load as backbones
 from prompt_jax.backbone import weights
@@ -128,7 +127,7 @@ def _dtype(run: Train) -> str:
 def _weights_dtype(run: Train, checkpoint: Checkpoint) -> str | None:
     stored = None if checkpoint.quantised is None else checkpoint.quantised.weights_dtype
     held = quantised.held_in(run.backbone.weights_dtype, stored, run.backbone.name)
-    if run.method.trainable is nnx.Param:
+    if run.method.trains_model:
         quantised.refuse_training(held, type(run.method).__name__)
     return held
 

@@ -15,9 +15,10 @@ from prompt_jax.answer.output import Output
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import tokenize_texts
 from prompt_jax.errors import Preempted, UserError, reading
-from prompt_jax.evaluate.prompts import model_of, trained
+from prompt_jax.evaluate.prompts import model_of, module_of, trained
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
+from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import quantised, sharding
 from prompt_jax.prompt.artefact import check_backbone, check_tokenizer, load_prompt
 from prompt_jax.prompt.layout import PromptLayout
@@ -97,7 +98,8 @@ def infer(
             for i, row in enumerate(left)
         ]
         progress = Progress(last - first, done, show)
-        model = model_of(loaded, saved[0] if saved else None, mesh)
+        module = module_of(saved) if saved else FixedPrompt()
+        model = model_of(loaded, module, mesh)
         try:
             for start, said in windows(answerer.stream(model, questions, stop.check), window):
                 lines = [

@@ -1,7 +1,7 @@
 """The `eval` verb: saved prompts on a split of a task, with the backbone loaded once.
 
-Several prompts of one shape are answered in the same batches, each row with its own prompt; others
-one after the other. Their majority vote is an ensemble (Lester et al. 2021, section 7).
+Several prompts are answered in the same batches, each row with its own prompt, also a prefix beside
+a LoRA and plain rows. Their majority vote is an ensemble (Lester et al. 2021, section 7).
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +25,8 @@ from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.data.source import Data, TaskText
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.scorer import Answers, TaskScorer
-from prompt_jax.methods.base import FixedPrompt, PromptedT5
+from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.model import sharding
-from prompt_jax.model.bundle import group
 from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer, load_prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
@@ -100,8 +99,8 @@ def evaluate_prompts(
             settings = _settings(text, saved, loaded, held, small, how)
             kept = Journal(stack.enter_context(Output(journal, settings, "--journal")))
 
-        def open_scorer(layout: PromptLayout) -> TaskScorer:
-            return TaskScorer(text, loaded.vocabulary, layout, mesh, how, kept)
+        def open_scorer(layouts: Sequence[PromptLayout]) -> TaskScorer:
+            return TaskScorer(text, loaded.vocabulary, layouts, mesh, how, kept)
 
         scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
     report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
@@ -148,34 +147,42 @@ def default(given: int | None, saved: Sequence[Prompt], name: str, otherwise: in
 
 
 def answer_all(
-    open_scorer, backbone: Backbone, prompts: Sequence[Prompt], mesh: Mesh
+    open_scorer: Callable[[Sequence[PromptLayout]], TaskScorer],
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    mesh: Mesh,
 ) -> tuple[TaskScorer, list[Answers]]:
-    """The answers with each prompt: in the same batches if all have one shape."""
+    """The answers with each prompt, all in the same batches where they may be."""
     if not prompts:
-        scorer = open_scorer(PromptLayout())
-        return scorer, [scorer.answer(model_of(backbone, None, mesh))]
-    rows_alone = all(group(name) is not None for prompt in prompts for name in prompt.arrays)
-    if rows_alone and len({_shape(prompt) for prompt in prompts}) == 1:
-        scorer = open_scorer(prompts[0].layout)
-        model = model_of(backbone, PromptStack(prompts), mesh)
-        return scorer, scorer.answer_all(model, len(prompts))
-    scorers = {prompt.layout: open_scorer(prompt.layout) for prompt in prompts}
-    said = [
-        scorers[prompt.layout].answer(model_of(backbone, prompt, mesh), prompt=0)
-        for prompt in prompts
-    ]
-    return scorers[prompts[0].layout], said
+        scorer = open_scorer([PromptLayout()])
+        return scorer, [scorer.answer(model_of(backbone, FixedPrompt(), mesh))]
+    answers: dict[int, Answers] = {}
+    for numbers in together(prompts):
+        some = [prompts[n] for n in numbers]
+        scorer = open_scorer([prompt.layout for prompt in some])
+        model = model_of(backbone, module_of(some), mesh)
+        answers |= dict(zip(numbers, scorer.answer_all(model, len(some)), strict=True))
+    return scorer, [answers[n] for n in range(len(prompts))]
 
 
-def _shape(prompt: Prompt) -> tuple:
-    """What prompts must share to be rows of one bundle."""
-    shapes = tuple((side, array.shape) for side, array in sorted(prompt.arrays.items()))
-    return shapes, prompt.layout, prompt.visibility, prompt.prefix_positions
+def together(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The numbers of the prompts by batch: all that fold and share their visibility are in one."""
+    groups: dict[Any, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(prompt.visibility if prompt.folds else number, []).append(number)
+    return list(groups.values())
 
 
-def model_of(backbone: Backbone, prompt: Prompt | PromptStack | None, mesh: Mesh) -> Model:
+def module_of(prompts: Sequence[Prompt]) -> nnx.Module:
+    """Saved prompts as a module; one that does not fold is restored by its method."""
+    if len(prompts) == 1 and not prompts[0].folds:
+        return method_named(prompts[0].manifest["method"]).restored(prompts[0])
+    return FixedPrompt(PromptStack(prompts).bundle())
+
+
+def model_of(backbone: Backbone, module: nnx.Module, mesh: Mesh) -> Model:
     """A model to answer with; the prompt is on every device of every process."""
-    graphdef, params = nnx.split(PromptedT5(backbone.model, FixedPrompt(prompt)))
+    graphdef, params = nnx.split(PromptedT5(backbone.model, module))
     return graphdef, nnx.State({}), jax.device_put(params, sharding.params(mesh, params))
 
 

@@ -112,7 +112,7 @@ class TaskScorer:
         self,
         text: TaskText,
         vocabulary,
-        layout: PromptLayout,
+        layouts: PromptLayout | Sequence[PromptLayout],
         mesh: Mesh,
         how: Answering = Answering(),  # noqa: B008 (frozen)
         journal: Journal | None = None,
@@ -127,11 +127,12 @@ class TaskScorer:
                 "leave them out",
             )
         limits = (data.input_length, data.target_length)
-        self.answerer = Answerer(vocabulary, layout, mesh, limits, data.batch_size, how)
+        self.answerer = Answerer(vocabulary, layouts, mesh, limits, data.batch_size, how)
         self.vocabulary, self.how, self.journal = vocabulary, how, journal
         self.tasks = text.tokenized(vocabulary)
         for task in self.tasks:
-            _ = layout.rows(task.name)
+            for layout in self.answerer.layouts:
+                _ = layout.rows(task.name)  # refuses a prompt that has no rows for the task
         self.seqio = {task.name: get_task(task.name) for task in self.tasks}
         self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
         self.piece_metrics = [

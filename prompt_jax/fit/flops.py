@@ -11,7 +11,6 @@ head_dim, F mlp_dim, V vocab_size, L layers of a stack.
 import math
 from typing import Any
 
-from flax import nnx
 from jax.extend import core
 
 from prompt_jax.model.t5 import T5Config
@@ -35,7 +34,7 @@ def least(run: Train, config: T5Config) -> tuple[float, float]:
     head = 2.0 * B * S * D * c.vocab_size
     attended = c.num_encoder_layers * T * T + c.num_decoder_layers * (S * S + S * T)
     attention = 4.0 * B * HK * attended
-    weights = 3 if run.method.trainable is nnx.Param else 2
+    weights = 3 if run.method.trains_model else 2
     again = {"none": 0.0, "full": layers - last + attention}
     return weights * (layers + head) + 3 * attention, again.get(c.remat, attention / 2)
 

@@ -1,14 +1,21 @@
 """ATTEMPT: a prompt that each example mixes for itself out of saved ones and a trained one.
 
 Asai et al. 2022 (https://arxiv.org/abs/2205.11961), section 2: source prompts S_1 .. S_K, tuned on
-large tasks, stay as they are; the target's prompt and a small network, which weighs all of them by
-the example's text, are trained. What the network does is in `mixture.py`. It does not fold to a
-plain prompt; its artefact holds sources, prompt and network. In place of the authors' pooling over
-padding, an example's own tokens alone are pooled, so that its length in a batch changes nothing.
+large tasks, stay as they are; the target's prompt and a small network, which weighs all of them
+by the example's text, are trained. Equations 1 to 3: with an example's embeddings x, its pooled
+text is max(x), feature by feature; h = LN(SiLU(max(x) down) up), a = softmax over the sources and
+the own prompt P of h . max(S_k), and the example carries P + sum_k a_k S_k.
+
+It does not fold to a plain prompt; its artefact holds sources, prompt and network. In place of the
+authors' pooling over padding, an example's own tokens alone are pooled: never padding, prompt
+columns or the neighbours in a packed row, so that its length in a batch changes nothing.
+
+Shapes: B rows of up to N examples, T columns, K sources, P prompt rows, D model width, r `down`'s.
 """
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +23,13 @@ import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import FileInit, Init, SampledVocabInit, begin
+from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam, Text
+from prompt_jax.methods.parts.inits import Init, SampledVocabInit
 from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
-from prompt_jax.model.mixture import Mixture
 from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import Placement, PromptLayout
 from prompt_jax.settings import settings
 
@@ -67,49 +75,106 @@ class Attempt(PromptMethod):
     def layout(self) -> PromptLayout:
         return PromptLayout(encoder=self.length, placement=self.placement)
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "Mixing":
+    def create(self, key: jax.Array, start: Start) -> "Mixing":
         lengths, keys = {"encoder": self.length}, jax.random.split(key)
-        try:
-            saved = [FileInit(path=path).read(lengths, backbone) for path in self.sources]
-        except UserError as error:
-            offender = Setting("Attempt", "sources", self.sources)
-            raise UserError(offender, error.fault, error.remedy) from None
+        saved = [start.read(path, lengths, "Attempt.sources") for path in self.sources]
         sources = np.stack([rows["encoder"] for rows in saved])
-        rows = begin(self.init, keys[0], lengths, backbone, choices)["encoder"]
-        return Mixing(self, keys[1], jnp.asarray(rows), jnp.asarray(sources))
+        rows = start.rows(self.init, keys[0], lengths)["encoder"]
+        D, r = rows.shape[1], self.hidden
+        net = jax.random.split(keys[1])
+        network = {
+            "down": uniform(net[0], (D, r), D**-0.5)[...],
+            "up": uniform(net[1], (r, D), r**-0.5)[...],
+            "scale": jnp.ones((D,), jnp.float32),
+            "bias": jnp.zeros((D,), jnp.float32),
+        }
+        temperature = D * math.e if self.temperature is None else self.temperature
+        return Mixing(rows, sources, network, temperature)
 
-    def shapes(self, config: T5Config) -> "Mixing":
-        def build():
-            rows = jnp.zeros((self.length, config.emb_dim))
-            sources = jnp.zeros((len(self.sources), *rows.shape))
-            return Mixing(self, jax.random.key(0), rows, sources)
+    @classmethod
+    def restored(cls, prompt: Prompt) -> "Mixing":
+        network = {name: prompt.arrays[f"{OWN}/{name}"] for name in NETWORK}
+        return Mixing(prompt.arrays["encoder"], prompt.arrays[f"{OWN}/sources"], network, 1.0)
 
-        return nnx.eval_shape(build)
+    def fold(self, module: "Mixing") -> dict[str, np.ndarray]:
+        """The own rows as `encoder`; sources and network under names of their own, the layer norm's
+        divided by the temperature."""
+        arrays = {"encoder": module.rows[...]}
+        own = {"sources": module.sources[...], **module.network()}
+        arrays |= {f"{OWN}/{name}": value for name, value in own.items()}
+        return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
     def count(self, config: T5Config) -> int:
         """P D + 2 D r + 2 D."""
         return config.emb_dim * (self.length + 2 * self.hidden + 2)
 
 
-class Mixing(nnx.Module):
-    """Owns the target's prompt [P, D] and the network; holds the sources [K, P, D]."""
+OWN = "mixture"  # what the names of the artefact's own arrays begin with
+NETWORK = ("down", "up", "scale", "bias")
+EPSILON = 1e-5  # of the layer norm, PyTorch's
 
-    def __init__(self, how: Attempt, key: jax.Array, rows: jax.Array, sources: jax.Array):
-        keys, D = jax.random.split(key), rows.shape[1]
-        self.rows = PromptParam(rows.astype(jnp.float32))
-        self.sources = FixedParam(sources.astype(jnp.float32))
-        self.down = uniform(keys[0], (D, how.hidden), D**-0.5)
-        self.up = uniform(keys[1], (how.hidden, D), how.hidden**-0.5)
-        self.scale = PromptParam(jnp.ones((D,), jnp.float32))
-        self.bias = PromptParam(jnp.zeros((D,), jnp.float32))
-        self.temperature = D * math.e if how.temperature is None else how.temperature
+
+class Mixing(nnx.Module):
+    """Owns the target's prompt [P, D] and the network; holds the sources [K, P, D].
+
+    `network`: float32 down [D, r], up [r, D], and scale and bias [D] of the layer norm, which are
+    divided by the temperature of the softmax.
+    """
+
+    def __init__(self, rows, sources, network: Mapping[str, Any], temperature: float):
+        self.rows = PromptParam(jnp.asarray(rows, jnp.float32))
+        self.sources = FixedParam(jnp.asarray(sources, jnp.float32))
+        self.down, self.up, self.scale, self.bias = (
+            PromptParam(jnp.asarray(network[name], jnp.float32)) for name in NETWORK
+        )
+        self.temperature = temperature
+
+    def network(self) -> dict[str, jax.Array]:
+        """The network's arrays, with the temperature in the layer norm."""
+        return {
+            "down": self.down[...],
+            "up": self.up[...],
+            "scale": self.scale[...] / self.temperature,
+            "bias": self.bias[...] / self.temperature,
+        }
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        mixture = Mixture(
-            sources=self.sources[...],
-            down=self.down[...],
-            up=self.up[...],
-            scale=self.scale[...] / self.temperature,
-            bias=self.bias[...] / self.temperature,
+        own_PD = self.rows[...]
+        if ctx.text is None or ctx.text.slots is None:
+            return PromptBundle(encoder=own_PD[None])
+        columns, P = ctx.text.slots.shape[1], len(own_PD)
+        most = max(columns // (P + 1), 1)  # examples of a row: each has its prompt and a token
+        example_BT = jnp.clip(ctx.text.segments - 1, 0, most - 1)
+        prompts_BNPD = self.mixed(pooled(ctx.text, example_BT, most))
+        rows = jnp.arange(len(example_BT), dtype=jnp.int32)[:, None]
+        ids_BT = rows * most + example_BT
+        return PromptBundle(
+            encoder=prompts_BNPD.reshape(-1, P, own_PD.shape[1]), encoder_ids=ids_BT
         )
-        return PromptBundle(encoder=self.rows[...][None], mixture=mixture)
+
+    def mixed(self, pooled_BND: jax.Array) -> jax.Array:
+        """float32 [B, N, P, D]: the prompt of each example, whose text is pooled to [B, N, D]."""
+        own_PD = self.rows[...]
+        all_KPD = jnp.concatenate([self.sources[...], own_PD[None]])
+        weights = self.attention(all_KPD, pooled_BND)
+        return own_PD[None, None] + jnp.einsum("bnk,kpd->bnpd", weights, all_KPD)
+
+    def attention(self, all_KPD: jax.Array, pooled_BND: jax.Array) -> jax.Array:
+        """float32 [B, N, K]: how much of each prompt an example gets; sums to 1."""
+        net = self.network()
+        hidden = jax.nn.silu(pooled_BND @ net["down"]) @ net["up"]
+        centred = hidden - jnp.mean(hidden, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
+        query = normed * net["scale"][None, None] + net["bias"][None, None]
+        return jax.nn.softmax(jnp.einsum("bnd,kd->bnk", query, jnp.max(all_KPD, axis=1)))
+
+
+def pooled(text: Text, example_BT: jax.Array, most: int) -> jax.Array:
+    """float32 [B, N, D]: the maximum over an example's own columns of text; 0 for no example."""
+    text_BT = text.segments > 0
+    if text.slots is not None:
+        text_BT = text_BT & (text.slots == 0)
+    seen = jnp.where(text_BT[..., None], text.embeddings.astype(jnp.float32), -jnp.inf)
+    pool = lambda x_TD, n_T: jax.ops.segment_max(x_TD, n_T, num_segments=most)  # noqa: E731
+    pooled_BND = jax.vmap(pool)(seen, example_BT)
+    return jnp.where(jnp.isfinite(pooled_BND), pooled_BND, 0.0)

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -9,9 +10,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, named
-from prompt_jax.model.t5 import T5, T5Config
+from prompt_jax.errors import UserError
+from prompt_jax.methods.parts.start import Shapes, Start
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, Visibility, named
+from prompt_jax.model.t5 import T5, T5Config, encoder_segments
+from prompt_jax.prompt.artefact import Prompt, save_prompt
 from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.recipe.registered import REGISTERED
+from prompt_jax.settings import nearest
 
 AttentionName = Literal["encoder", "decoder", "cross"]
 Attentions = tuple[AttentionName, ...]
@@ -50,11 +56,13 @@ class PromptMethod(abc.ABC):
     `Context` of a forward pass gives its `PromptBundle`, without one that of evaluation.
     `trainable` is the variable type that training changes; it is said here and nowhere else.
     `groups` names those of the module's parameters that may learn at a rate of their own
-    (`Train.group_rates`): {attribute: group}; all others are `prompt`. `dropout_rate`: of what the
+    (`Train.group_rates`): {their path in the module, `mlp` or `encoder.mlp`: group}; all others are
+    `prompt`. `dropout_rate`: of what the
     module itself drops while it trains.
     """
 
     trainable: type[nnx.Variable] = PromptParam
+    visibility: Visibility = Visibility()
     groups: ClassVar[Mapping[str, str]] = {}
     dropout_rate: float = 0.0
 
@@ -63,13 +71,23 @@ class PromptMethod(abc.ABC):
     def layout(self) -> PromptLayout:
         """How many prompt rows an example carries, and where."""
 
-    @abc.abstractmethod
-    def create(self, key: jax.Array, backbone: Any, choices: tuple[str, ...]) -> nnx.Module:
-        """The module; `backbone` gives embeddings and vocabulary, `choices` the task's labels."""
+    @property
+    def trains_model(self) -> bool:
+        """Whether training changes the model's own parameters."""
+        return self.trainable is nnx.Param
 
     @abc.abstractmethod
+    def create(self, key: jax.Array, start: Start) -> nnx.Module:
+        """The module, from what `start` offers: sizes, embeddings, vocabulary, labels, prompts."""
+
     def shapes(self, config: T5Config) -> nnx.Module:
         """The module as `create` would build it, of shapes: nothing is read or allocated."""
+        return nnx.eval_shape(lambda: self.create(jax.random.key(0), Shapes(config)))
+
+    @classmethod
+    def restored(cls, prompt: Prompt) -> nnx.Module:
+        """The trained module, with nothing to train, of an artefact that does not fold."""
+        raise UserError(f"prompt {prompt.path!r}", f"{cls.__name__} has no arrays of its own")
 
     @abc.abstractmethod
     def count(self, config: T5Config) -> int:
@@ -85,9 +103,8 @@ class PromptMethod(abc.ABC):
 
     def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
-        from prompt_jax.prompt.artefact import save_prompt
-
-        seen = {"placement": self.layout.placement, "visibility": plain(model.bundle().visibility)}
+        visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
+        seen: dict[str, Any] = {"placement": self.layout.placement, "visibility": visibility}
         if self.layout.factors:
             seen["factors"] = plain(self.layout.factors)
         save_prompt(directory, self.fold(model.prompt), {**self.manifest(), **seen, **facts})
@@ -97,13 +114,32 @@ class PromptMethod(abc.ABC):
         return {"method": type(self).__name__, "settings": plain(self)}
 
 
+class Text(NamedTuple):
+    """The encoder's text of a batch, for methods that make rows from the input.
+
+    Attributes:
+      embeddings: [B, T, D], of every column; those of prompt columns mean nothing.
+      segments: int32 [B, T], the example of each column from 1, 0 for padding.
+      slots: int32 [B, T], 0 where text stands, k where row k - 1 of the prompt does; None: no rows.
+    """
+
+    embeddings: jax.Array
+    segments: jax.Array
+    slots: jax.Array | None
+
+
 class Context(NamedTuple):
     """What a forward pass tells a method's module.
 
-    `key`: of what is random while it trains; None: nothing is, as in evaluation.
+    Attributes:
+      key: of what is random while it trains; None: nothing is, as in evaluation.
+      step: int32, the step of the run; 0 in evaluation.
+      text: of the batch; None where a prompt is looked at without one.
     """
 
     key: jax.Array | None = None
+    step: jax.Array | int = 0
+    text: Text | None = None
 
 
 STILL = Context()
@@ -117,20 +153,34 @@ class PromptedT5(nnx.Module):
         self.t5 = t5
         self.prompt = prompt
 
-    def bundle(self, dropout_key=None) -> PromptBundle:
+    def bundle(self, batch=None, dropout_key=None, step=0) -> PromptBundle:
+        """What the method gives to a forward pass over `batch`; without one, to steps of the
+        decoder, which see no text of the encoder's."""
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, OWN_KEY)
-        return self.prompt(Context(key))
+        if batch is None:
+            return self.prompt(Context(key, step))
+        embeddings = self.t5.embed(batch["encoder_input_tokens"])
+        text = Text(embeddings, encoder_segments(batch), batch.get("encoder_prompt_slots"))
+        return self.prompt(Context(key, step, text))
 
-    def __call__(self, batch, dropout_key=None) -> jax.Array:
+    def __call__(self, batch, dropout_key=None, step=0) -> jax.Array:
         """Logits float32 [B, S, V] of a batch that carries the method's prompt slots."""
-        return self.t5(batch, self.bundle(dropout_key), dropout_key)
+        return self.t5(batch, self.bundle(batch, dropout_key, step), dropout_key)
+
+
+def method_named(name: str) -> type[PromptMethod]:
+    """The method of that name, as manifests and recipes say it; UserError if there is none."""
+    known = {n: place for n, place in REGISTERED.items() if ".methods." in place or n == name}
+    if name not in known:
+        raise UserError(f"method {name!r}", f"is not known here{nearest(name, known)}")
+    module, _, attribute = known[name].partition(":")
+    return vars(importlib.import_module(module))[attribute]
 
 
 class FixedPrompt(nnx.Module):
-    """A saved prompt as a module, or none: nothing in it trains."""
+    """A bundle as a module: nothing in it trains."""
 
-    def __init__(self, saved: Any | None):
-        bundle = NO_PROMPT if saved is None else saved.bundle()
+    def __init__(self, bundle: PromptBundle = NO_PROMPT):
         leaves, self.structure = jax.tree.flatten(bundle)
         self.leaves = nnx.List([nnx.Variable(leaf) for leaf in leaves])
 

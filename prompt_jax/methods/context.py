@@ -10,12 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import embedding_of, pieces_of
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
@@ -33,18 +31,8 @@ class ContextPrompt(PromptMethod):
     def layout(self) -> PromptLayout:
         return PromptLayout(encoder=self.length)
 
-    def create(self, key: jax.Array, backbone: Any, choices: tuple[str, ...] = ()) -> "Moved":
-        ids = pieces_of(backbone.vocabulary, self.text)
-        if len(ids) != self.length:
-            raise UserError(
-                Setting("ContextPrompt", "length", self.length),
-                f"ContextPrompt.text has {len(ids)} pieces",
-                f"set PROMPT_LENGTH to {len(ids)}",
-            )
-        return Moved(embedding_of(backbone)[np.asarray(ids)])
-
-    def shapes(self, config: T5Config) -> "Moved":
-        return nnx.eval_shape(lambda: Moved(jnp.zeros((self.length, config.emb_dim))))
+    def create(self, key: jax.Array, start: Start) -> "Moved":
+        return Moved(start.text(self.text, self.length, "ContextPrompt.text"))
 
     def count(self, config: T5Config) -> int:
         """P D."""

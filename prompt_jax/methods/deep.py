@@ -10,17 +10,20 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
-from prompt_jax.methods.parts.inits import FileInit, Init, UniformInit, embedding_of
+from prompt_jax.methods.parts.inits import Init, UniformInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import LayerEdit, PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
 
 Side = Literal["encoder", "decoder"]
+SIDES: tuple[Side, ...] = ("encoder", "decoder")
 
 
 @settings
@@ -52,22 +55,12 @@ class DeepPrompt(PromptMethod):
         rows: dict[str, Any] = {side: self.length for side in self.sides}
         return PromptLayout(**rows)
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "DeepRows":
-        if isinstance(self.init, FileInit):
-            self.init.load(backbone)  # refuses the prompt of another backbone
-        table, rows = embedding_of(backbone), {}
+    def create(self, key: jax.Array, start: Start) -> "DeepRows":
+        rows = {}
         for n, side in enumerate(self.sides):
-            keys = jax.random.split(jax.random.fold_in(key, n), depth_of(side, backbone.config))
-            args = (self.length, table, backbone.vocabulary, choices)
-            rows[side] = jnp.stack([jnp.asarray(self.init(k, *args)) for k in keys])
+            keys = jax.random.split(jax.random.fold_in(key, n), depth_of(side, start.config))
+            rows[side] = np.stack([start.one(self.init, k, self.length) for k in keys])
         return DeepRows(self, rows)
-
-    def shapes(self, config: T5Config) -> "DeepRows":
-        def build():
-            size = (self.length, config.emb_dim)
-            return DeepRows(self, {s: jnp.zeros((depth_of(s, config), *size)) for s in self.sides})
-
-        return nnx.eval_shape(build)
 
     def count(self, config: T5Config) -> int:
         """L P D, summed over the sides."""
@@ -77,15 +70,19 @@ class DeepPrompt(PromptMethod):
 class DeepRows(nnx.Module):
     """Owns float32 [L, P, D] of each side."""
 
-    def __init__(self, how: DeepPrompt, rows: dict[Side, jax.Array]):
-        self.sides, self.adds = how.sides, how.combine == "add"
-        for side in how.sides:
-            setattr(self, side, PromptParam(jnp.asarray(rows[side], jnp.float32)))
+    def __init__(self, how: DeepPrompt, rows: dict[Side, np.ndarray]):
+        self.adds = how.combine == "add"
+        self.encoder, self.decoder = (
+            PromptParam(jnp.asarray(rows[side], jnp.float32)) if side in rows else None
+            for side in SIDES
+        )
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         fields: dict[str, Any] = {}
-        for side in self.sides:
-            rows = vars(self)[side][...]
+        for side, param in zip(SIDES, (self.encoder, self.decoder), strict=True):
+            if param is None:
+                continue
+            rows = param[...]
             edit = LayerEdit(rows=rows[:, None])
             if self.adds:  # the first layer's rows are there already
                 edit = LayerEdit(added=rows.at[0].set(0.0)[:, None])

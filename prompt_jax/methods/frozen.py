@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
@@ -21,9 +20,10 @@ from prompt_jax.backbone.load import digest
 from prompt_jax.backbone.weights import arrays_of, t5x_shapes
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, PromptMethod
-from prompt_jax.model.bundle import group
+from prompt_jax.methods.parts.start import Start
+from prompt_jax.model.bundle import per_column
 from prompt_jax.model.t5 import T5Config
-from prompt_jax.prompt.artefact import Prompt, check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
 from prompt_jax.settings import settings
@@ -49,14 +49,9 @@ class FrozenPrompts(PromptMethod):
             return self.rows or PromptLayout()
         return load_prompt(self.prompts[0]).layout
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> FixedPrompt:
-        saved = [load_prompt(path) for path in self.prompts]
+    def create(self, key: jax.Array, start: Start) -> FixedPrompt:
+        saved = start.prompts(self.prompts, self.layout, "FrozenPrompts.prompts")
         for prompt in saved:
-            if not prompt.manifest:
-                raise UserError(
-                    "FrozenPrompts.prompts", f"{prompt.path!r} is no artefact", "import it"
-                )
-            check_backbone(prompt, backbone)
             first = (saved[0].layout, saved[0].visibility, saved[0].arrays.keys())
             if (prompt.layout, prompt.visibility, prompt.arrays.keys()) != first:
                 raise UserError(
@@ -64,26 +59,13 @@ class FrozenPrompts(PromptMethod):
                     f"{prompt.path!r} differs from {saved[0].path!r} in rows or placement",
                     "tune them alike",
                 )
-            if not all(group(name) is not None for name in prompt.arrays):
+            if not all(per_column(name) for name in prompt.arrays):
                 raise UserError("FrozenPrompts.prompts", f"{prompt.path!r} is no plain prompt")
         if not saved or saved[0].layout != self.layout:
             raise UserError(
                 Setting("FrozenPrompts", "prompts", self.prompts), f"not of {self.layout}"
             )
-        return FixedPrompt(PromptStack(saved))
-
-    def shapes(self, config: T5Config) -> FixedPrompt:
-        sides = {"encoder": self.layout.encoder, "decoder": self.layout.decoder}
-        placed = {
-            "placement": self.layout.placement,
-            "visibility": {"input": True, "prompt": "all"},
-        }
-
-        def build():
-            rows: Any = {s: jnp.zeros((n, config.emb_dim)) for s, n in sides.items() if n}
-            return FixedPrompt(PromptStack([Prompt(rows, placed, "")] * max(len(self.prompts), 1)))
-
-        return nnx.eval_shape(build)
+        return FixedPrompt(PromptStack(saved).bundle())
 
     def count(self, config: T5Config) -> int:
         """All of the model's."""

@@ -11,6 +11,7 @@ from flax import nnx
 from prompt_jax.backbone.formats import files
 from prompt_jax.backbone.weights import arrays_of, t5x_shapes
 from prompt_jax.methods.base import STILL, Context, PromptedT5, PromptMethod
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
@@ -27,10 +28,7 @@ class FullTuning(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "NoPrompt":
-        return NoPrompt()
-
-    def shapes(self, config: T5Config) -> "NoPrompt":
+    def create(self, key: jax.Array, start: Start) -> "NoPrompt":
         return NoPrompt()
 
     def count(self, config: T5Config) -> int:

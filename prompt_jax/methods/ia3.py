@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from prompt_jax.methods.base import ATTENTIONS, STILL, Context, PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
@@ -24,11 +25,8 @@ class IA3(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "Scales":
-        return Scales(backbone.config)
-
-    def shapes(self, config: T5Config) -> "Scales":
-        return nnx.eval_shape(lambda: Scales(config))
+    def create(self, key: jax.Array, start: Start) -> "Scales":
+        return Scales(start.config)
 
     def count(self, config: T5Config) -> int:
         """L_e (2 H K + F) + L_d (4 H K + F)."""
@@ -42,19 +40,24 @@ class Scales(nnx.Module):
 
     def __init__(self, config: T5Config):
         HK, F = config.num_heads * config.head_dim, config.mlp_dim
-        for name in ATTENTIONS:
-            for what in ("key", "value"):
-                ones = jnp.ones((depth_of(name, config), HK), jnp.float32)
-                setattr(self, f"{name}_{what}", PromptParam(ones))
-        self.encoder_mlp = PromptParam(jnp.ones((config.num_encoder_layers, F), jnp.float32))
-        self.decoder_mlp = PromptParam(jnp.ones((config.num_decoder_layers, F), jnp.float32))
+        self.encoder, self.decoder, self.cross = (
+            nnx.Dict({what: _ones(depth_of(name, config), HK) for what in ("key", "value")})
+            for name in ATTENTIONS
+        )
+        self.encoder_mlp = _ones(config.num_encoder_layers, F)
+        self.decoder_mlp = _ones(config.num_decoder_layers, F)
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
+        scales = zip(ATTENTIONS.values(), (self.encoder, self.decoder, self.cross), strict=True)
         arrays = {
-            f"{place}/{what}/output_scale": vars(self)[f"{name}_{what}"][...]
-            for name, place in ATTENTIONS.items()
-            for what in ("key", "value")
+            f"{place}/{what}/output_scale": scale[...]
+            for place, pair in scales
+            for what, scale in pair.items()
         }
         arrays["encoder_layers/wo/input_scale"] = self.encoder_mlp[...]
         arrays["decoder_layers/wo/input_scale"] = self.decoder_mlp[...]
         return bundle_of(arrays)
+
+
+def _ones(layers: int, width: int) -> PromptParam:
+    return PromptParam(jnp.ones((layers, width), jnp.float32))

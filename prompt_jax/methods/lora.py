@@ -5,6 +5,7 @@ Hu et al. 2021 (https://arxiv.org/abs/2106.09685), section 4.1: h = W x + (alpha
 queries and values (section 7.1).
 """
 
+import itertools
 from typing import Literal
 
 import jax
@@ -22,6 +23,7 @@ from prompt_jax.methods.base import (
     depth_of,
 )
 from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
@@ -49,19 +51,16 @@ class LoRA(PromptMethod):
     def check(self):
         if self.rank < 1:
             raise UserError(Setting("LoRA", "rank", self.rank), remedy="give at least 1")
-        for field in ("targets", "attentions"):
-            if not vars(self)[field]:
+        for field, names in (("targets", self.targets), ("attentions", self.attentions)):
+            if not names:
                 raise UserError(Setting("LoRA", field, ()), remedy="give at least one")
 
     @property
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "LowRank":
-        return LowRank(self, backbone.config, key)
-
-    def shapes(self, config: T5Config) -> "LowRank":
-        return nnx.eval_shape(lambda: LowRank(self, config, jax.random.key(0)))
+    def create(self, key: jax.Array, start: Start) -> "LowRank":
+        return LowRank(self, start.config, key)
 
     def count(self, config: T5Config) -> int:
         """r (D + H K) for each matrix."""
@@ -71,23 +70,28 @@ class LoRA(PromptMethod):
 
 
 class LowRank(nnx.Module):
-    """Owns A^T [L, inputs, r] and B^T [L, r, outputs] of each target."""
+    """Owns A^T [L, inputs, r] and B^T [L, r, outputs] of each target: {target: {"a", "b"}}."""
 
     def __init__(self, how: LoRA, config: T5Config, key: jax.Array):
-        self.factor = how.alpha / how.rank
-        self.places = tuple((name, target) for name in how.attentions for target in how.targets)
-        D, HK = config.emb_dim, config.num_heads * config.head_dim
-        for n, (name, target) in enumerate(self.places):
-            inputs, outputs = (HK, D) if target == "out" else (D, HK)
+        self.factor, places = how.alpha / how.rank, {name: {} for name in ATTENTIONS}
+        for n, (name, target) in enumerate(itertools.product(how.attentions, how.targets)):
             L, k = depth_of(name, config), jax.random.fold_in(key, n)
-            setattr(self, f"{name}_{target}_a", uniform(k, (L, inputs, how.rank), inputs**-0.5))
-            zeros = jnp.zeros((L, how.rank, outputs), jnp.float32)
-            setattr(self, f"{name}_{target}_b", PromptParam(zeros))
+            places[name][target] = _pair(how.rank, target, L, config, k)
+        self.encoder, self.decoder, self.cross = (nnx.Dict(pairs) for pairs in places.values())
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {}
-        for name, target in self.places:
-            place = f"{ATTENTIONS[name]}/{target}"
-            arrays[f"{place}/a"] = vars(self)[f"{name}_{target}_a"][...]
-            arrays[f"{place}/b"] = vars(self)[f"{name}_{target}_b"][...] * self.factor
+        places = zip(ATTENTIONS.values(), (self.encoder, self.decoder, self.cross), strict=True)
+        for place, pairs in places:
+            for target, pair in pairs.items():
+                arrays[f"{place}/{target}/a"] = pair["a"][...]
+                arrays[f"{place}/{target}/b"] = pair["b"][...] * self.factor
         return bundle_of(arrays)
+
+
+def _pair(rank: int, target: Target, L: int, config: T5Config, key: jax.Array) -> nnx.Dict:
+    """A and B of one matrix."""
+    D, HK = config.emb_dim, config.num_heads * config.head_dim
+    inputs, outputs = (HK, D) if target == "out" else (D, HK)
+    zeros = jnp.zeros((L, rank, outputs), jnp.float32)
+    return nnx.Dict(a=uniform(key, (L, inputs, rank), inputs**-0.5), b=PromptParam(zeros))

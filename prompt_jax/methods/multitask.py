@@ -17,12 +17,14 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import Init, SampledVocabInit, begin
+from prompt_jax.methods.parts.inits import Init, SampledVocabInit
 from prompt_jax.methods.parts.networks import uniform
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.factors import Factor
@@ -79,18 +81,10 @@ class MultitaskPrompt(PromptMethod):
         factors.append(Factor(by="task", rows=self.length - shared, names=self.tasks))
         return PromptLayout(encoder=self.length, placement=self.placement, factors=tuple(factors))
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SharedAndOwn":
+    def create(self, key: jax.Array, start: Start) -> "SharedAndOwn":
         lengths, keys = {"encoder": self.length}, jax.random.split(key, len(self.tasks) + 1)
-        rows = [begin(self.init, k, lengths, backbone, choices)["encoder"] for k in keys]
-        width = self.width(backbone.config)
-        return SharedAndOwn(self, key, jnp.stack([jnp.asarray(r) for r in rows]), width)
-
-    def shapes(self, config: T5Config) -> "SharedAndOwn":
-        def build():
-            rows = jnp.zeros((len(self.tasks) + 1, self.length, config.emb_dim))
-            return SharedAndOwn(self, jax.random.key(0), rows, self.width(config))
-
-        return nnx.eval_shape(build)
+        rows = np.stack([start.rows(self.init, k, lengths)["encoder"] for k in keys])
+        return SharedAndOwn(self, key, jnp.asarray(rows), self.width(start.config))
 
     def width(self, config: T5Config) -> int:
         """w, within the model's width."""

@@ -16,8 +16,9 @@ from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import FileInit, Init, embedding_of
+from prompt_jax.methods.parts.inits import Init
 from prompt_jax.methods.parts.networks import MLP, BiLSTM, LayerNorm, lstm_count, mlp_count
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
@@ -57,17 +58,11 @@ class PTuning(PromptMethod):
     def layout(self) -> PromptLayout:
         return PromptLayout(encoder=self.length, placement=self.placement)
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "EncodedPrompt":
+    def create(self, key: jax.Array, start: Start) -> "EncodedPrompt":
         rows = None
         if self.init is not None:
-            if isinstance(self.init, FileInit):
-                self.init.load(backbone)  # refuses the prompt of another backbone
-            table = embedding_of(backbone)
-            rows = self.init(key, self.length, table, backbone.vocabulary, choices)
-        return EncodedPrompt(self, backbone.config, key, rows)
-
-    def shapes(self, config: T5Config) -> "EncodedPrompt":
-        return nnx.eval_shape(lambda: EncodedPrompt(self, config, jax.random.key(0), None))
+            rows = start.one(self.init, key, self.length)
+        return EncodedPrompt(self, start.config, key, rows)
 
     def count(self, config: T5Config) -> int:
         """P D, and LSTM 4 W (D + W/2 + 1) + 4 W (3/2 W + 1), and the MLP's I O + O per layer, and

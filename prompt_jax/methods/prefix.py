@@ -27,6 +27,7 @@ from prompt_jax.methods.base import (
     depth_of,
 )
 from prompt_jax.methods.parts.networks import MLP, Activation, mlp_count
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, bundle_of
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
@@ -49,7 +50,7 @@ class PrefixTuning(PromptMethod):
         model's own rate).
     """
 
-    groups: ClassVar = dict.fromkeys(("encoder_mlp", "decoder_mlp", "cross_mlp"), "network")
+    groups: ClassVar = dict.fromkeys(("encoder.mlp", "decoder.mlp", "cross.mlp"), "network")
     length: int = 10
     attentions: Attentions = ("encoder", "decoder", "cross")
     hidden: int | None = 512
@@ -78,11 +79,8 @@ class PrefixTuning(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "Prefixes":
-        return Prefixes(self, backbone.config, key)
-
-    def shapes(self, config: T5Config) -> "Prefixes":
-        return nnx.eval_shape(lambda: Prefixes(self, config, jax.random.key(0)))
+    def create(self, key: jax.Array, start: Start) -> "Prefixes":
+        return Prefixes(self, start.config, key)
 
     def count(self, config: T5Config) -> int:
         """Over the attentions: 2 L P H K, or with an MLP P D + D m + m + (m + 1) 2 L H K."""
@@ -98,31 +96,42 @@ class PrefixTuning(PromptMethod):
 
 
 class Prefixes(nnx.Module):
-    """Owns one table [P, 2 L H K] per attention, or E [P, D] and the MLP that makes the table."""
+    """Owns a table of each attention that has a prefix."""
 
     def __init__(self, how: PrefixTuning, config: T5Config, key: jax.Array):
         self.attentions, self.rate = how.attentions, how.dropout_rate
-        self.depths = tuple(depth_of(name, config) for name in how.attentions)
-        HK = config.num_heads * config.head_dim
-        for n, name in enumerate(how.attentions):
-            keys = jax.random.split(jax.random.fold_in(key, n))
-            out = 2 * self.depths[n] * HK
-            width = out if how.hidden is None else config.emb_dim
-            draw = how.scale * jax.random.normal(keys[0], (how.length, width), jnp.float32)
-            setattr(self, f"{name}_rows", PromptParam(draw))
-            if how.hidden is not None:
-                mlp = MLP(keys[1], (config.emb_dim, how.hidden, out), how.activation)
-                setattr(self, f"{name}_mlp", mlp)
+        tables = {
+            name: Table(how, depth_of(name, config), config, jax.random.fold_in(key, n))
+            for n, name in enumerate(how.attentions)
+        }
+        self.encoder, self.decoder, self.cross = (tables.get(name) for name in ATTENTIONS)
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        arrays = {}
-        keys = split_keys(ctx.key, len(self.attentions))
-        for name, depth, key in zip(self.attentions, self.depths, keys, strict=True):
-            table = vars(self)[f"{name}_rows"][...]
-            if f"{name}_mlp" in vars(self):
-                table = vars(self)[f"{name}_mlp"](table)
-            halves = table.reshape(len(table), 2, depth, -1).transpose(1, 2, 0, 3)
-            halves = dropout(halves, self.rate, key, shared_dim=None)
+        tables = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}
+        keys, arrays = split_keys(ctx.key, len(self.attentions)), {}
+        for name, key in zip(self.attentions, keys, strict=True):
+            table = tables[name]
+            assert table is not None
+            halves = dropout(table(), self.rate, key, shared_dim=None)
             arrays[f"{ATTENTIONS[name]}/keys"] = halves[0]
             arrays[f"{ATTENTIONS[name]}/values"] = halves[1]
         return bundle_of(arrays)
+
+
+class Table(nnx.Module):
+    """Owns the keys and values of one attention, [P, 2 L H K], or E [P, D] and the MLP that makes
+    them; called, it gives float32 [2, L, P, H K]."""
+
+    def __init__(self, how: PrefixTuning, depth: int, config: T5Config, key: jax.Array):
+        keys, self.depth = jax.random.split(key), depth
+        out = 2 * depth * config.num_heads * config.head_dim
+        width = out if how.hidden is None else config.emb_dim
+        draw = how.scale * jax.random.normal(keys[0], (how.length, width), jnp.float32)
+        self.rows = PromptParam(draw)
+        widths = None if how.hidden is None else (config.emb_dim, how.hidden, out)
+        self.mlp = None if widths is None else MLP(keys[1], widths, how.activation)
+
+    def __call__(self) -> jax.Array:
+        rows = self.rows[...]
+        table = rows if self.mlp is None else self.mlp(rows)
+        return table.reshape(len(table), 2, self.depth, -1).transpose(1, 2, 0, 3)

@@ -4,15 +4,14 @@ Lester et al. 2021 (https://arxiv.org/abs/2104.08691). Encoder input [P_e; E(x)]
 the text; optionally decoder input [P_d; E(y)]. P = length, P' = decoder_length.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import Init, SampledVocabInit, begin
+from prompt_jax.methods.parts.inits import Init, SampledVocabInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, Visibility
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
@@ -51,40 +50,31 @@ class SoftPrompt(PromptMethod):
             encoder=self.length, placement=self.placement, decoder=self.decoder_length
         )
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "SoftPromptModule":
+    def create(self, key: jax.Array, start: Start) -> "SoftPromptModule":
         lengths = {"encoder": self.length, "decoder": self.decoder_length}
-        rows = begin(self.init, key, lengths, backbone, choices)
+        rows = start.rows(self.init, key, lengths)
         return SoftPromptModule(rows.get("encoder"), rows.get("decoder"), self.visibility)
-
-    def shapes(self, config: T5Config) -> "SoftPromptModule":
-        def build():
-            lengths = (self.length, self.decoder_length)
-            encoder, decoder = (jnp.zeros((n, config.emb_dim)) if n else None for n in lengths)
-            return SoftPromptModule(encoder, decoder, self.visibility)
-
-        return nnx.eval_shape(build)
 
     def count(self, config: T5Config) -> int:
         """(P + P') * D."""
         return (self.length + self.decoder_length) * config.emb_dim
-
-    def manifest(self) -> dict[str, Any]:
-        visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
-        return {**super().manifest(), "placement": self.placement, "visibility": visibility}
 
 
 class SoftPromptModule(nnx.Module):
     """Owns the rows: float32 [P, D] and [P', D], each optional."""
 
     def __init__(self, encoder, decoder=None, visibility: Visibility | None = None):
-        if encoder is not None:
-            self.encoder = PromptParam(jnp.asarray(encoder, jnp.float32))
-        if decoder is not None:
-            self.decoder = PromptParam(jnp.asarray(decoder, jnp.float32))
+        self.encoder = _param(encoder)
+        self.decoder = _param(decoder)
         self.visibility = visibility or Visibility()
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        rows: dict[str, Any] = {
-            name: v[...][None] for name, v in vars(self).items() if isinstance(v, PromptParam)
-        }
-        return PromptBundle(**rows, visibility=self.visibility)
+        encoder, decoder = (None if p is None else p[...][None] for p in self._sides())
+        return PromptBundle(encoder=encoder, decoder=decoder, visibility=self.visibility)
+
+    def _sides(self) -> tuple[PromptParam | None, PromptParam | None]:
+        return self.encoder, self.decoder
+
+
+def _param(rows) -> PromptParam | None:
+    return None if rows is None else PromptParam(jnp.asarray(rows, jnp.float32))

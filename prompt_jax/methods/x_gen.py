@@ -20,7 +20,8 @@ from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import FileInit, Init, UniformInit, embedding_of
+from prompt_jax.methods.parts.inits import Init, UniformInit
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.factors import Factor
@@ -58,8 +59,8 @@ class XGen(PromptMethod):
     placement: Placement = "prefix"
 
     def check(self):
-        for field in ("languages", "tasks"):
-            if not vars(self)[field]:
+        for field, names in (("languages", self.languages), ("tasks", self.tasks)):
+            if not names:
                 raise UserError(Setting("XGen", field, ()), remedy="give at least one name")
         if self.trains != "both" and self.start is None:
             raise UserError(
@@ -81,14 +82,13 @@ class XGen(PromptMethod):
         length = self.language_length + self.task_length
         return PromptLayout(encoder=length, placement=self.placement, factors=(language, task))
 
-    def create(self, key: jax.Array, backbone, choices: tuple[str, ...] = ()) -> "FactorTables":
-        embedding, tables = embedding_of(backbone), {}
+    def create(self, key: jax.Array, start: Start) -> "FactorTables":
+        tables: dict[Table, np.ndarray] = {}
         for n, (name, factor) in enumerate(zip(TABLES, self.layout.factors, strict=True)):
             keys = jax.random.split(jax.random.fold_in(key, n), len(factor.names))
-            args = (factor.rows, embedding, backbone.vocabulary, choices)
-            tables[name] = np.stack([self.init(k, *args) for k in keys])
-        if self.start is not None:
-            self._begin(tables, FileInit(path=self.start).load(backbone))
+            tables[name] = np.stack([start.one(self.init, k, factor.rows) for k in keys])
+        if self.start is not None and (saved := start.prompt(self.start, "XGen.start")):
+            self._begin(tables, saved)
         return FactorTables(self, tables)
 
     def _begin(self, tables: dict[Table, np.ndarray], saved: Any) -> None:
@@ -126,14 +126,6 @@ class XGen(PromptMethod):
             if name in mine:
                 table[mine.index(name)] = rows[n]
 
-    def shapes(self, config: T5Config) -> "FactorTables":
-        def build():
-            sizes = zip(TABLES, self.layout.factors, strict=True)
-            D = config.emb_dim
-            return FactorTables(self, {t: jnp.zeros((len(f.names), f.rows, D)) for t, f in sizes})
-
-        return nnx.eval_shape(build)
-
     def count(self, config: T5Config) -> int:
         """N_l P_l D + N_t P_t D, of the tables that train."""
         sizes = zip(TABLES, self.layout.factors, strict=True)
@@ -143,15 +135,15 @@ class XGen(PromptMethod):
 class FactorTables(nnx.Module):
     """Owns float32 [N_l, P_l, D] and [N_t, P_t, D]."""
 
-    language: nnx.Variable
-    task: nnx.Variable
-
-    def __init__(self, how: XGen, tables):
-        for name in TABLES:
-            kind = PromptParam if how.trains in ("both", name) else FixedParam
-            setattr(self, name, kind(jnp.asarray(tables[name], jnp.float32)))
+    def __init__(self, how: XGen, tables: dict[Table, np.ndarray]):
+        self.language, self.task = (
+            (PromptParam if how.trains in ("both", name) else FixedParam)(
+                jnp.asarray(tables[name], jnp.float32)
+            )
+            for name in TABLES
+        )
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        tables = (vars(self)[name][...] for name in TABLES)
+        tables = (self.language[...], self.task[...])
         rows = [table.reshape(-1, table.shape[-1]) for table in tables]
         return PromptBundle(encoder=jnp.concatenate(rows)[None])

@@ -2,17 +2,22 @@
 
 The T5 consumes a `PromptBundle` and never imports a method. Where the rows of a prompt stand in a
 sequence is data, not code: the batch carries `*_prompt_slots` (0 = an ordinary column, k = row k-1
-of the prompt), laid out by `layout.py`, so that padded rows, packed rows, prefixes and suffixes all
-take the same path. What a method adds inside the layers is a tree of arrays with a leading layer
-axis, which the T5 scans beside its weights.
+of the prompt), laid out by `prompt/layout.py`, so that padded rows, packed rows, prefixes and
+suffixes all take the same path. What a method adds inside the layers is a tree of arrays with a
+leading layer axis, which the T5 scans beside its weights.
 
 Every array has a name, its path in the bundle (`encoder`, `decoder_layers/cross/keys`,
-`encoder_layers/attention/query/a`): artefacts hold the arrays of a bundle under these names.
+`encoder_layers/attention/query/a`), and AXES says which axes it has. Artefacts hold the arrays of a
+bundle with one prompt under these names.
 
-Shapes: G prompts (one per task, or 1), P prompt rows, D model width, B rows of a batch, T columns,
-L layers of a stack, HK heads times head width, I inputs and O outputs of a matrix, r rank.
+Shapes: X prompts (tasks of a mixture, saved prompts of one evaluation, tenants of a server, or the
+examples of a batch whose method makes rows from the text), P prompt rows or keys, D model width,
+B rows of a batch, T columns, L layers of a stack, C heads times head width, F MLP width, I inputs
+and O outputs of a matrix, r rank. X is on every array. `prompt_ids` int32 [B] of a batch, or the
+columns' own `*_task_ids`, say which of the X an example has; without them there is one prompt.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,10 +25,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from prompt_jax.model.mixture import Mixture
 from prompt_jax.settings import settings
 
 PrefixPositions = Literal["none", "before"]
+NOWHERE = jnp.iinfo(jnp.int32).max  # the position of a key that has none: its bias is 0
 
 
 @settings
@@ -46,8 +51,8 @@ class DenseEdit:
     """A change of one matrix W: y = ((x * input_scale) W + (x * input_scale) a b) * output_scale.
 
     Attributes:
-      a, b: float32 [L, I, r] and [L, r, O], both or neither.
-      input_scale, output_scale: float32 [L, I] and [L, O].
+      a, b: float32 [L, X, I, r] and [L, X, r, O], both or neither.
+      input_scale, output_scale: float32 [L, X, I] and [L, X, O].
     """
 
     a: jax.Array | None = None
@@ -61,11 +66,13 @@ class AttentionEdit:
     """Keys and values before those of the text, and changes of the four matrices.
 
     Attributes:
-      keys, values: float32 [L, P, HK]; seen by every column, in every segment of a packed row.
+      keys, values: float32 [L, X, P, C]; seen by every column, in every segment of a packed row.
+      present: bool [L, X, P]: which of them each prompt has; None: all.
     """
 
     keys: jax.Array | None = None
     values: jax.Array | None = None
+    present: jax.Array | None = None
     query: DenseEdit = DenseEdit()
     key: DenseEdit = DenseEdit()
     value: DenseEdit = DenseEdit()
@@ -77,30 +84,23 @@ class LayerEdit:
     """What a method changes inside the layers of one stack, or of one of them (without L).
 
     Attributes:
-      rows: float32 [L, G, P, D]: they take the place of the prompt columns that enter a layer.
-      added: float32 [L, G, P, D]: added to the prompt columns that enter a layer.
+      rows: float32 [L, X, P, D]: they take the place of the prompt columns that enter a layer.
+      added: float32 [L, X, P, D]: added to the prompt columns that enter a layer.
+      replaces: bool [L, X]: whose `rows` count; None: all.
       attention: of the self-attention.
       cross: of the decoder's attention to the encoder.
       wi, wi_0, wi_1, wo: of the MLP (T5 1.0 has `wi`, T5 1.1 `wi_0` and `wi_1`).
-      prefix_positions: keys of `attention` have no position (`none`: no bias) or stand `before`
-        the first column, as those of transformers' past keys do; then rows must not be packed.
     """
 
     rows: jax.Array | None = None
     added: jax.Array | None = None
+    replaces: jax.Array | None = None
     attention: AttentionEdit = AttentionEdit()
     cross: AttentionEdit = AttentionEdit()
     wi: DenseEdit = DenseEdit()
     wi_0: DenseEdit = DenseEdit()
     wi_1: DenseEdit = DenseEdit()
     wo: DenseEdit = DenseEdit()
-    prefix_positions: PrefixPositions = struct.field(pytree_node=False, default="none")
-
-    @property
-    def columns_before(self) -> int:
-        """Keys of the self-attention that have positions of their own."""
-        keys = self.attention.keys
-        return 0 if keys is None or self.prefix_positions == "none" else keys.shape[-2]
 
 
 @struct.dataclass
@@ -108,10 +108,17 @@ class PromptBundle:
     """What a method gives to one forward pass; every field is optional.
 
     Attributes:
-      encoder: float32 [G, P, D], rows for the encoder's prompt columns.
-      decoder: float32 [G, P', D], rows for the decoder's prompt columns.
+      encoder: float32 [X, P, D], rows for the encoder's prompt columns.
+      decoder: float32 [X, P', D], rows for the decoder's prompt columns. They end where the text
+        begins: a prompt with fewer than P' rows has them last.
       encoder_layers, decoder_layers: what changes inside the layers.
-      mixture: prompts that each example mixes into the encoder's; then G is 1.
+      encoder_ids: int32 [B, T], which of the X prompts each column of the encoder shows; None: as
+        the batch says.
+      encoder_positions, decoder_positions: int32 [X, P], the positions of the keys of that stack's
+        `attention`, counted from its first column, so that keys before it are negative; NOWHERE: a
+        key without a position. None: no key has one. Rows whose keys have positions must not be
+        packed.
+      decoder_present: bool [X, P']: which decoder rows each prompt has; None: all.
       visibility: the attention policy of the encoder's prompt columns.
     """
 
@@ -119,22 +126,42 @@ class PromptBundle:
     decoder: jax.Array | None = None
     encoder_layers: LayerEdit = LayerEdit()
     decoder_layers: LayerEdit = LayerEdit()
-    mixture: Mixture = Mixture()
+    encoder_ids: jax.Array | None = None
+    encoder_positions: jax.Array | None = None
+    decoder_positions: jax.Array | None = None
+    decoder_present: jax.Array | None = None
     visibility: Visibility = struct.field(pytree_node=False, default=Visibility())
 
 
 NO_PROMPT = PromptBundle()
-GROUPED = {"encoder": 0, "decoder": 0, "rows": 1, "added": 1}  # last part of a name: the axis G
+
+_MATRICES = {  # of a layer: inputs and outputs
+    "attention/query": "DC", "attention/key": "DC", "attention/value": "DC", "attention/out": "CD",
+    "cross/query": "DC", "cross/key": "DC", "cross/value": "DC", "cross/out": "CD",
+    "wi": "DF", "wi_0": "DF", "wi_1": "DF", "wo": "FD",
+}  # fmt: skip
+_LAYER = {"rows": "LXPD", "added": "LXPD"}
+_LAYER |= {
+    f"{name}/{what}": "LXPC" for name in ("attention", "cross") for what in ("keys", "values")
+}
+for _matrix, (_I, _O) in _MATRICES.items():
+    _LAYER |= {
+        f"{_matrix}/a": f"LX{_I}r",
+        f"{_matrix}/b": f"LXr{_O}",
+        f"{_matrix}/input_scale": f"LX{_I}",
+        f"{_matrix}/output_scale": f"LX{_O}",
+    }
+# Every array that a method may train: its name and its axes.
+AXES: dict[str, str] = {"encoder": "XPD", "decoder": "XPD"}
+AXES |= {
+    f"{s}_layers/{name}": axes for s in ("encoder", "decoder") for name, axes in _LAYER.items()
+}
 
 
 def named(bundle: PromptBundle) -> dict[str, jax.Array]:
-    """The arrays of a bundle with one prompt, by name and without the axis G."""
-    found = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(bundle)[0]:
-        parts = [key.name for key in path]
-        axis = GROUPED.get(parts[-1])
-        found["/".join(parts)] = value if axis is None else jnp.squeeze(value, axis)
-    return found
+    """The arrays of a bundle with one prompt, by name and without the axis X."""
+    arrays = arrays_by_name(bundle)
+    return {n: jnp.squeeze(x, AXES[n].index("X")) for n, x in arrays.items() if n in AXES}
 
 
 def bundle_of(
@@ -142,18 +169,29 @@ def bundle_of(
     visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     prefix_positions: PrefixPositions = "none",
 ) -> PromptBundle:
-    """The bundle of named arrays: the inverse of `named`.
+    """The bundle with one prompt of named arrays: the inverse of `named`. Names are those of AXES.
 
-    Every name must be known (`known_name`).
+    `prefix_positions`: the keys of self-attention stand at no position (`none`), or `before` the
+    first column, as those of transformers' past keys do.
     """
-    placed = LayerEdit(prefix_positions=prefix_positions)
-    bundle = PromptBundle(encoder_layers=placed, decoder_layers=placed, visibility=visibility)
+    bundle = PromptBundle(visibility=visibility)
     for name, value in arrays.items():
-        parts = name.split("/")
-        axis = GROUPED.get(parts[-1])
-        value = value if axis is None else jnp.expand_dims(value, axis)
-        bundle = _put(bundle, parts, value)
-    return bundle
+        bundle = put(bundle, name, jnp.expand_dims(value, AXES[name].index("X")))
+    if prefix_positions == "none":
+        return bundle
+    return dataclasses.replace(
+        bundle,
+        encoder_positions=_before(bundle.encoder_layers),
+        decoder_positions=_before(bundle.decoder_layers),
+    )
+
+
+def _before(edit: LayerEdit) -> jax.Array | None:
+    """int32 [X, P]: positions right before column 0."""
+    if edit.attention.keys is None:
+        return None
+    _, X, P, _ = edit.attention.keys.shape
+    return jnp.broadcast_to(jnp.arange(-P, 0, dtype=jnp.int32), (X, P))
 
 
 def _put(node: Any, parts: list[str], value: Any) -> Any:
@@ -161,95 +199,103 @@ def _put(node: Any, parts: list[str], value: Any) -> Any:
     return node.replace(**{parts[0]: inner})
 
 
-def known_name(name: str) -> bool:
-    """Whether a bundle has an array of that name."""
-    node: Any = NO_PROMPT
-    for part in name.split("/"):
-        if not isinstance(node, EDITS) or part not in vars(node):
-            return False
-        node = vars(node)[part]
-    return node is None
-
-
-EDITS = (PromptBundle, LayerEdit, AttentionEdit, DenseEdit, Mixture)
-RANKS = {"rows": 3, "added": 3, "keys": 3, "values": 3, "a": 3, "b": 3}  # others': 2
-RANKS |= {"sources": 3, "scale": 1, "bias": 1}
-
-
-def group(name: str) -> int | None:
-    """The axis along which the arrays of several prompts are stacked; None: they cannot be."""
-    return GROUPED.get(name.rsplit("/", 1)[-1])
+def per_column(name: str) -> bool:
+    """Whether the columns of a row may show that array of different prompts, so that it packs."""
+    return AXES[name].endswith("PD")
 
 
 def rank_of(name: str) -> int:
-    """How many dimensions a named array has."""
-    return RANKS.get(name.rsplit("/", 1)[-1], 2)
+    """How many dimensions a named array of one prompt has."""
+    return len(AXES[name]) - 1
 
 
 def axes_of(name: str, config: Any) -> tuple[int | None, ...]:
-    """The shape that a named array must have for a T5 of `config`; None: as the method says.
+    """The shape of a named array of one prompt for a T5 of `config`; None: as the method says.
 
     >>> from prompt_jax.model.sizes import SIZES
     >>> axes_of("encoder_layers/attention/query/a", SIZES["nano"])
     (4, 128, None)
     """
-    D, HK, F = config.emb_dim, config.num_heads * config.head_dim, config.mlp_dim
-    if "/" not in name:
-        return (None, D)
-    stack, *inner = name.split("/")
-    if stack == "mixture":
-        known = {"sources": (None, None, D), "down": (D, None), "up": (None, D)}
-        return known.get(inner[0], (D,))
-    L = config.num_encoder_layers if stack == "encoder_layers" else config.num_decoder_layers
-    if inner[-1] in ("rows", "added"):
-        return (L, None, D)
-    if inner[-1] in ("keys", "values"):
-        return (L, None, HK)
-    inputs, outputs = {"out": (HK, D), "wo": (F, D)}.get(
-        inner[-2], (D, F if inner[-2].startswith("wi") else HK)
-    )
-    shapes = {
-        "a": (L, inputs, None),
-        "b": (L, None, outputs),
-        "input_scale": (L, inputs),
-        "output_scale": (L, outputs),
+    encoder = name.startswith("encoder")
+    sizes = {
+        "L": config.num_encoder_layers if encoder else config.num_decoder_layers,
+        "D": config.emb_dim,
+        "C": config.num_heads * config.head_dim,
+        "F": config.mlp_dim,
     }
-    return shapes[inner[-1]]
+    return tuple(sizes.get(axis) for axis in AXES[name] if axis != "X")
+
+
+def arrays_by_name(bundle: PromptBundle) -> dict[str, jax.Array]:
+    """Every array of a bundle, with its axis X, those that say what is present among them."""
+    leaves = jax.tree_util.tree_flatten_with_path(bundle)[0]
+    return {"/".join(key.name for key in path): value for path, value in leaves}
+
+
+def put(bundle: PromptBundle, name: str, value: Any) -> PromptBundle:
+    """The bundle with `value` under a name."""
+    return _put(bundle, name.split("/"), value)
+
+
+def of_row(x_X: jax.Array, ids_B: jax.Array | None) -> jax.Array:
+    """What each row's prompt has of an array [X, ...]: [B, ...], or [...] where there is one."""
+    if len(x_X) == 1:
+        return x_X[0]
+    if ids_B is None:
+        raise ValueError(f"{len(x_X)} prompts, and no prompt_ids in the batch")
+    return x_X[ids_B]
+
+
+def picked(edit: LayerEdit, ids_B: jax.Array | None) -> LayerEdit:
+    """One layer's edit with the arrays of each row's prompt: X gives way to B, or to nothing where
+    there is one prompt. Rows that enter layers keep X: their columns pick for themselves.
+
+    Raises:
+      ValueError: there are several prompts and the batch does not say whose each row is.
+    """
+
+    chosen = jax.tree.map(
+        lambda x: of_row(x, ids_B), dataclasses.replace(edit, rows=None, added=None, replaces=None)
+    )
+    return dataclasses.replace(chosen, rows=edit.rows, added=edit.added, replaces=edit.replaces)
 
 
 def insert_rows(
-    x_BTD: jax.Array, rows_GPD: jax.Array | None, slots_BT: jax.Array | None, tasks_BT
+    x_BTD: jax.Array, rows_XPD: jax.Array | None, slots_BT: jax.Array | None, ids_BT
 ) -> jax.Array:
     """Puts prompt rows into their columns: x where slots are 0, row `slots - 1` elsewhere.
 
     Rows are cast to x's dtype here and nowhere else; the gradient of a row is the sum over every
-    column that shows it, which is what packing needs. `tasks_BT` (int32) picks among G prompts;
-    None means prompt 0.
+    column that shows it, which is what packing needs. `ids_BT` (int32) picks among X prompts; None
+    means prompt 0.
     """
-    if rows_GPD is None or slots_BT is None:
+    if rows_XPD is None or slots_BT is None:
         return x_BTD
-    return jnp.where(slots_BT[..., None] > 0, _spread(x_BTD, rows_GPD, slots_BT, tasks_BT), x_BTD)
+    return jnp.where(slots_BT[..., None] > 0, _spread(x_BTD, rows_XPD, slots_BT, ids_BT), x_BTD)
 
 
 def enter(
-    x_BTD: jax.Array, edit: LayerEdit, slots_BT: jax.Array | None, tasks_BT: jax.Array | None
+    x_BTD: jax.Array, edit: LayerEdit, slots_BT: jax.Array | None, ids_BT: jax.Array | None
 ) -> jax.Array:
     """What enters a layer: x, its prompt columns replaced or added to as the layer's edit says."""
-    x_BTD = insert_rows(x_BTD, edit.rows, slots_BT, tasks_BT)
+    slots = slots_BT
+    if edit.replaces is not None and slots_BT is not None and ids_BT is not None:
+        slots = jnp.where(edit.replaces[jnp.maximum(ids_BT, 0)], slots_BT, 0)
+    x_BTD = insert_rows(x_BTD, edit.rows, slots, ids_BT)
     if edit.added is None or slots_BT is None:
         return x_BTD
-    added = _spread(x_BTD, edit.added, slots_BT, tasks_BT)
+    added = _spread(x_BTD, edit.added, slots_BT, ids_BT)
     return jnp.where(slots_BT[..., None] > 0, x_BTD + added, x_BTD)
 
 
-def _spread(x_BTD, rows_GPD, slots_BT, tasks_BT) -> jax.Array:
+def _spread(x_BTD, rows_XPD, slots_BT, ids_BT) -> jax.Array:
     """[B, T, D] in x's dtype: the row of every prompt column, and row 0 elsewhere."""
-    num_tasks, length, width = rows_GPD.shape
-    if num_tasks == 1 or tasks_BT is None:
+    prompts, length, width = rows_XPD.shape
+    if prompts == 1 or ids_BT is None:
         index_BT = jnp.maximum(slots_BT - 1, 0)
     else:
-        index_BT = jnp.maximum(tasks_BT, 0) * length + jnp.maximum(slots_BT - 1, 0)
-    return rows_GPD.reshape(num_tasks * length, width).astype(x_BTD.dtype)[index_BT]
+        index_BT = jnp.maximum(ids_BT, 0) * length + jnp.maximum(slots_BT - 1, 0)
+    return rows_XPD.reshape(prompts * length, width).astype(x_BTD.dtype)[index_BT]
 
 
 def visible(policy: Visibility, slots_BT: jax.Array | None) -> jax.Array | None:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, insert_rows
 from prompt_jax.model.layers import T5Config
-from prompt_jax.model.t5 import T5, encoder_segments
+from prompt_jax.model.t5 import T5, decoder_shown, encoder_segments
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -72,29 +72,31 @@ def cache_bytes(config: T5Config, rows: int, width: int, columns: int) -> int:
 def prefill(t5: T5, batch, bundle: PromptBundle = NO_PROMPT, *, columns: int) -> Cache:
     """Encodes a batch and writes its decoder prompts: a cache that has room for `columns` tokens.
 
-    `batch` holds T5's encoder features, one example per row, and may hold `decoder_task_ids`
-    [B, 1], the number of the prompt of every row; without them all rows have prompt 0. The cache
-    has P' + `columns` decoder columns.
+    `batch` holds T5's encoder features, one example per row, and may hold `prompt_ids` [B], the
+    number of the prompt of every row; without them all rows have prompt 0. The cache has P' +
+    `columns` decoder columns.
     """
     encoded_BTD = t5.encode(batch, bundle)
-    B = len(encoded_BTD)
-    tasks_B1 = batch.get("decoder_task_ids", jnp.zeros((B, 1), jnp.int32))[:, :1]
-    rows_BPD = _decoder_rows(bundle, encoded_BTD, tasks_B1[:, 0])
-    length = rows_BPD.shape[1]
-    cross = t5.cross_keys_values(encoded_BTD, bundle)
+    B, _, D = encoded_BTD.shape
+    prompts = jnp.asarray(batch.get("prompt_ids", jnp.zeros(B, jnp.int32)), jnp.int32)
+    slots_BP = decoder_slots(bundle, B, prompts)
+    length = slots_BP.shape[1]
+    cross = t5.cross_keys_values(encoded_BTD, bundle, prompts)
     L, _, _, H, K = cross[0].shape
     blank = jnp.zeros((L, B, length + columns, H, K), encoded_BTD.dtype)
     cache = Cache(
         lengths=jnp.zeros(B, jnp.int32),
-        prompts=jnp.asarray(tasks_B1[:, 0], jnp.int32),
+        prompts=prompts,
         encoder_mask=encoder_segments(batch) > 0,
         attention=(blank, blank),
         cross=cross,
     )
     if length == 0:
         return cache
-    slots = jnp.broadcast_to(jnp.arange(1, length + 1), (B, length))
-    return _advance(t5, cache, rows_BPD, bundle, slots)[1]
+    ids = jnp.broadcast_to(prompts[:, None], slots_BP.shape)
+    blank = jnp.zeros((B, length, D), encoded_BTD.dtype)
+    rows_BPD = insert_rows(blank, bundle.decoder, slots_BP, ids)
+    return _advance(t5, cache, rows_BPD, bundle, slots_BP)[1]
 
 
 def step(
@@ -156,20 +158,19 @@ def _advance(t5: T5, cache: Cache, x_BSD, bundle: PromptBundle, slots_BS=None):
     """float32 logits [B, S, V] of S more columns in every row, and the cache that has them."""
     S, N = x_BSD.shape[1], cache.attention[0].shape[2]
     at_B = jnp.minimum(cache.lengths, N - S)
-    tasks_BS = jnp.broadcast_to(cache.prompts[:, None], x_BSD.shape[:2])
+    columns = {"decoder_input_tokens": x_BSD[..., 0], "prompt_ids": cache.prompts}
+    shown = decoder_shown(columns, bundle)._replace(slots=slots_BS)
     keys_values = {"self": cache.attention, "cross": cache.cross}
     logits, keys_values = t5.decode_step(
-        x_BSD, keys_values, at_B, cache.encoder_mask, bundle, slots_BS, tasks_BS
+        x_BSD, keys_values, at_B, cache.encoder_mask, bundle, shown
     )
     return logits, dataclasses.replace(cache, lengths=at_B + S, attention=keys_values["self"])
 
 
-def _decoder_rows(bundle: PromptBundle, encoded_BTD, prompts_B) -> jax.Array:
-    """[B, P', D]: the decoder prompt of every row, in the dtype of the encoder's output."""
-    B, _, D = encoded_BTD.shape
-    if bundle.decoder is None:
-        return jnp.zeros((B, 0, D), encoded_BTD.dtype)
-    prompts = bundle.decoder.astype(encoded_BTD.dtype)
-    if len(prompts) == 1:
-        return jnp.broadcast_to(prompts, (B, *prompts.shape[1:]))
-    return prompts[jnp.maximum(prompts_B, 0)]
+def decoder_slots(bundle: PromptBundle, rows: int, prompts_B: jax.Array | None) -> jax.Array:
+    """int32 [B, P']: the rows of every row's decoder prompt, 0 where its prompt has fewer."""
+    length = 0 if bundle.decoder is None else bundle.decoder.shape[1]
+    slots = jnp.broadcast_to(jnp.arange(1, length + 1, dtype=jnp.int32), (rows, length))
+    if bundle.decoder_present is None or prompts_B is None:
+        return slots
+    return jnp.where(bundle.decoder_present[prompts_B], slots, 0)

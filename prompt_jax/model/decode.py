@@ -68,8 +68,8 @@ def generate(
 ) -> tuple[jax.Array, jax.Array]:
     """The best outputs for every row of a batch, best first; with `sampling`, K drawn ones.
 
-    `batch` holds T5's encoder features, one example per row, and may hold `decoder_task_ids`
-    [B, 1], which pick among the decoder prompts of the bundle.
+    `batch` holds T5's encoder features, one example per row, and may hold `prompt_ids` int32 [B],
+    which pick among the prompts of the bundle.
 
     Returns ids int32 [B, K, N], without the start token and 0 after EOS, and scores float32
     [B, K]. One beam is greedy search. A row in which nothing ended within N tokens gives what it
@@ -132,26 +132,15 @@ def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
 
 def teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
     """The decoder's features of a batch of targets, after the columns of the decoder's prompt."""
-    B, T = targets_BT.shape
-    length = 0 if bundle.decoder is None else bundle.decoder.shape[1]
+    T = targets_BT.shape[1]
+    slots = cache.decoder_slots(bundle, len(targets_BT), batch.get("prompt_ids"))
+    length = slots.shape[1]
     inputs_BT = jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-    slots = jnp.concatenate([jnp.arange(1, length + 1), jnp.zeros(T, int)]).astype(jnp.int32)
-    features = {
+    return {
         "decoder_input_tokens": jnp.pad(inputs_BT, ((0, 0), (length, 0))),
         "decoder_target_tokens": jnp.pad(targets_BT, ((0, 0), (length, 0))),
-        "decoder_prompt_slots": jnp.broadcast_to(slots, (B, length + T)),
+        "decoder_prompt_slots": jnp.pad(slots, ((0, 0), (0, T))),
     }
-    if (tasks := _spread_tasks(batch, length + T)) is not None:
-        features["decoder_task_ids"] = tasks
-    return features
-
-
-def _spread_tasks(batch, columns: int) -> jax.Array | None:
-    """int32 [B, columns]: the task of every row, if the batch says it."""
-    if "decoder_task_ids" not in batch:
-        return None
-    tasks = batch["decoder_task_ids"][:, :1]
-    return jnp.broadcast_to(tasks, (len(tasks), columns))
 
 
 def start_decoding(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, Cache]:

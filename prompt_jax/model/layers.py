@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from prompt_jax.model.activations import kept
-from prompt_jax.model.bundle import AttentionEdit, DenseEdit, LayerEdit
+from prompt_jax.model.bundle import NOWHERE, AttentionEdit, DenseEdit, LayerEdit
 from prompt_jax.model.quantised import matmul
 
 MASKED = -1e10  # T5X's value for a masked attention logit
@@ -48,7 +48,8 @@ def kernel(key, stack, shape, axes, stddev) -> nnx.Param:
 
 
 class Dense(nnx.Module):
-    """y = x @ kernel, without a bias, in x's dtype; `edit` changes it as `DenseEdit` says."""
+    """y = x @ kernel, without a bias, in x's dtype; `edit` changes it as `DenseEdit` says, with
+    arrays for all rows or, with an axis B first, for each."""
 
     def __init__(self, rngs, stack, shape, axes, stddev):
         self.kernel = kernel(rngs.params(), stack, shape, axes, stddev)
@@ -61,8 +62,11 @@ class Dense(nnx.Module):
         return kept(_scaled(y, edit.output_scale))
 
 
-def _scaled(x_BTI, scale_I) -> jax.Array:
-    return x_BTI if scale_I is None else x_BTI * scale_I.astype(x_BTI.dtype)[None, None]
+def _scaled(x_BTI, scale) -> jax.Array:
+    """x times `scale`, [I] for all rows or [B, I]."""
+    if scale is None:
+        return x_BTI
+    return x_BTI * scale.astype(x_BTI.dtype).reshape(-1, 1, scale.shape[-1])
 
 
 class RMSNorm(nnx.Module):
@@ -79,9 +83,9 @@ class RMSNorm(nnx.Module):
 
 
 @functools.lru_cache
-def _buckets(length: int, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of every key-minus-query distance, int32 [2 * length - 1], first -(length - 1)."""
-    distance = -np.arange(-(length - 1), length)
+def _buckets(reach: int, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of every key-minus-query distance from -reach to reach, int32 [2 * reach + 1]."""
+    distance = -np.arange(-reach, reach + 1)
     base = np.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2
@@ -104,15 +108,26 @@ class RelativeBias(nnx.Module):
         self.bidirectional = bidirectional
         self.max_distance = config.max_distance
 
-    def __call__(self, queries: int, keys: int, offset=0, before: int = 0) -> jax.Array:
-        """float32 [R, H, queries, before + keys]; query i of a row stands at column `offset + i`,
-        and `before` more keys stand before column 0. `offset`: int32 [R], or one for all: R = 1."""
-        keys, offset = before + keys, jnp.atleast_1d(before + offset)
-        num_buckets = self.rel_embedding.shape[-1]
-        table = _buckets(keys, self.bidirectional, num_buckets, self.max_distance)
-        query = jnp.arange(queries)[None, :, None] + offset[:, None, None]
-        buckets = jnp.asarray(table)[jnp.arange(keys)[None, None] - query + (keys - 1)]
-        return self.rel_embedding[...].astype(jnp.float32)[:, buckets].swapaxes(0, 1)
+    def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """float32 [1 or B, H, S, T] for the positions of queries and keys, int32 [S] or [B, S],
+        and [T] or [B, T]. Farther than `max_distance` all distances are alike; keys at NOWHERE
+        have the bias 0."""
+        reach, buckets = self.max_distance, self.rel_embedding.shape[-1]
+        table = _buckets(reach, self.bidirectional, buckets, self.max_distance)
+        queries, keys = jnp.atleast_2d(queries), jnp.atleast_2d(keys)
+        distance_BST = keys[:, None, :] - queries[:, :, None]
+        bucket_BST = jnp.asarray(table)[jnp.clip(distance_BST, -reach, reach) + reach]
+        bias_HBST = self.rel_embedding[...].astype(jnp.float32)[:, bucket_BST]
+        nowhere = (keys == NOWHERE)[:, None, None, :]
+        return jnp.where(nowhere, 0.0, bias_HBST.swapaxes(0, 1))
+
+
+def positions(columns_T: jax.Array, before: jax.Array | None) -> jax.Array:
+    """int32 [T] or [B, P + T], positions of keys: `before` [P] or [B, P], then the columns."""
+    if before is None:
+        return columns_T
+    columns = jnp.broadcast_to(columns_T, (*before.shape[:-1], len(columns_T)))
+    return jnp.concatenate([before, columns], axis=-1)
 
 
 def dropout(x, rate, key, shared_dim: int | None = 1):
@@ -160,7 +175,7 @@ class Attention(nnx.Module):
         if edit.keys is not None and edit.values is not None:
             k_BTHK = self._preceded(edit.keys, k_BTHK)
             v_BTHK = self._preceded(edit.values, v_BTHK)
-            mask = _widened(mask, k_BTHK.shape[1], True)
+            mask = self._mask(mask, edit, len(x_BSD))
             bias = None if bias is None else _widened(bias, k_BTHK.shape[1], 0.0)
         q_BSHK = self.query(x_BSD, edit.query).reshape(*x_BSD.shape[:2], *self.heads)
         logits = jnp.einsum("bshk,bthk->bhst", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
@@ -169,11 +184,23 @@ class Attention(nnx.Module):
         y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v_BTHK)
         return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1), edit.out)
 
-    def _preceded(self, rows_PC, x_BTHK) -> jax.Array:
-        """[B, P + T, H, K]: rows [P, H * K] before x, in its dtype."""
-        B, P = len(x_BTHK), len(rows_PC)
-        rows = rows_PC.astype(x_BTHK.dtype).reshape(1, P, *self.heads)
+    def _preceded(self, rows, x_BTHK) -> jax.Array:
+        """[B, P + T, H, K]: rows [P, H * K] or [B, P, H * K] before x, in its dtype."""
+        B, P = len(x_BTHK), rows.shape[-2]
+        rows = rows.astype(x_BTHK.dtype).reshape(-1, P, *self.heads)
         return jnp.concatenate([jnp.broadcast_to(rows, (B, P, *self.heads)), x_BTHK], axis=1)
+
+    @staticmethod
+    def _mask(mask, edit: AttentionEdit, rows: int) -> jax.Array:
+        """`mask` with columns for the P keys before its own: all seen, or those present."""
+        assert edit.keys is not None
+        P = edit.keys.shape[-2]
+        if edit.present is None:
+            return _widened(mask, P + mask.shape[-1], True)
+        present = edit.present.reshape(-1, 1, 1, P)
+        mask = jnp.broadcast_to(mask, (rows, *mask.shape[1:]))
+        present = jnp.broadcast_to(present, (rows, 1, mask.shape[2], P))
+        return jnp.concatenate([present, mask], axis=-1)
 
 
 def _widened(x, keys: int, value) -> jax.Array:
@@ -197,17 +224,19 @@ class MLP(nnx.Module):
         D, F = config.emb_dim, config.mlp_dim
         self.activations = config.mlp_activations
         self.rate = config.dropout_rate
-        for name in self._names():
-            setattr(self, name, Dense(rngs, stack, (D, F), ("embed", "mlp"), D**-0.5))
+        wide = (stack, (D, F), ("embed", "mlp"), D**-0.5)
+        if len(self.activations) == 1:
+            self.wi = Dense(rngs, *wide)
+        else:
+            self.wi_0, self.wi_1 = Dense(rngs, *wide), Dense(rngs, *wide)
         self.wo = Dense(rngs, stack, (F, D), ("mlp", "embed"), F**-0.5)
 
-    def _names(self):
-        return ["wi"] if len(self.activations) == 1 else ["wi_0", "wi_1"]
-
     def __call__(self, x, edit: LayerEdit, dropout_key=None):
-        parts = [
-            ACTIVATIONS[activation](vars(self)[name](x, vars(edit)[name]))
-            for name, activation in zip(self._names(), self.activations, strict=True)
-        ]
+        if len(self.activations) == 1:
+            factors = [self.wi(x, edit.wi)]
+        else:
+            factors = [self.wi_0(x, edit.wi_0), self.wi_1(x, edit.wi_1)]
+        named = zip(self.activations, factors, strict=True)
+        parts = [ACTIVATIONS[activation](factor) for activation, factor in named]
         x = dropout(functools.reduce(jnp.multiply, parts), self.rate, dropout_key)
         return self.wo(x, edit.wo)

@@ -11,14 +11,23 @@ the initialiser). Dropout is on when, and only when, a key is passed in.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from prompt_jax.model.activations import REMAT, kept, split
-from prompt_jax.model.bundle import NO_PROMPT, LayerEdit, PromptBundle, enter, insert_rows, visible
+from prompt_jax.model.bundle import (
+    NO_PROMPT,
+    LayerEdit,
+    PromptBundle,
+    enter,
+    insert_rows,
+    of_row,
+    picked,
+    visible,
+)
 from prompt_jax.model.layers import (
     MLP,
     Attention,
@@ -28,10 +37,26 @@ from prompt_jax.model.layers import (
     T5Config,
     dropout,
     kernel,
+    positions,
     split_keys,
 )
-from prompt_jax.model.mixture import insert_mixed
 from prompt_jax.model.quantised import matmul
+
+
+class Shown(NamedTuple):
+    """What the rows of a batch show of a bundle's prompts, in one stack.
+
+    Attributes:
+      slots: int32 [B, T], which row of its prompt each column is; None: none.
+      columns: int32 [B, T], the prompt of each column; None: the first.
+      rows: int32 [B], the prompt of each row; None: there is one.
+      before: int32 [P] or [B, P], positions of keys before the first column; None: they have none.
+    """
+
+    slots: jax.Array | None = None
+    columns: jax.Array | None = None
+    rows: jax.Array | None = None
+    before: jax.Array | None = None
 
 
 class EncoderLayer(nnx.Module):
@@ -44,11 +69,12 @@ class EncoderLayer(nnx.Module):
             self.relpos_bias = RelativeBias(rngs, stack, config, bidirectional=True)
         self.config = config
 
-    def __call__(self, x, bias, mask, edit: LayerEdit, dropout_key):
+    def __call__(self, x, bias, mask, edit: LayerEdit, places, dropout_key):
+        """`places`: the positions of queries and keys, for a bias of the layer's own."""
         k = split_keys(dropout_key, 4)
-        rate, length = self.config.dropout_rate, x.shape[1]
+        rate = self.config.dropout_rate
         if self.config.relpos_per_layer:
-            bias = self.relpos_bias(length, length, before=edit.columns_before)
+            bias = self.relpos_bias(*places)
         y = self.pre_attention_layer_norm(x)
         now = self.attention.keys_values(y, edit.attention)
         y = self.attention(y, now, bias, mask, edit.attention, k[0])
@@ -69,7 +95,9 @@ class DecoderLayer(nnx.Module):
             self.relpos_bias = RelativeBias(rngs, stack, config, bidirectional=False)
         self.config = config
 
-    def __call__(self, x, encoded, cache, offset, bias, mask, cross_mask, edit, dropout_key):
+    def __call__(
+        self, x, encoded, cache, offset, bias, mask, cross_mask, edit, places, dropout_key
+    ):
         """Without a cache, [B, S, D]; with one, also the cache with these S columns written."""
         k = split_keys(dropout_key, 6)
         rate = self.config.dropout_rate
@@ -82,7 +110,7 @@ class DecoderLayer(nnx.Module):
             now = tuple(put(old, new, offset) for old, new in zip(cache["self"], now, strict=True))
             cache, cross = {**cache, "self": now}, cache["cross"]
         if self.config.relpos_per_layer:
-            bias = self.relpos_bias(x.shape[1], now[0].shape[1], offset, edit.columns_before)
+            bias = self.relpos_bias(*places)
         y = self.self_attention(y, now, bias, mask, edit.attention, k[0])
         x = kept(split(x + dropout(y, rate, k[1])))
         y = self.pre_cross_attention_layer_norm(x)
@@ -115,17 +143,17 @@ class Encoder(nnx.Module):
         self.encoder_norm = RMSNorm((), config.emb_dim)
         self.config = config
 
-    def __call__(self, x_BTD, mask_B1TT, edits: LayerEdit, slots_BT, tasks_BT, dropout_key):
-        c, length = self.config, x_BTD.shape[1]
+    def __call__(self, x_BTD, mask_B1TT, edits: LayerEdit, shown: Shown, dropout_key):
+        c = self.config
         k = split_keys(dropout_key, 3)
-        bias = None
-        if not c.relpos_per_layer:
-            bias = self.relpos_bias(length, length, before=edits.columns_before)
+        columns = jnp.arange(x_BTD.shape[1])
+        places = (columns, positions(columns, shown.before))
+        bias = None if c.relpos_per_layer else self.relpos_bias(*places)
         x = dropout(x_BTD, c.dropout_rate, k[0])
 
         def call(layer, x, key, edit):
-            x = enter(x, edit, slots_BT, tasks_BT)
-            return layer(x, bias, mask_B1TT, edit, key), None
+            x = enter(x, edit, shown.slots, shown.columns)
+            return layer(x, bias, mask_B1TT, picked(edit, shown.rows), places, key), None
 
         x, _ = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
         return dropout(self.encoder_norm(x), c.dropout_rate, k[2])
@@ -142,22 +170,20 @@ class Decoder(nnx.Module):
             self.logits_dense = Dense(rngs, (), (D, V), ("embed", "vocab"), D**-0.5)
         self.config = config
 
-    def __call__(
-        self, x_BSD, encoded, cache, offset, mask, cross_mask, edits, slots_BS, tasks_BS, key
-    ):
+    def __call__(self, x_BSD, encoded, cache, offset, mask, cross_mask, edits, shown: Shown, key):
         """The normed output [B, S, D] and, where one was given, the cache with S more columns."""
         c = self.config
         k = split_keys(key, 3)
-        bias = None
-        if not c.relpos_per_layer:
-            columns = (x_BSD.shape[1], mask.shape[-1], offset)
-            bias = self.relpos_bias(*columns, edits.columns_before)
+        keys = positions(jnp.arange(mask.shape[-1]), shown.before)
+        places = (jnp.arange(x_BSD.shape[1])[None] + jnp.atleast_1d(offset)[:, None], keys)
+        bias = None if c.relpos_per_layer else self.relpos_bias(*places)
         x = dropout(x_BSD, c.dropout_rate, k[0])
 
         def call(layer, x, layer_key, inputs):
             edit, cache = inputs
-            x = enter(x, edit, slots_BS, tasks_BS)
-            return layer(x, encoded, cache, offset, bias, mask, cross_mask, edit, layer_key)
+            x = enter(x, edit, shown.slots, shown.columns)
+            edit = picked(edit, shown.rows)
+            return layer(x, encoded, cache, offset, bias, mask, cross_mask, edit, places, layer_key)
 
         xs = (edits, cache)
         x, cache = _scan(self.layers, call, x, c.num_decoder_layers, k[1], c.remat, xs)
@@ -186,35 +212,31 @@ class T5(nnx.Module):
 
     def encode(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
         """The encoder's output [B, T, D] of a batch in T5X's feature names."""
-        slots = batch.get("encoder_prompt_slots")
-        segments = encoder_segments(batch)
-        tasks = batch.get("encoder_task_ids")
+        segments, shown = encoder_segments(batch), encoder_shown(batch, bundle)
         x = self.embed(batch["encoder_input_tokens"])
-        if bundle.mixture.sources is not None and bundle.encoder is not None:
-            x = insert_mixed(x, bundle.mixture, bundle.encoder[0], segments, slots)
-        else:
-            x = insert_rows(x, bundle.encoder, slots, tasks)
+        x = insert_rows(x, bundle.encoder, shown.slots, shown.columns)
         mask = segments[:, :, None] == segments[:, None, :]
-        policy = visible(bundle.visibility, slots)
+        policy = visible(bundle.visibility, shown.slots)
         mask = mask if policy is None else mask & policy
-        return self.encoder(x, mask[:, None], bundle.encoder_layers, slots, tasks, dropout_key)
+        return self.encoder(x, mask[:, None], bundle.encoder_layers, shown, dropout_key)
 
     def __call__(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] under teacher forcing.
 
         `batch` holds int32 `encoder_input_tokens` [B, T], `decoder_input_tokens` and
         `decoder_target_tokens` [B, S]; optionally `*_segment_ids`, `*_prompt_slots`, `*_task_ids`
-        of the same shapes. Without segment ids, columns whose token (for the decoder: target) is
-        not 0 are one segment, as in T5X.
+        of the same shapes, and `prompt_ids` [B], the prompt of every row. Without segment ids,
+        columns whose token (for the decoder: target) is not 0 are one segment, as in T5X.
         """
         k = split_keys(dropout_key, 2)
         return self.decode_logits(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
 
     def decode_logits(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] under teacher forcing, given the encoder's output."""
-        slots, tasks = batch.get("decoder_prompt_slots"), batch.get("decoder_task_ids")
+        shown = decoder_shown(batch, bundle)
+        slots = shown.slots
         x = self.embed(batch["decoder_input_tokens"])
-        x = insert_rows(x, bundle.decoder, slots, tasks)
+        x = insert_rows(x, bundle.decoder, slots, shown.columns)
         segments = batch.get("decoder_segment_ids")
         if segments is None:
             real = batch["decoder_target_tokens"] > 0
@@ -223,7 +245,7 @@ class T5(nnx.Module):
         mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
         cross = segments[:, :, None] == encoder_segments(batch)[:, None, :]
         args = (encoded_BTD, None, 0, mask[:, None], cross[:, None])
-        y, _ = self.decoder(x, *args, bundle.decoder_layers, slots, tasks, dropout_key)
+        y, _ = self.decoder(x, *args, bundle.decoder_layers, shown, dropout_key)
         return self.logits(y)
 
     def logits(self, y_BSD: jax.Array) -> jax.Array:
@@ -237,15 +259,16 @@ class T5(nnx.Module):
         return matmul(y_BSD, kernel.astype(y_BSD.dtype), jnp.float32)
 
     def cross_keys_values(
-        self, encoded_BTD: jax.Array, bundle: PromptBundle = NO_PROMPT
+        self, encoded_BTD: jax.Array, bundle: PromptBundle = NO_PROMPT, ids_B=None
     ) -> tuple[jax.Array, jax.Array]:
-        """Two arrays [L, B, T, H, K]: what every decoder layer attends to of the encoder's output.
-        The keys and values of the bundle itself are not among them."""
+        """Two arrays [L, B, T, H, K]: what every decoder layer attends to of the encoder's output,
+        as the prompt of each row, int32 [B], changes it. The keys and values of the bundle itself
+        are not among them."""
         graphdef, stacked = nnx.split(self.decoder.layers)
 
         def cross(_, inputs):
             arrays, edit = inputs
-            layer = nnx.merge(graphdef, arrays)
+            layer, edit = nnx.merge(graphdef, arrays), picked(edit, ids_B)
             return None, layer.encoder_decoder_attention.keys_values(encoded_BTD, edit.cross)
 
         return jax.lax.scan(cross, None, (stacked, bundle.decoder_layers))[1]
@@ -257,21 +280,25 @@ class T5(nnx.Module):
         offset_B: jax.Array,
         encoder_mask_BT: jax.Array,
         bundle: PromptBundle = NO_PROMPT,
-        slots_BS=None,
-        tasks_BS=None,
+        shown: Shown = Shown(),  # noqa: B008 (a tuple)
     ) -> tuple[jax.Array, Any]:
         """S more columns through the decoder: float32 logits [B, S, V] and the grown cache.
 
-        `x_BSD` are embeddings (`embed`, or the rows of a decoder prompt, with their `slots_BS`);
-        `cache` holds keys and values [L, B, N, H, K] of the attentions `self` and `cross` (see
-        `cache.py`); `offset_B`, int32, is the column of the first in every row;
-        `encoder_mask_BT`, bool, says which encoder columns are real.
+        `x_BSD` are embeddings (`embed`, or the rows of a decoder prompt, with their slots in
+        `shown`); `cache` holds keys and values [L, B, N, H, K] of the attentions `self` and
+        `cross` (see `cache.py`); `offset_B`, int32, is the column of the first in every row;
+        `encoder_mask_BT`, bool, says which encoder columns are real. Decoder rows that a prompt
+        lacks are seen by nobody.
         """
         S, N = x_BSD.shape[1], cache["self"][0].shape[2]
         query_BS1 = (jnp.arange(S)[None] + offset_B[:, None])[..., None]
         mask_BSN = jnp.arange(N)[None, None] <= query_BS1
+        if bundle.decoder_present is not None and shown.rows is not None:
+            present = bundle.decoder_present[shown.rows]
+            room = ((0, 0), (0, N - present.shape[1]))
+            mask_BSN = mask_BSN & jnp.pad(present, room, constant_values=True)[:, None]
         cross = encoder_mask_BT[:, None, None, :]
-        args = (bundle.decoder_layers, slots_BS, tasks_BS, None)
+        args = (bundle.decoder_layers, shown, None)
         y, cache = self.decoder(x_BSD, None, cache, offset_B, mask_BSN[:, None], cross, *args)
         return self.logits(y), cache
 
@@ -283,3 +310,24 @@ def encoder_segments(batch) -> jax.Array:
     real = batch["encoder_input_tokens"] > 0
     slots = batch.get("encoder_prompt_slots")
     return (real if slots is None else real | (slots > 0)).astype(jnp.int32)
+
+
+def encoder_shown(batch, bundle: PromptBundle) -> Shown:
+    """What the encoder's rows show of a bundle."""
+    shape = batch["encoder_input_tokens"].shape
+    shown = _shown(batch, "encoder", bundle.encoder_positions, shape)
+    return shown if bundle.encoder_ids is None else shown._replace(columns=bundle.encoder_ids)
+
+
+def decoder_shown(batch, bundle: PromptBundle) -> Shown:
+    """What the decoder's rows show of a bundle."""
+    shape = batch["decoder_input_tokens"].shape
+    return _shown(batch, "decoder", bundle.decoder_positions, shape)
+
+
+def _shown(batch, side: str, positions_XP, shape: tuple[int, int]) -> Shown:
+    rows, columns = batch.get("prompt_ids"), batch.get(f"{side}_task_ids")
+    if columns is None and rows is not None:
+        columns = jnp.broadcast_to(rows[:, None], shape)
+    before = None if positions_XP is None else of_row(positions_XP, rows)
+    return Shown(batch.get(f"{side}_prompt_slots"), columns, rows, before)

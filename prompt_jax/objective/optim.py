@@ -153,13 +153,15 @@ def by_group(
 ) -> optax.GradientTransformation:
     """`tx`, its updates times the rate of each parameter's group; without rates `tx` itself.
 
-    `groups`: {attribute of the method's module: group}; paths are those of a `PromptedT5`.
+    `groups`: {path in the method's module, such as `mlp` or `encoder.mlp`: group}.
     """
     if not rates:
         return tx
 
     def scaled(path, update: jax.Array) -> jax.Array:
-        return update * rates.get(groups.get(path[1].key, OTHERS), 1.0)
+        owners = [str(part.key) for part in path[1:3]]  # path[0] is the module in a PromptedT5
+        group = groups.get(".".join(owners), groups.get(owners[0], OTHERS))
+        return update * rates.get(group, 1.0)
 
     scale = optax.stateless(lambda updates, params: jax.tree.map_with_path(scaled, updates))
     return optax.chain(tx, scale)

@@ -42,7 +42,7 @@ def frozen_logits(model, batch) -> jax.Array:
 
 # (model, batch, dropout key, passes made before) -> the pass; every step makes the first two.
 PASSES: dict[PassName, Callable[..., Any]] = {
-    "bundle": lambda model, batch, key, made: model.bundle(key),
+    "bundle": lambda model, batch, key, made: model.bundle(batch, key),
     "logits": lambda model, batch, key, made: model.t5(batch, made["bundle"], key),
     "frozen_logits": lambda model, batch, key, made: frozen_logits(model, batch),
     "embeddings": lambda model, batch, key, made: model.t5.token_embedder.embedding[...],

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax
 import jax
@@ -30,17 +30,17 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
 from prompt_jax.model.bundle import (
+    AXES,
     PrefixPositions,
     PromptBundle,
     Visibility,
     axes_of,
     bundle_of,
-    known_name,
     rank_of,
 )
+from prompt_jax.model.t5 import T5Config
 from prompt_jax.paths import is_local
 from prompt_jax.prompt import factors
 from prompt_jax.prompt.layout import PromptLayout
@@ -50,6 +50,7 @@ TENSORS, MANIFEST = "prompt.safetensors", "manifest.json"
 REMEDY = "load the former, or give --allow_other_backbone"
 FORMAT_VERSION = 1
 SIDES = ("encoder", "decoder")
+OWN = ("mixture/", "own/")  # names of arrays that only their method understands (`restored`)
 
 # What whoever saves a prompt says of it. `settings`: the method's, as plain JSON. `placement`: as
 # in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility. `backbone`: {"name",
@@ -59,6 +60,19 @@ FIELDS = (
     "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
     "step", "seed",
 )  # fmt: skip
+
+
+class Tuned(Protocol):
+    """What a prompt is compared with: a backbone, or what is known of one."""
+
+    @property
+    def config(self) -> T5Config: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def vocabulary(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,11 @@ class Prompt:
         of = factors.of_manifest(self.manifest.get("factors", ()))
         count = factors.length(of) if of else rows["encoder"]
         return PromptLayout(encoder=count, placement=placement, decoder=rows["decoder"], factors=of)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the arrays are a bundle's; else only their method makes one of them."""
+        return all(name in AXES for name in self.arrays)
 
     @property
     def visibility(self) -> Visibility:
@@ -194,13 +213,15 @@ def _folded(prompt: Prompt, names: Mapping[str, str], path: str) -> Prompt:
 
 
 def check_backbone(
-    prompt: Prompt, backbone: Backbone, allow_other: bool = False, remedy: str = REMEDY
+    prompt: Prompt, backbone: Tuned, allow_other: bool = False, remedy: str = REMEDY
 ) -> None:
     """Refuses a prompt of another width, and, unless `allow_other`, one tuned for other weights.
 
     A `.npy` does not say what it was tuned for; only its width is checked.
     """
     for name, array in prompt.arrays.items():
+        if name.startswith(OWN):
+            continue
         wanted = axes_of(name, backbone.config)
         if any(size not in (None, n) for size, n in zip(wanted, array.shape, strict=True)):
             told = f"is {array.shape[1]} wide and backbone {backbone.name!r} {wanted[1]}"
@@ -229,7 +250,8 @@ def check_backbone(
 
 def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
     """`array` as float32, of as many dimensions as its name has."""
-    array, rank = np.asarray(array), rank_of(side)
+    array = np.asarray(array)
+    rank = array.ndim if side.startswith(OWN) else rank_of(side) if side in AXES else 2
     if array.ndim != rank or array.dtype.kind != "f" or 0 in array.shape:
         wanted = f"{rank} dimensions" if "/" in side else "two dimensions, [rows, model width]"
         raise UserError(
@@ -241,7 +263,7 @@ def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
 
 
 def _check_sides(rows: Mapping[str, np.ndarray], where: str) -> None:
-    if not rows or not all(map(known_name, rows)):
+    if not rows or not all(name in AXES or name.startswith(OWN) for name in rows):
         raise UserError(
             where,
             f"arrays {sorted(rows)}",
@@ -414,7 +436,7 @@ def _write_bucket(target: epath.Path, tensors: bytes, manifest: str) -> None:
     (target / MANIFEST).write_text(manifest)
 
 
-def check_tokenizer(prompt: Prompt, backbone: Backbone) -> None:
+def check_tokenizer(prompt: Prompt, backbone: Tuned) -> None:
     """Refuses a prompt that was tuned on the pieces of another tokenizer."""
     words = backbone.vocabulary
     tuned = prompt.manifest["tokenizer"] if prompt.manifest else None

@@ -45,6 +45,11 @@ class PromptLayout:
                 f"PromptLayout {self.encoder}", f"the factors have {length(self.factors)}"
             )
 
+    def plain_rows(self) -> dict[str, int]:
+        """How many rows each side has that has some."""
+        rows = {"encoder": self.encoder, "decoder": self.decoder}
+        return {side: count for side, count in rows.items() if count}
+
     def rows(self, task: str | None) -> np.ndarray:
         """int32 [P]: the slots of the encoder's rows, from 1, for an example of a task.
 

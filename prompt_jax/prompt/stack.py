@@ -1,22 +1,138 @@
-"""Several prompts as one bundle."""
+"""Several prompts as one bundle, whatever their kinds: a prefix beside a LoRA beside plain rows.
+
+What one prompt has and another lacks is filled in so that it changes nothing there: products of low
+rank with zeros, scales with ones; keys, decoder rows and rows that enter layers are marked absent.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.bundle import (
+    AXES,
+    NOWHERE,
+    PromptBundle,
+    arrays_by_name,
+    per_column,
+    put,
+)
 from prompt_jax.prompt.artefact import Prompt
+
+# The axes of what says which arrays a prompt has; AXES has those of the arrays themselves.
+_MARKS = {"encoder_positions": "XP", "decoder_positions": "XP", "decoder_present": "XP"}
+for _stack in ("encoder_layers", "decoder_layers"):
+    _MARKS |= {f"{_stack}/{name}/present": "LXP" for name in ("attention", "cross")}
+    _MARKS |= {f"{_stack}/replaces": "LX"}
+_ALL = {**AXES, **_MARKS}
+# What changes nothing, by the last part of a name; zeros elsewhere.
+_NEUTRAL: dict[str, Any] = {
+    "input_scale": 1.0,
+    "output_scale": 1.0,
+    "present": False,
+    "replaces": False,
+    "decoder_present": False,
+    "encoder_positions": NOWHERE,
+    "decoder_positions": NOWHERE,
+}
+
+
+_AT_END = frozenset(
+    {
+        "keys",
+        "values",
+        "present",
+        "decoder",
+        "decoder_present",
+        "encoder_positions",
+        "decoder_positions",
+    }
+)
 
 
 @dataclass(frozen=True)
 class PromptStack:
-    """Prompts of one shape as one bundle; prompt n is that of task id n."""
+    """Saved prompts of one visibility as one bundle; prompt n is that of id n."""
 
     prompts: Sequence[Prompt]
 
     def bundle(self) -> PromptBundle:
-        """float32 [N, P, D] and [N, P', D], and the rows that enter layers [L, N, P, D]."""
-        bundles = [prompt.bundle() for prompt in self.prompts]
-        return jax.tree.map(lambda *rows: jnp.concatenate(rows, axis=-3), *bundles)
+        return stacked([prompt.bundle() for prompt in self.prompts])
+
+
+def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:
+    """Bundles of one prompt each and of one visibility as one bundle, one after the other along X.
+
+    Raises:
+      ValueError: their visibilities differ.
+    """
+    if len({bundle.visibility for bundle in bundles}) > 1:
+        raise ValueError("prompts of one batch share one visibility")
+    if len(bundles) == 1:
+        return bundles[0]
+    each = [_marked(arrays_by_name(bundle)) for bundle in bundles]
+    kinds = [set(arrays) for arrays in each]
+    if all(kind == kinds[0] for kind in kinds) and _alike(each):
+        each = [arrays_by_name(bundle) for bundle in bundles]  # nothing has to be marked
+    longest = {side: _longest(side, each) for side in ("encoder", "decoder")}
+    whole = PromptBundle(visibility=bundles[0].visibility)
+    for name in dict.fromkeys(name for arrays in each for name in arrays):
+        axes = _ALL[name]
+        given = [arrays[name] for arrays in each if name in arrays]
+        shape = [max(x.shape[n] for x in given) for n in range(len(axes))]
+        if name in AXES and per_column(name):  # a slot is the same row in each of these
+            shape[axes.index("P")] = longest[name[: len("encoder")]]
+        parts = [_filled(name, shape, arrays.get(name)) for arrays in each]
+        whole = put(whole, name, jnp.concatenate(parts, axes.index("X")))
+    return whole
+
+
+def _longest(side: str, each: Sequence[dict[str, jax.Array]]) -> int:
+    """Rows of the longest prompt of a side."""
+    sizes = [
+        x.shape[AXES[name].index("P")]
+        for arrays in each
+        for name, x in arrays.items()
+        if name.startswith(side) and name in AXES and per_column(name)
+    ]
+    return max(sizes, default=0)
+
+
+def _alike(each: Sequence[dict[str, jax.Array]]) -> bool:
+    return all(x.shape == each[0][name].shape for arrays in each for name, x in arrays.items())
+
+
+def _marked(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The arrays, with a mark beside each that other prompts may lack."""
+    marks: dict[str, jax.Array] = {}
+    for stack in ("encoder", "decoder"):
+        for attention in ("attention", "cross"):
+            if (keys := f"{stack}_layers/{attention}/keys") in arrays:
+                present = jnp.ones(arrays[keys].shape[:3], bool)
+                marks[f"{stack}_layers/{attention}/present"] = present
+        if (keys := f"{stack}_layers/attention/keys") in arrays:
+            nowhere = jnp.full(arrays[keys].shape[1:3], NOWHERE, jnp.int32)
+            marks[f"{stack}_positions"] = nowhere
+        if (rows := f"{stack}_layers/rows") in arrays:
+            marks[f"{stack}_layers/replaces"] = jnp.ones(arrays[rows].shape[:2], bool)
+    if "decoder" in arrays:
+        marks["decoder_present"] = jnp.ones(arrays["decoder"].shape[:2], bool)
+    return marks | arrays
+
+
+def _filled(name: str, shape: Sequence[int], x: jax.Array | None) -> jax.Array:
+    """One prompt's array, or what stands for none, in `shape` but for X."""
+    axes, last = _ALL[name], name.rsplit("/", 1)[-1]
+    neutral = _NEUTRAL.get(last, 0.0)
+    sizes = [1 if axis == "X" else size for axis, size in zip(axes, shape, strict=True)]
+    if x is None:
+        return jnp.full(sizes, neutral)
+    # Keys and decoder rows end where the text begins; an encoder's rows are found by their slots.
+    at_end = last in _AT_END or name in ("decoder_layers/rows", "decoder_layers/added")
+    pads = []
+    for axis, wanted, size in zip(axes, sizes, x.shape, strict=True):
+        room = wanted - size
+        pads.append((room, 0) if axis == "P" and at_end else (0, room))
+    return jnp.pad(x, pads, constant_values=neutral)

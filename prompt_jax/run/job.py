@@ -15,6 +15,7 @@ from prompt_jax.data.source import Data, TaskText
 from prompt_jax.evaluate.scorer import TaskScorer, write_predictions
 from prompt_jax.hosts.stop import Stop
 from prompt_jax.methods.base import PromptedT5
+from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
 from prompt_jax.objective.terms import minimised
 from prompt_jax.run.log import MetricsLog, Screen, check_best_metric
@@ -57,7 +58,7 @@ class Job:
             if isinstance(read, TaskText):
                 run.method.check_tasks(list(read.by_task))
         self.backbone = run.backbone.load(self.mesh)
-        if run.method.trainable is nnx.Param:
+        if run.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
         self.data = text.open(vocabulary, layout, run.seed)
@@ -66,7 +67,9 @@ class Job:
             opening = (held_out, vocabulary, layout, run.seed, self.mesh)
             self.evaluator = run.evaluation.open(*opening)
         key = jax.random.key(run.seed)
-        module = run.method.create(jax.random.fold_in(key, 0), self.backbone, self._choices())
+        module = run.method.create(
+            jax.random.fold_in(key, 0), Start(self.backbone, self._choices())
+        )
         model = PromptedT5(self.backbone.model, module)
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import optax
-from flax import nnx
 
 from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.errors import Setting, UserError
@@ -63,7 +62,7 @@ class Train:
             raise UserError(
                 Setting("Train", "best_metric", self.best_metric), "direction is 'max' or 'min'"
             )
-        if self.method.trainable is nnx.Param:
+        if self.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(self.method).__name__)
         check_groups(self.group_rates, self.method)
         if self.patience is not None and (self.patience < 1 or self.selection is None):
@@ -71,8 +70,7 @@ class Train:
                 Setting("Train", "patience", self.patience),
                 remedy="give at least 1, an evaluation and BEST_METRIC",
             )
-        trains_model = self.method.trainable is nnx.Param
-        check_terms(self.terms, self.grad_rule, self.method.layout, trains_model)
+        check_terms(self.terms, self.grad_rule, self.method.layout, self.method.trains_model)
         split = (self.selection or {}).get("split", "")
         if split.startswith("test"):
             raise UserError(

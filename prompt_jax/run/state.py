@@ -6,7 +6,7 @@ that a resumed run must share with its beginning, stand in the checkpoint's `fac
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -99,6 +99,7 @@ class RunCheckpoints:
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for name, x in named_leaves(state).items()
         }
+        like = _as_saved(like, self._metadata(step))
         self._check_fact("arrays", self._saved_shapes(step), shapes(like))
         saved = self._read(step, "state", ocp.args.StandardRestore(like))
         restored = jax.tree.unflatten(jax.tree.structure(state), [saved[name] for name in like])
@@ -162,6 +163,13 @@ def named_leaves(tree: Any) -> dict[str, jax.Array]:
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     assert len(set(names)) == len(names), names
     return dict(zip(names, (leaf for _, leaf in leaves), strict=True))
+
+
+def _as_saved(leaves: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
+    """The leaves, in their order, under the names that a checkpoint has for them: up to version 0.1
+    `prompt.encoder_rows` was what is `prompt.encoder.rows` now."""
+    names = {name.replace(".", "_"): name for name in saved}
+    return {names.get(name.replace(".", "_"), name): leaf for name, leaf in leaves.items()}
 
 
 def shapes(leaves: Mapping[str, Any]) -> dict[str, str]:

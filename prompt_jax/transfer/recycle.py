@@ -24,7 +24,7 @@ import optax
 
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.methods.parts.inits import embedding_of
+from prompt_jax.methods.parts.start import embedding_of
 from prompt_jax.prompt.artefact import SIDES, Prompt, check_backbone, load_prompt, save_prompt
 
 HOWS = ("linear", "combination", "mlp")

@@ -1,22 +1,43 @@
-"""How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code).
+"""How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code)."""
 
-Every init is called as `init(key, length, embedding, vocabulary, choices)` with `embedding` [V, D]
-and gives float32 [length, D]. `begin` calls it for every side of a prompt.
-"""
-
+import abc
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.model.sharding import fetch
+from prompt_jax.methods.parts.start import Rows, Start, pieces_of
 from prompt_jax.settings import settings
 
 
+class Init(abc.ABC):
+    """How rows begin; concrete inits are settings classes."""
+
+    @abc.abstractmethod
+    def one(self, key: jax.Array, length: int, start: Start) -> np.ndarray:
+        """float32 [length, D], the rows of one side."""
+
+    def begin(self, key: jax.Array, lengths: Mapping[str, int], start: Start) -> Rows:
+        """{side: float32 [length, D]} of each side with rows, each from a key of its own."""
+        keys = jax.random.split(key)
+        sides = zip(keys, lengths.items(), strict=False)
+        return {side: self.one(k, length, start) for k, (side, length) in sides if length}
+
+
+class DrawnInit(Init):
+    """An init that makes rows out of the embedding table, [V, D]."""
+
+    @abc.abstractmethod
+    def __call__(self, key, length, embedding, vocabulary, choices) -> np.ndarray:
+        """float32 [length, D]."""
+
+    def one(self, key: jax.Array, length: int, start: Start) -> np.ndarray:
+        return self(key, length, start.embedding, start.vocabulary, start.choices)
+
+
 @settings
-class UniformInit:
+class UniformInit(DrawnInit):
     """Uniform noise. The paper says [-scale, scale); the released code draws from [0, scale).
 
     Attributes:
@@ -34,7 +55,7 @@ class UniformInit:
 
 
 @settings
-class SampledVocabInit:
+class SampledVocabInit(DrawnInit):
     """Rows of the embedding table, drawn from the first `population` ids without replacement.
 
     SentencePiece orders pieces by frequency, so these are the commonest ones. A prompt longer than
@@ -57,7 +78,7 @@ class SampledVocabInit:
 
 
 @settings
-class ClassLabelInit:
+class ClassLabelInit(DrawnInit):
     """One row per class label, the mean of its pieces; sampled vocabulary fills the rest.
 
     Attributes:
@@ -88,7 +109,7 @@ class ClassLabelInit:
 
 
 @settings
-class TextInit:
+class TextInit(DrawnInit):
     """The embeddings of a text's pieces, in order; sampled vocabulary fills the rest."""
 
     text: str
@@ -103,7 +124,7 @@ class TextInit:
 
 
 @settings
-class FileInit:
+class FileInit(Init):
     """A saved prompt: an artefact, a prompt library's entry, or a `.npy` of exactly [length, D].
 
     So SPoT begins a target's prompt with a source's (Vu et al. 2022, section 3.1). The rows of each
@@ -117,105 +138,8 @@ class FileInit:
     path: str
     allow_other_backbone: bool = False
 
-    def __call__(self, key, length, embedding, vocabulary, choices):
-        from prompt_jax.prompt.library import load_value
+    def one(self, key: jax.Array, length: int, start: Start) -> np.ndarray:
+        return self.begin(key, {"encoder": length}, start)["encoder"]
 
-        return self._fitting(load_value(self.path).array, "encoder", length, embedding.shape[1])
-
-    def read(self, lengths: Mapping[str, int], backbone: Any) -> dict[str, np.ndarray]:
-        """The rows of each side that has some, float32 [length, D].
-
-        Raises:
-          UserError: the prompt is of another backbone, or has other rows than the run.
-        """
-        prompt = self.load(backbone)
-        if more := [side for side in prompt.arrays if not lengths.get(side)]:
-            raise UserError(
-                Setting("FileInit", "path", self.path),
-                (
-                    f"holds {more[0]} {list(prompt.arrays[more[0]].shape)}, for which the "
-                    "run has no rows"
-                ),
-                "give it as many, or take another prompt",
-            )
-        width = backbone.config.emb_dim
-        rows = {}
-        for side, length in lengths.items():
-            if length and side not in prompt.arrays:
-                raise UserError(
-                    Setting("FileInit", "path", self.path),
-                    f"holds no {side} rows, the run needs {length}",
-                    "give it none, or take another prompt",
-                )
-            if length:
-                rows[side] = self._fitting(prompt.arrays[side], side, length, width)
-        return rows
-
-    def load(self, backbone: Any) -> Any:
-        """The prompt; UserError if it was tuned for other weights or pieces than the backbone's."""
-        from prompt_jax.prompt.artefact import check_tokenizer
-        from prompt_jax.prompt.library import load_value
-
-        prompt = load_value(self.path)
-        if not prompt.manifest or self.allow_other_backbone:
-            return prompt
-        tuned = prompt.manifest["backbone"]
-        if tuned["digest"] != backbone.digest:
-            raise UserError(
-                Setting("FileInit", "path", self.path),
-                (
-                    f"was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not for "
-                    f"{backbone.name!r} ({backbone.digest[:12]})"
-                ),
-                ("train the source on this backbone, or bind FileInit.allow_other_backbone=True"),
-            )
-        check_tokenizer(prompt, backbone)
-        return prompt
-
-    def _fitting(self, rows: np.ndarray, side: str, length: int, width: int) -> np.ndarray:
-        if rows.shape != (length, width):
-            name = "PROMPT_LENGTH" if side == "encoder" else "SoftPrompt.decoder_length"
-            raise UserError(
-                Setting("FileInit", "path", self.path),
-                f"holds {list(rows.shape)}, the run needs {[length, width]}",
-                f"set {name} to {rows.shape[0]} or take another backbone",
-            )
-        return rows
-
-
-def embedding_of(backbone: Any) -> np.ndarray:
-    """The backbone's embedding table, float32 [V, D], whole on this host."""
-    return fetch(backbone.model.token_embedder.embedding[...]).astype(np.float32)
-
-
-Init = UniformInit | SampledVocabInit | ClassLabelInit | TextInit | FileInit
-
-
-def begin(
-    init: Init, key: jax.Array, lengths: Mapping[str, int], backbone: Any, choices: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    """How the rows of each side begin that has some: {side: float32 [length, D]}."""
-    if isinstance(init, FileInit):
-        return init.read(lengths, backbone)
-    table, keys = embedding_of(backbone), jax.random.split(key)
-    return {
-        side: init(k, length, table, backbone.vocabulary, choices)
-        for k, (side, length) in zip(keys, lengths.items(), strict=False)
-        if length
-    }
-
-
-def pieces_of(vocabulary, text: str) -> list[int]:
-    """The token ids of a text, without EOS; UserError where there are none."""
-    if vocabulary is None:
-        raise UserError(
-            repr(text), "cannot be embedded, for the backbone has no vocabulary", "bind VOCABULARY"
-        )
-    ids = vocabulary.encode(text)
-    if not ids:
-        raise UserError(
-            repr(text),
-            "cannot be embedded: the vocabulary gives no piece for it",
-            "give another text",
-        )
-    return ids
+    def begin(self, key: jax.Array, lengths: Mapping[str, int], start: Start) -> Rows:
+        return start.read(self.path, lengths, "FileInit.path", self.allow_other_backbone)

@@ -40,15 +40,13 @@ class MLP(nnx.Module):
 
     def __init__(self, key: jax.Array, widths: tuple[int, ...], activation: Activation):
         self.activation = activation
-        self.depth = len(widths) - 1
-        sizes = zip(jax.random.split(key, self.depth), widths[:-1], widths[1:], strict=True)
-        for n, size in enumerate(sizes):
-            setattr(self, f"layer_{n}", Linear(*size))
+        keys = jax.random.split(key, len(widths) - 1)
+        sizes = zip(keys, widths[:-1], widths[1:], strict=True)
+        self.layer = nnx.List([Linear(*size) for size in sizes])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for n in range(self.depth):
-            x = x if n == 0 else ACTIVATIONS[self.activation](x)
-            x = vars(self)[f"layer_{n}"](x)
+        for n, layer in enumerate(self.layer):
+            x = layer(x if n == 0 else ACTIVATIONS[self.activation](x))
         return x
 
 
@@ -98,16 +96,15 @@ class BiLSTM(nnx.Module):
     """x [P, I] -> [P, W]: `depth` layers, each half of W forwards and half backwards."""
 
     def __init__(self, key: jax.Array, inputs: int, width: int, depth: int = 2):
-        self.depth = depth
-        for n, pair in enumerate(jax.random.split(key, (depth, 2))):
-            size = (inputs if n == 0 else width, width // 2)
-            setattr(self, f"forward_{n}", LSTM(pair[0], *size))
-            setattr(self, f"backward_{n}", LSTM(pair[1], *size))
+        sizes = [(inputs if n == 0 else width, width // 2) for n in range(depth)]
+        keys = jax.random.split(key, (depth, 2))
+        self.forward, self.backward = (
+            nnx.List([LSTM(keys[n, way], *size) for n, size in enumerate(sizes)]) for way in (0, 1)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for n in range(self.depth):
-            there, back = vars(self)[f"forward_{n}"](x), vars(self)[f"backward_{n}"](x[::-1])
-            x = jnp.concatenate([there, back[::-1]], axis=-1)
+        for forward, backward in zip(self.forward, self.backward, strict=True):
+            x = jnp.concatenate([forward(x), backward(x[::-1])[::-1]], axis=-1)
         return x
 
 

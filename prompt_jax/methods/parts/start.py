@@ -1,0 +1,190 @@
+"""What a method's module begins from: sizes, embeddings and pieces of a backbone; saved prompts."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from prompt_jax.errors import UserError
+from prompt_jax.model.sharding import fetch
+from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.prompt.library import load_value
+
+if TYPE_CHECKING:
+    from prompt_jax.methods.parts.inits import Init
+
+Rows = dict[str, np.ndarray]  # by side, float32 [P, D]
+
+
+class Start:
+    """What `PromptMethod.create` may look at.
+
+    Attributes:
+      config: the sizes of the T5.
+      vocabulary: of the backbone; None where it has none.
+      choices: the label texts of the task; () where it declares none.
+      name, digest: of the backbone, for messages and checks.
+    """
+
+    def __init__(self, backbone: Any, choices: tuple[str, ...] = ()):
+        self.config: T5Config = backbone.config
+        self.vocabulary, self.choices = backbone.vocabulary, choices
+        self.name, self.digest = backbone.name, backbone.digest
+        self._backbone = backbone
+
+    @cached_property
+    def embedding(self) -> np.ndarray:
+        """The embedding table, float32 [V, D], whole on this host."""
+        return embedding_of(self._backbone)
+
+    def rows(self, init: "Init", key: jax.Array, lengths: Mapping[str, int]) -> Rows:
+        """How the rows of each side begin that has some, by an init."""
+        return init.begin(key, lengths, self)
+
+    def one(self, init: "Init", key: jax.Array, length: int) -> np.ndarray:
+        """How the rows of one side begin, float32 [length, D]."""
+        return init.one(key, length, self)
+
+    def text(self, text: str, length: int, setting: str) -> np.ndarray:
+        """The embeddings of a text's pieces, float32 [length, D].
+
+        Raises:
+          UserError: the text has another number of pieces; `setting` is where it is from.
+        """
+        ids = pieces_of(self.vocabulary, text)
+        if len(ids) != length:
+            raise UserError(
+                setting,
+                f"has {len(ids)} pieces, and the prompt {length} rows",
+                f"set PROMPT_LENGTH to {len(ids)}",
+            )
+        return self.embedding[np.asarray(ids)]
+
+    def prompt(self, path: str, setting: str, allow_other: bool = False) -> Prompt | None:
+        """A saved prompt: an artefact, a library's entry or a `.npy`.
+
+        Raises:
+          UserError: it was tuned for other weights or pieces; `setting` is where `path` is from.
+        """
+        prompt = load_value(path)
+        if not prompt.manifest or allow_other:
+            return prompt
+        tuned = prompt.manifest["backbone"]
+        if tuned["digest"] != self.digest:
+            raise UserError(
+                f"{setting} = {path!r}",
+                f"was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not for "
+                f"{self.name!r} ({self.digest[:12]})",
+                "train the source on this backbone, or bind FileInit.allow_other_backbone=True",
+            )
+        check_tokenizer(prompt, self)
+        return prompt
+
+    def read(
+        self, path: str, lengths: Mapping[str, int], setting: str, allow_other: bool = False
+    ) -> Rows:
+        """The rows of a saved prompt, of each side that has some here, float32 [length, D].
+
+        Raises:
+          UserError: the prompt is of another backbone, or has other rows than the run.
+        """
+        prompt = self.prompt(path, setting, allow_other)
+        assert prompt is not None
+        if more := [side for side in prompt.arrays if not lengths.get(side)]:
+            raise UserError(
+                f"{setting} = {path!r}",
+                f"holds {more[0]} {list(prompt.arrays[more[0]].shape)}, for which the run has no "
+                "rows",
+                "give it as many, or take another prompt",
+            )
+        rows = {}
+        for side, length in lengths.items():
+            if length and side not in prompt.arrays:
+                raise UserError(
+                    f"{setting} = {path!r}",
+                    f"holds no {side} rows, the run needs {length}",
+                    "give it none, or take another prompt",
+                )
+            if length:
+                rows[side] = _fitting(prompt.arrays[side], side, (length, self.config.emb_dim),
+                                      f"{setting} = {path!r}")  # fmt: skip
+        return rows
+
+    def prompts(self, paths: Sequence[str], layout: PromptLayout, setting: str) -> Sequence[Prompt]:
+        """Artefacts that were tuned for this backbone."""
+        saved = [load_value(path) for path in paths]
+        for prompt in saved:
+            if not prompt.manifest:
+                raise UserError(setting, f"{prompt.path!r} is no artefact", "import it")
+            check_backbone(prompt, self)
+        return saved
+
+
+class Shapes(Start):
+    """The same without values, for the shapes of a module: nothing is read, all rows are zeros."""
+
+    def __init__(self, config: T5Config):
+        self.config, self.vocabulary, self.choices = config, None, ()
+        self.name = self.digest = ""
+
+    def _zeros(self, length: int) -> np.ndarray:
+        return np.zeros((length, self.config.emb_dim), np.float32)
+
+    def rows(self, init: "Init", key: jax.Array, lengths: Mapping[str, int]) -> Rows:
+        return {side: self._zeros(length) for side, length in lengths.items() if length}
+
+    def one(self, init: "Init", key: jax.Array, length: int) -> np.ndarray:
+        return self._zeros(length)
+
+    def text(self, text: str, length: int, setting: str) -> np.ndarray:
+        return self._zeros(length)
+
+    def prompt(self, path: str, setting: str, allow_other: bool = False) -> Prompt | None:
+        return None
+
+    def read(
+        self, path: str, lengths: Mapping[str, int], setting: str, allow_other: bool = False
+    ) -> Rows:
+        return {side: self._zeros(length) for side, length in lengths.items() if length}
+
+    def prompts(self, paths: Sequence[str], layout: PromptLayout, setting: str) -> Sequence[Prompt]:
+        rows = {side: self._zeros(length) for side, length in layout.plain_rows().items()}
+        visibility = {"input": True, "prompt": "all"}
+        manifest = {"placement": layout.placement, "visibility": visibility}
+        return [Prompt(rows, manifest, path) for path in paths or [""]]
+
+
+def _fitting(rows: np.ndarray, side: str, shape: tuple[int, int], where: str) -> np.ndarray:
+    if rows.shape != shape:
+        name = "PROMPT_LENGTH" if side == "encoder" else "SoftPrompt.decoder_length"
+        raise UserError(
+            where,
+            f"holds {list(rows.shape)}, the run needs {list(shape)}",
+            f"set {name} to {rows.shape[0]} or take another backbone",
+        )
+    return rows
+
+
+def embedding_of(backbone: Any) -> np.ndarray:
+    """The backbone's embedding table, float32 [V, D], whole on this host."""
+    return fetch(backbone.model.token_embedder.embedding[...]).astype(np.float32)
+
+
+def pieces_of(vocabulary, text: str) -> list[int]:
+    """The token ids of a text, without EOS; UserError where there are none."""
+    if vocabulary is None:
+        raise UserError(
+            repr(text), "cannot be embedded, for the backbone has no vocabulary", "bind VOCABULARY"
+        )
+    ids = vocabulary.encode(text)
+    if not ids:
+        raise UserError(
+            repr(text),
+            "cannot be embedded: the vocabulary gives no piece for it",
+            "give another text",
+        )
+    return ids

@@ -1,0 +1,94 @@
+"""Prompts of different kinds in the same batches, each row answered as with its prompt alone."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_jax.answer.answerer import Answering
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.evaluate.prompts import evaluate_prompts, together
+from prompt_jax.methods.deep import DeepPrompt
+from prompt_jax.methods.ia3 import IA3
+from prompt_jax.methods.lora import LoRA
+from prompt_jax.methods.parts.inits import UniformInit
+from prompt_jax.methods.parts.start import Shapes
+from prompt_jax.methods.prefix import PrefixTuning
+from prompt_jax.methods.soft import SoftPrompt
+from prompt_jax.model.bundle import Visibility
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
+
+KINDS = {
+    "prefix": PrefixTuning(length=3, hidden=None),
+    "short_prefix": PrefixTuning(length=2, hidden=None, attentions=("encoder", "cross")),
+    "lora": LoRA(rank=2),
+    "ia3": IA3(),
+    "plain": SoftPrompt(length=4, init=UniformInit()),
+    "both": SoftPrompt(length=2, init=UniformInit(), placement="suffix", decoder_length=3),
+    "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
+    "added": DeepPrompt(length=2, combine="add"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """An artefact of each kind, of noise that changes what the model says."""
+    backbone = load_backbone(f"files:{tiny}/backbone", "float32")
+    folder, rng, paths = tmp_path_factory.mktemp("kinds"), np.random.default_rng(0), []
+    for name, method in KINDS.items():
+        module: Any = method.create(jax.random.key(0), Shapes(backbone.config))
+        arrays = {
+            n: (x + 0.7 * rng.normal(size=x.shape)).astype(np.float32)
+            for n, x in method.fold(module).items()
+        }
+        facts = {
+            "backbone": {"name": backbone.name, "digest": backbone.digest},
+            "placement": method.layout.placement,
+            "visibility": {"input": True, "prompt": "all"},
+            **dict.fromkeys(("tokenizer", "task", "metric", "step", "seed")),
+        }
+        save_prompt(folder / name, arrays, {**method.manifest(), **facts})
+        paths.append(str(folder / name))
+    return paths
+
+
+def answers(tiny: Path, prompts: list[str], how: Answering) -> list[dict]:
+    _, rows = evaluate_prompts(
+        backbone=f"files:{tiny}/backbone",
+        task=str(tiny / "toy.train.jsonl"),
+        split="validation",
+        prompts=prompts,
+        batch_size=16,
+        max_examples=6,
+        input_length=28,
+        target_length=4,
+        dtype="float32",
+        how=how,
+    )
+    return rows
+
+
+@pytest.mark.parametrize("how", [Answering(), Answering(beams=2)], ids=["greedy", "beams"])
+def test_every_kind_answers_as_if_alone(tiny: Path, saved: list[str], how: Answering) -> None:
+    mixed = answers(tiny, saved, how)
+    by_prompt = {p: [row for row in mixed if row["prompt"] == p] for p in saved}
+    seen = set()
+    for path in saved:
+        alone = answers(tiny, [path], how)
+        assert len(by_prompt[path]) == len(alone) == 6
+        for row, other in zip(by_prompt[path], alone, strict=True):
+            assert row["prediction"] == other["prediction"], path
+            assert row["score"] == pytest.approx(other["score"], abs=1e-5), path
+        seen.add(tuple(row["score"] for row in alone))
+    assert len(seen) == len(saved), "every prompt says something of its own"
+
+
+def test_kinds_share_a_batch_and_visibilities_do_not(saved: list[str]) -> None:
+    prompts = [load_prompt(path) for path in saved]
+    assert together(prompts) == [list(range(len(saved)))]
+    policy = {"input": False, "prompt": "all"}
+    other = type(prompts[0])(prompts[4].arrays, {**prompts[4].manifest, "visibility": policy}, "p")
+    assert other.visibility == Visibility(input=False)
+    assert together([*prompts[:2], other]) == [[0, 1], [2]]
