@@ -7,13 +7,13 @@ import pytest
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.prompts import model_of, vote
+from prompt_jax.evaluate.prompts import model_of, module_of, vote
+from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import decode, t5
 from prompt_jax.model.bundle import NO_PROMPT
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout, lay_out
-from prompt_jax.prompt.stack import PromptStack
 
 ONE = MeshShape().build(jax.devices()[:1])
 
@@ -47,7 +47,7 @@ def test_choices_are_ranked_by_their_likelihood(backbone, normalised):
     choices = [("a", "bcd"), ("no", "yes", "maybe"), ("a", "bcd"), ("qqqq",), ("a", "bcd")]
     how = Answering(mode="rank", length_normalised=normalised)
     questions = [Question(ids(backbone, t), 0, c) for t, c in zip(TEXTS, choices, strict=True)]
-    said = answerer(backbone, how)(model_of(backbone, None, ONE), questions)
+    said = answerer(backbone, how)(model_of(backbone, FixedPrompt(), ONE), questions)
     score = jax.jit(lambda m, batch, c: decode.score(m, batch, NO_PROMPT, c))
     tokens, targets = np.zeros((10, 32), np.int32), np.zeros((10, 1, 6), np.int32)
     pairs = [(t, c) for t, row in zip(TEXTS, choices, strict=True) for c in row]
@@ -74,14 +74,14 @@ def test_ranking_encodes_once_and_keeps_a_shape(backbone, monkeypatch):
     )  # fmt: skip
     how = Answering(mode="rank", alpha=0.5)  # settings of its own: compiled anew
     questions = [Question(ids(backbone, f"{i}"), 0, ("a", "b", "c", "d")) for i in range(9)]
-    answerer(backbone, how)(model_of(backbone, None, ONE), questions)
+    answerer(backbone, how)(model_of(backbone, FixedPrompt(), ONE), questions)
     assert shapes == [(4, 32)], "one trace for three batches; rows are not repeated per choice"
 
 
 def test_a_choice_that_is_too_long_is_named(backbone):
     with pytest.raises(UserError, match="choice 'seventh': has 8 tokens, TARGET_LENGTH is 6"):
         answerer(backbone, Answering(mode="rank"))(
-            model_of(backbone, None, ONE), [Question(ids(backbone, "x"), 0, ("seventh",))]
+            model_of(backbone, FixedPrompt(), ONE), [Question(ids(backbone, "x"), 0, ("seventh",))]
         )
 
 
@@ -90,11 +90,11 @@ def test_prompts_in_one_batch_answer_as_alone(backbone):
     questions = [
         Question(ids(backbone, text), n, seed=s) for n in range(3) for s, text in enumerate(TEXTS)
     ]
-    said = answerer(backbone, rows=3)(model_of(backbone, PromptStack(three), ONE), questions)
+    said = answerer(backbone, rows=3)(model_of(backbone, module_of(three), ONE), questions)
     assert len({answer.text for answer in said[::5]}) > 1, "the prompts differ"
     for n, prompt in enumerate(three):
         alone = [Question(ids(backbone, text), 0, seed=s) for s, text in enumerate(TEXTS)]
-        wanted = answerer(backbone, rows=3)(model_of(backbone, prompt, ONE), alone)
+        wanted = answerer(backbone, rows=3)(model_of(backbone, module_of([prompt]), ONE), alone)
         assert [a.text for a in said[5 * n : 5 * n + 5]] == [a.text for a in wanted]
         for a, b in zip(said[5 * n : 5 * n + 5], wanted, strict=True):
             assert a.score == pytest.approx(b.score, rel=1e-4)
@@ -103,7 +103,7 @@ def test_prompts_in_one_batch_answer_as_alone(backbone):
 def test_a_sampled_answer_does_not_depend_on_the_batch(backbone):
     how = Answering(sampling=decode.Sampling(temperature=0.7), seed=3)
     questions = [Question(ids(backbone, t), seed=s) for s, t in enumerate(TEXTS)]
-    model = model_of(backbone, None, ONE)
+    model = model_of(backbone, FixedPrompt(), ONE)
     said = answerer(backbone, how)(model, questions)
     assert [a.text for a in answerer(backbone, how)(model, questions[2:])] == [
         a.text for a in said[2:]
@@ -113,7 +113,9 @@ def test_a_sampled_answer_does_not_depend_on_the_batch(backbone):
 def test_vectors_are_those_of_the_encoder(backbone):
     prompt = prompts(1)[0]
     questions = [Question(ids(backbone, text)) for text in TEXTS]
-    found = answerer(backbone, rows=3).embed(model_of(backbone, prompt, ONE), questions)
+    found = answerer(backbone, rows=3).embed(
+        model_of(backbone, module_of([prompt]), ONE), questions
+    )
     batch = np.zeros((5, 32), np.int32)
     for n, question in enumerate(questions):
         batch[n, : len(question.inputs)] = question.inputs

@@ -38,16 +38,15 @@ def edited(positions):
     }
     rng = np.random.default_rng(5)
     arrays = {f"decoder_layers/{n}": rng.normal(size=s) for n, s in shapes.items()}
-    bundle = bundle_of({n: jnp.asarray(x, jnp.float32) for n, x in arrays.items()})
-    edits = bundle.decoder_layers.replace(prefix_positions=positions)
-    prompts = jnp.asarray(rng.normal(size=(2, 3, 16)), jnp.float32)
-    return bundle.replace(decoder=prompts, decoder_layers=edits)
+    arrays = {n: jnp.asarray(x, jnp.float32) for n, x in arrays.items()}
+    bundle = bundle_of(arrays, prefix_positions=positions)
+    return bundle.replace(decoder=jnp.asarray(rng.normal(size=(2, 3, 16)), jnp.float32))
 
 
 def features(tokens, prompt, width):
     row = np.zeros((1, width), np.int32)
     row[0, : len(tokens)] = tokens
-    return {"encoder_input_tokens": row, "decoder_task_ids": np.array([[prompt]])}
+    return {"encoder_input_tokens": row, "prompt_ids": np.array([prompt])}
 
 
 @pytest.mark.parametrize("kind", ["plain", "per layer", "edited", "edited before"])

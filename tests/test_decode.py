@@ -102,7 +102,7 @@ def test_cache_equals_teacher_forcing(kind):
     prompts = jax.random.normal(jax.random.key(0), (2, 3, 16))
     bundle = PromptBundle(encoder=prompts[:1], decoder=prompts)
     batch = lay_out(INPUTS, PromptLayout(encoder=3))
-    batch["decoder_task_ids"] = jnp.array([[0], [1], [1]])
+    batch["prompt_ids"] = jnp.array([0, 1, 1])
     targets = jnp.array([[4, 5, 6, 7], [9, 8, 3, 2], [2, 2, 5, 1]])
     features = batch | decode.teacher_forced(batch, bundle, targets)
     wanted = jax.nn.log_softmax(jax.jit(model.__call__)(features, bundle)[:, 3:])
@@ -124,7 +124,7 @@ def test_each_task_has_its_decoder_prompt():
     model = random_t5()
     prompts = 3 * jax.random.normal(jax.random.key(1), (2, 3, 16))
     both = PromptBundle(decoder=prompts)
-    tasks = {"decoder_task_ids": jnp.array([[0], [1], [0]])}
+    tasks = {"prompt_ids": jnp.array([0, 1, 0])}
     ids, scores = map(np.asarray, generate(model, INPUTS | tasks, both, max_length=4))
     for task, rows in ((0, [0, 2]), (1, [1])):
         alone = PromptBundle(decoder=prompts[task][None])
@@ -183,7 +183,7 @@ def test_choices_are_scored_as_alone_and_encoded_once(monkeypatch):
     prompts = jax.random.normal(jax.random.key(0), (2, 3, 16))
     bundle = PromptBundle(encoder=prompts[:1], decoder=prompts)
     batch = lay_out(INPUTS, PromptLayout(encoder=3))
-    batch["decoder_task_ids"] = jnp.array([[0], [1], [1]])
+    batch["prompt_ids"] = jnp.array([0, 1, 1])
     choices = jnp.array([[[4, 5, 1], [6, 1, 0]], [[7, 1, 0], [8, 9, 1]], [[2, 2, 1], [3, 1, 0]]])
 
     forward = jax.jit(model.__call__)

@@ -44,7 +44,7 @@ class Model(nnx.Module):
     def __init__(self, t5, bundle):
         self.t5, self.arrays = t5, nnx.data(bundle)
 
-    def bundle(self):
+    def bundle(self, batch=None):
         return self.arrays
 
 
@@ -69,7 +69,7 @@ def requests():
 def one_by_one(model, layout, request, rule):
     """Its ids and score by `decode.generate`, alone in a batch of one."""
     merged = nnx.merge(model[0], model[1], model[2])
-    batch = features([request.question], layout, 1, WIDTHS[-1])
+    batch = features([request.question], [layout], 1, WIDTHS[-1])
     ids, scores = _generate(merged, batch, request.max_length, rule)
     return np.trim_zeros(np.asarray(ids[0, 0]), "b"), float(scores[0, 0])
 
@@ -99,7 +99,9 @@ def _generate(model, batch, max_length, rule):
 def test_requests_that_arrive_at_any_time_decode_as_if_alone(name, devices, rule):
     bundle, layout = BUNDLES[name]
     asked, whole = requests(), model(bundle, devices)
-    slots = Engine(whole, layout, MESHES[devices], slots=4, widths=WIDTHS, max_length=N, rule=rule)
+    slots = Engine(
+        whole, [layout], MESHES[devices], slots=4, widths=WIDTHS, max_length=N, rule=rule
+    )
     found, arriving = {}, list(asked)
     while arriving or slots.busy:
         for request in arriving[:2]:
@@ -122,7 +124,7 @@ def test_a_shape_is_compiled_once():
     whole = model(bundle)
 
     def answer():
-        slots = Engine(whole, layout, MESHES[1], slots=8, widths=WIDTHS, max_length=N - 1)
+        slots = Engine(whole, [layout], MESHES[1], slots=8, widths=WIDTHS, max_length=N - 1)
         for request in requests():
             slots.submit(request._replace(max_length=min(request.max_length, N - 1)))
         while slots.busy:
@@ -139,7 +141,7 @@ def test_a_shape_is_compiled_once():
 
 def test_the_bytes_of_the_cache_are_known_before():
     bundle, layout = BUNDLES["two prompts"]
-    slots = Engine(model(bundle), layout, MESHES[1], slots=5, widths=WIDTHS, max_length=N)
+    slots = Engine(model(bundle), [layout], MESHES[1], slots=5, widths=WIDTHS, max_length=N)
     there = sum(x.nbytes for x in jax.tree.leaves(slots.rows.cache))
     assert there == engine.cache_bytes(TINY, layout, 5, WIDTHS[-1], N)
 

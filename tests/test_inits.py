@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ KEY = jax.random.key(0)
 
 
 def call(init, length, key=KEY, embedding=EMBEDDING, vocabulary=BYTES, choices=()):
-    table = SimpleNamespace(**{"embedding": {...: embedding}})
+    table = SimpleNamespace(**{"embedding": {...: jnp.asarray(embedding)}})
     model = SimpleNamespace(token_embedder=table)
     config = SimpleNamespace(emb_dim=embedding.shape[1])
     known = {"config": config, "model": model, "name": "tiny", "digest": "0" * 64}

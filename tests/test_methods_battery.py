@@ -21,7 +21,7 @@ from prompt_jax.data.packing import Piece
 from prompt_jax.data.source import Data
 from prompt_jax.evaluate.prompts import module_of
 from prompt_jax.methods.attempt import Attempt
-from prompt_jax.methods.base import PromptedT5, PromptMethod
+from prompt_jax.methods.base import PromptedT5, PromptMethod, PromptParam
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.frozen import FrozenPrompts
@@ -175,8 +175,9 @@ def test_a_group_is_of_its_own_parameters(trained):
     for group in {*groups.values()}:
         tx = by_group(optax.identity(), {group: 0.0}, groups)
         scaled = host(tx.update(ones, tx.init(ones), ones)[0])
-        owned = [vars(module).get(name) for name, of in groups.items() if of == group]
-        wanted = sum(len(jax.tree.leaves(x)) for x in owned if x is not None)
+        owned = [name.split(".") for name, of in groups.items() if of == group]
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(module, PromptParam))]
+        wanted = sum(list(path[: len(name)]) == name for path in paths for name in owned)
         assert sum(not leaf.any() for leaf in scaled) == wanted
 
 
