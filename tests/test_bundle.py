@@ -158,7 +158,7 @@ def test_arrays_of_layers_are_saved_and_fit_one_backbone(model, tmp_path):
     wanted = r"has encoder_layers/\S+ \[2, .*backbone 'toy' takes \[3, .*that it was tuned for"
     with pytest.raises(UserError, match=wanted):
         check_backbone(prompt, Backbone(deeper, model, "toy", "0" * 64, None))
-    with pytest.raises(UserError, match="has arrays inside the layers only: use arrays"):
+    with pytest.raises(UserError, match="has arrays inside the layers only; use arrays"):
         _ = prompt.array
 
 

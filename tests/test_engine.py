@@ -17,6 +17,7 @@ from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.prompts import model_of
+from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import decode, sharding, t5
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.decode import Sampling
@@ -152,7 +153,7 @@ def test_the_bytes_of_the_cache_are_known_before():
 )
 def test_a_request_that_does_not_fit_is_refused(length, limit, message):
     slots = Engine(
-        model(NO_PROMPT), PromptLayout(), MESHES[1], slots=2, widths=WIDTHS, max_length=N
+        model(NO_PROMPT), [PromptLayout()], MESHES[1], slots=2, widths=WIDTHS, max_length=N
     )
     with pytest.raises(UserError, match=message):
         slots.submit(Request(7, Question(np.ones(length, np.int32)), limit))
@@ -177,7 +178,7 @@ def test_the_answerer_answers_the_same_continuously(tiny):
             2,
             dataclasses.replace(how, continuous=continuous),
         )
-        whole = model_of(backbone, None, MESHES[1])
+        whole = model_of(backbone, FixedPrompt(), MESHES[1])
         order = [row for rows, _ in answerer.stream(whole, questions) for row in rows]
         assert [questions[row].group for row in order] == [0] * 4 + [1] * 3
         said.append(answerer(whole, questions))

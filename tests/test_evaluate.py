@@ -162,7 +162,7 @@ def test_what_is_no_label_is_counted(tiny, labels):
 
 
 def test_a_task_without_choices_is_not_ranked(tiny):
-    with pytest.raises(UserError, match="has no choices to rank: declare choices="):
+    with pytest.raises(UserError, match="has no choices to rank; declare choices="):
         run(tiny, prompts=[], task=str(tiny / "toy.train.jsonl"), how=Answering(mode="rank"))
 
 
@@ -182,7 +182,7 @@ def test_prompts_of_other_lengths_need_a_word(tiny, tmp_path):
     from prompt_jax.prompt.artefact import Prompt
 
     saved = [Prompt({}, {"run": {"input_length": n}}, f"p{n}") for n in (64, 128)]
-    with pytest.raises(UserError, match=r"different input_length \(p64: 64, p128: 128\): give --"):
+    with pytest.raises(UserError, match=r"different input_length \(p64: 64, p128: 128\); give --"):
         trained(saved, "input_length", 512)
     assert trained(saved[:1], "input_length", 512) == 64
     assert trained([], "input_length", 512) == 512
@@ -226,5 +226,5 @@ def test_a_killed_evaluation_goes_on(tiny, tmp_path, monkeypatch):
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in whole[1]]
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in whole[1]])
     assert evaluate_prompts(**options)[0] == report and asked[-1] == 0
-    with pytest.raises(UserError, match=r"was made with split = validation, this is train: give"):
+    with pytest.raises(UserError, match=r"was made with split = validation, this is train; give"):
         evaluate_prompts(**{**options, "split": "train"})

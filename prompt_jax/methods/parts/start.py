@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,10 +14,14 @@ from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.library import load_value
 
-if TYPE_CHECKING:
-    from prompt_jax.methods.parts.inits import Init
-
 Rows = dict[str, np.ndarray]  # by side, float32 [P, D]
+
+
+class Beginning(Protocol):
+    """How rows begin: an init of `inits.py`, or a user's."""
+
+    def one(self, key: jax.Array, length: int, start: "Start") -> np.ndarray: ...
+    def begin(self, key: jax.Array, lengths: Mapping[str, int], start: "Start") -> Rows: ...
 
 
 class Start:
@@ -41,11 +45,11 @@ class Start:
         """The embedding table, float32 [V, D], whole on this host."""
         return embedding_of(self._backbone)
 
-    def rows(self, init: "Init", key: jax.Array, lengths: Mapping[str, int]) -> Rows:
+    def rows(self, init: Beginning, key: jax.Array, lengths: Mapping[str, int]) -> Rows:
         """How the rows of each side begin that has some, by an init."""
         return init.begin(key, lengths, self)
 
-    def one(self, init: "Init", key: jax.Array, length: int) -> np.ndarray:
+    def one(self, init: Beginning, key: jax.Array, length: int) -> np.ndarray:
         """How the rows of one side begin, float32 [length, D]."""
         return init.one(key, length, self)
 
@@ -134,10 +138,10 @@ class Shapes(Start):
     def _zeros(self, length: int) -> np.ndarray:
         return np.zeros((length, self.config.emb_dim), np.float32)
 
-    def rows(self, init: "Init", key: jax.Array, lengths: Mapping[str, int]) -> Rows:
+    def rows(self, init: Beginning, key: jax.Array, lengths: Mapping[str, int]) -> Rows:
         return {side: self._zeros(length) for side, length in lengths.items() if length}
 
-    def one(self, init: "Init", key: jax.Array, length: int) -> np.ndarray:
+    def one(self, init: Beginning, key: jax.Array, length: int) -> np.ndarray:
         return self._zeros(length)
 
     def text(self, text: str, length: int, setting: str) -> np.ndarray:
