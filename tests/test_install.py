@@ -1,5 +1,6 @@
 """The wheel: what it carries, and that it works in a new environment away from the checkout."""
 
+import json
 import os
 import re
 import shutil
@@ -107,6 +108,68 @@ def test_tasks_load_from_the_new_environment(python: Path, tmp_path: Path) -> No
     code = "import prompt_jax.tasks.superglue as tasks; print(tasks.__file__)"
     loaded = Path(run(python, "-c", code, cwd=tmp_path).strip())
     assert loaded.is_relative_to(python.parent.parent)
+
+
+PLUG_IN = {
+    "term.py": """
+import jax.numpy as jnp
+from prompt_jax.objective.terms import LossTerm
+from prompt_jax.settings import settings
+
+@settings
+class SmallRows(LossTerm):
+    needs = ("bundle",)
+    weight: float = 0.1
+
+    def open(self, vocabulary, layout):
+        return lambda passes, batch: jnp.mean(passes["bundle"].encoder ** 2)
+""",
+    "tasks.py": """
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.text import jsonl_task
+
+jsonl_task("toy", {"train": "toy.jsonl", "validation": "toy.jsonl"}, metrics=[accuracy])
+""",
+    "run.gin": """
+include 'base.gin'
+BACKBONE = 'random:nano?seed=0'
+VOCABULARY = 'bytes'
+TASK = 'toy'
+INPUT_LENGTH = 16
+TARGET_LENGTH = 4
+BATCH_SIZE = 8
+TRAIN_STEPS = 2
+EVAL_PERIOD = 2
+BEST_METRIC = ('accuracy', 'max')
+Train.method = @LowRankPrompt()
+LowRankPrompt.length = 4
+LowRankPrompt.rank = 2
+Train.terms = (@SmallRows(),)
+Train.optimizer = @AdamW()
+AdamW.schedule = @Schedule()
+Schedule.learning_rate = 0.1
+""",
+}
+
+
+def test_a_method_a_term_and_a_task_of_the_users_own(python: Path, tmp_path: Path) -> None:
+    """From an installed wheel, in a folder of their own; the method is the file of the docs."""
+    for name, text in PLUG_IN.items():
+        (tmp_path / name).write_text(text)
+    shutil.copy(ROOT / "docs" / "low_rank_prompt.py", tmp_path)
+    rows = [f'{{"inputs": "a {i}", "targets": "b"}}\n' for i in range(40)]
+    (tmp_path / "toy.jsonl").write_text("".join(rows))
+    program = [python.parent / "prompt-jax"]
+    flags = ["--gin_file=run.gin", "--model_dir=run", "--tasks_module=tasks.py"]
+    flags += ["--methods_module=low_rank_prompt.py", "--methods_module=term.py", "--json"]
+    last = json.loads(run(*program, "train", *flags, cwd=tmp_path))
+    assert last["step"] == 2 and "accuracy" in last
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert any("term/SmallRows" in json.loads(line) for line in records)
+    flags = ["--prompt=run/prompt/best", "--backbone=random:nano?seed=0", "--vocabulary=bytes"]
+    flags += ["--task=toy", "--split=validation", "--tasks_module=tasks.py", "--json"]
+    report = json.loads(run(*program, "eval", *flags, cwd=tmp_path))
+    assert report["accuracy"] == last["accuracy"]
 
 
 def test_import_is_light(python: Path, tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def infer(
         str,
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, I from 0."),
     ] = "0/1",
+    methods_module: MethodsModules = None,
     batch_size: BatchSize = 32,
     input_length: InputLength = None,
     target_length: TargetLength = None,
@@ -263,6 +264,7 @@ def infer(
       prompt-jax infer --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
         --input=rows.jsonl --output=answers.jsonl
     """
+    import_methods(methods_module)
     if mode not in ("generate", "rank"):
         raise UserError(f"--mode={mode}", "infer has generate and rank")
     how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)

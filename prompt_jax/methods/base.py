@@ -16,8 +16,7 @@ from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, Visibility, named
 from prompt_jax.model.t5 import T5, T5Config, encoder_segments
 from prompt_jax.prompt.artefact import Prompt, save_prompt
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.recipe.registered import REGISTERED
-from prompt_jax.settings import nearest
+from prompt_jax.recipe.registered import known
 
 AttentionName = Literal["encoder", "decoder", "cross"]
 Attentions = tuple[AttentionName, ...]
@@ -169,12 +168,13 @@ class PromptedT5(nnx.Module):
 
 
 def method_named(name: str) -> type[PromptMethod]:
-    """The method of that name, as manifests and recipes say it; UserError if there is none."""
-    known = {n: place for n, place in REGISTERED.items() if ".methods." in place or n == name}
-    if name not in known:
-        raise UserError(f"method {name!r}", f"is not known here{nearest(name, known)}")
-    module, _, attribute = known[name].partition(":")
-    return vars(importlib.import_module(module))[attribute]
+    """The method of that name, built in or a plug-in's; UserError if there is none."""
+    module, _, attribute = known().get(name, "").partition(":")
+    found = vars(importlib.import_module(module))[attribute] if module else None
+    if not (isinstance(found, type) and issubclass(found, PromptMethod)):
+        remedy = "give --methods_module=FILE.py, the file that has it"
+        raise UserError(f"method {name!r}", "is not known here", remedy)
+    return found
 
 
 class FixedPrompt(nnx.Module):
