@@ -185,6 +185,7 @@ class Bench:
     def backbone(self) -> None:
         """Scores the untouched tasks before any training."""
         from prompt_jax.evaluate.prompts import model_of
+        from prompt_jax.methods.base import FixedPrompt
         from prompt_jax.model.sharding import MeshShape
 
         bindings = [*SHARED, *self.kept.more]
@@ -194,7 +195,7 @@ class Bench:
             return
         began, backbone = time.perf_counter(), run.root.backbone.load(mesh)
         scorer = untouched_scorer(promot_tasks.MIXTURE, backbone.vocabulary, mesh)
-        metrics = scorer(*model_of(backbone, None, mesh))[0]
+        metrics = scorer(*model_of(backbone, FixedPrompt(), mesh))[0]
         chances = {task.name: promot_tasks.chance(task.examples) for task in scorer.tasks}
         mark = {"step": 0, **{n: round(x, 2) for n, x in metrics.items() if "/accuracy" in n}}
         told = {"marks": [mark], "chance": chances}

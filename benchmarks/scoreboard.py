@@ -114,6 +114,7 @@ def trained(run: Any) -> dict[str, Any]:
 def untrained(run: Any, kind: str) -> dict[str, Any]:
     """Metrics of the commonest answer (none if targets are no labels), or of the bare backbone."""
     from prompt_jax.evaluate.prompts import model_of
+    from prompt_jax.methods.base import FixedPrompt
     from prompt_jax.prompt.layout import PromptLayout
 
     train = run.root
@@ -122,7 +123,7 @@ def untrained(run: Any, kind: str) -> dict[str, Any]:
     backbone = train.backbone.load(mesh)
     scorer = train.evaluation.open(text, backbone.vocabulary, PromptLayout(), train.seed, mesh)
     bare = kind == "bare"
-    metrics = scorer(*model_of(backbone, None, mesh))[0] if bare else scorer.majority()
+    metrics = scorer(*model_of(backbone, FixedPrompt(), mesh))[0] if bare else scorer.majority()
     return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}
 
 

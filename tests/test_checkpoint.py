@@ -406,7 +406,7 @@ def test_our_folder_carries_its_vocabulary(tmp_path):
 
 def test_our_folder_is_written_whole_or_not_at_all(tmp_path):
     arrays = random_arrays(TINY)
-    with pytest.raises(UserError, match=f"'{EMBEDDING}' is float64; cast it"):
+    with pytest.raises(UserError, match=f"{EMBEDDING}: is float64; cast it"):
         files.write(str(tmp_path), TINY, arrays | {EMBEDDING: np.zeros((48, 8))}, None)
     with pytest.raises(UserError, match=f"'{EMBEDDING}' is missing"):
         files.write(str(tmp_path), TINY, {n: a for n, a in arrays.items() if n != EMBEDDING}, None)

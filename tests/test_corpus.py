@@ -92,7 +92,7 @@ def test_the_numbers_of_t5():
     """Raffel et al.: 512 columns hold 568 tokens of text; the targets take 114."""
     corpus = dataclasses.replace(SPANS, input_length=512, target_length=114)
     assert corrupted_lengths(corpus) == (568, 85, 28)
-    with pytest.raises(UserError, match=r"Corpus\.target_length = 113 is too short"):
+    with pytest.raises(UserError, match=r"Corpus\.target_length = 113: is too short"):
         corrupted_lengths(dataclasses.replace(corpus, target_length=113))
 
 

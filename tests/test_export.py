@@ -162,7 +162,7 @@ def test_adapters_that_are_not_ours_to_read(plain, tmp_path, changes, message):
 def test_an_adapter_in_a_pickle_is_not_opened(plain, tmp_path):
     folder = Path(broken_adapter(tmp_path / "a", plain))
     (folder / peft.WEIGHTS).rename(folder / "adapter_model.bin")
-    with pytest.raises(UserError, match="is a pickle, which is never opened"):
+    with pytest.raises(UserError, match="a pickle, which is never opened"):
         peft.read(str(folder))
 
 
@@ -269,7 +269,7 @@ def test_an_export_is_checked_in_a_fresh_process_and_recorded(plain, tmp_path, c
     assert told["logits_largest"] > 0.1 and told["logits_compared"] > 1000
     assert [path.name for path in out.parent.iterdir()] == ["checkpoint_7"]
     assert main(argv) == 2
-    assert "exists: remove it" in capsys.readouterr().err
+    assert "exists; remove it" in capsys.readouterr().err
 
 
 def test_there_and_back(save, tmp_path, backbone):

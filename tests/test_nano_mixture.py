@@ -259,7 +259,7 @@ def test_meanings_are_words_of_the_translation(real):
 
 def test_text_without_a_data_folder(monkeypatch):
     monkeypatch.delenv("PROMPT_JAX_DATA_DIR", raising=False)
-    with pytest.raises(UserError, match=r"corpus/x\.txt is read from a data folder: give"):
+    with pytest.raises(UserError, match=r"corpus/x\.txt: is read from a data folder; give"):
         nano_text.read_corpus("x.txt")
 
 

@@ -12,6 +12,7 @@ from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import Data
 from prompt_jax.evaluate.prompts import model_of
 from prompt_jax.evaluate.scorer import TaskScorer
+from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
@@ -97,7 +98,8 @@ def test_the_prompt_is_dropped(tiny) -> None:
         scorer = TaskScorer(data.read(), backbone.vocabulary, layout, mesh)
         return [answer.score for answer in scorer.answer(model)[0]]
 
-    prompted, bare = (model_of(backbone, saved, mesh) for saved in (stack, None))
+    modules = (FixedPrompt(stack.bundle()), FixedPrompt())
+    prompted, bare = (model_of(backbone, module, mesh) for module in modules)
     assert scores(promot.without_prompt(*prompted), 0) == scores(bare, 0)
     assert scores(prompted, 4) != scores(bare, 0)
 

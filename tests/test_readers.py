@@ -336,7 +336,7 @@ def test_a_t5x_checkpoint_in_a_bucket(bucket, golden, tmp_path):
         Vocabulary.from_file(f"{bucket}/none.model")
     with pytest.raises(UserError, match=r"checkpoint_1000: holds files; give an empty folder"):
         convert(source, "t5x", done["output"])
-    with pytest.raises(UserError, match="no T5X checkpoint in 'gs://tiny-models/models'"):
+    with pytest.raises(UserError, match="gs://tiny-models/models: no T5X checkpoint there"):
         open_checkpoint(f"t5x:{bucket}/models")
     with pytest.raises(UserError, match="hf: reads local folders; copy it, or convert it"):
         open_checkpoint(f"hf:{bucket}/models")

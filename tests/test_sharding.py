@@ -101,7 +101,7 @@ def test_a_mesh_that_does_not_fit(shape, part):
 def test_data_is_shared_out_over_slices():
     mesh = MeshShape(data=4, model=2, slices=2).build()
     assert [d.id for d in mesh.devices[:2].flat] == [0, 1, 2, 3]  # the first slice
-    with pytest.raises(UserError, match=r"slices = 3 does not divide data = 4.* one of 1, 2, 4"):
+    with pytest.raises(UserError, match=r"slices = 3: does not divide data = 4.* one of 1, 2, 4"):
         MeshShape(data=4, model=2, slices=3).build()
 
 

@@ -59,7 +59,7 @@ def test_the_average_is_weighted_by_similarity() -> None:
     np.testing.assert_allclose(made["encoder"], np.full((2, 3), 5.0))
     np.testing.assert_allclose(made["decoder"], np.full((1, 3), -5.0))
     assert made["encoder"].dtype == np.float32
-    with pytest.raises(UserError, match=r"'b' has similarity -0.100: .* smaller --k"):
+    with pytest.raises(UserError, match=r"'b': has similarity -0.100: .* smaller --k"):
         spot.weights([{"source": "b", "pairs": -0.1}], "pairs")
 
 
@@ -216,12 +216,12 @@ def test_a_source_begins_both_sides(library: Path) -> None:
     rows = read(init, {"encoder": 4, "decoder": 2}, backbone)
     for side, array in entry.value().arrays.items():
         np.testing.assert_array_equal(rows[side], array)
-    with pytest.raises(UserError, match=r"holds \[4, 16\], the run needs \[5, 16\]: set PROMPT_"):
+    with pytest.raises(UserError, match=r"holds \[4, 16\], the run needs \[5, 16\]; set PROMPT_"):
         read(init, {"encoder": 5, "decoder": 2}, backbone)
     with pytest.raises(UserError, match=r"holds decoder \[2, 16\], for which the run has no rows"):
         read(init, {"encoder": 4, "decoder": 0}, backbone)
     other = SimpleNamespace(**{**vars(backbone), "digest": "f" * 64})
-    with pytest.raises(UserError, match=r"was tuned for .*, not for 'tiny' \(f{12}\): train"):
+    with pytest.raises(UserError, match=r"was tuned for .*, not for 'tiny' \(f{12}\); train"):
         read(init, {"encoder": 4, "decoder": 2}, other)
     free = FileInit(path=f"{library}/one", allow_other_backbone=True)
     assert read(free, {"encoder": 4, "decoder": 2}, other).keys() == {"encoder", "decoder"}
@@ -231,7 +231,7 @@ def test_a_file_without_decoder_rows(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.ones((4, 16), np.float32))
     config = SimpleNamespace(emb_dim=16)
     backbone = SimpleNamespace(config=config, name="tiny", digest="0" * 64, vocabulary=None)
-    with pytest.raises(UserError, match="holds no decoder rows, the run needs 2: give it none"):
+    with pytest.raises(UserError, match="holds no decoder rows, the run needs 2; give it none"):
         read(FileInit(path=f"{tmp_path}/p.npy"), {"encoder": 4, "decoder": 2}, backbone)
 
 
@@ -306,4 +306,4 @@ def test_wrong_arguments(library, capsys, argv, part) -> None:
 def test_a_picture_without_matplotlib(library, capsys, monkeypatch) -> None:
     monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
     line = fails(capsys, "spot", "rank", f"--library={library}", "--picture=a.png")
-    assert "needs matplotlib: pip install 'prompt-jax[pictures]'" in line
+    assert "needs matplotlib; pip install 'prompt-jax[pictures]'" in line

@@ -327,7 +327,7 @@ BAD = [
     ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,ref\nname[A]\n",
      r"csv:2: 1 cells, not 2"),
     ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,text\nname[A],b\n", r":2: no key 'ref'"),
-    ("web_nlg", "train", "text2text/webnlg_challenge_2017/train.json", "{", r"json:0: not JSON"),
+    ("web_nlg", "train", "text2text/webnlg_challenge_2017/train.json", "{", r"json: not JSON"),
     ("dialogsum", "train", "text2text/dialogsum/dialogsum.train.jsonl", '{"dialogue": "a"}\n',
      r"train\.jsonl:1: no field 'summary'"),
     ("squad", "train", "squad/train-v1.1.json", '{"data": [{"paragraphs": [{"context": "c"}]}]}',
@@ -361,7 +361,7 @@ def test_missing_files_are_named(empty):
         text.load_examples("mr", "train")
     columns = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n"
     write(empty / "glue/MRPC/msr_paraphrase_train.txt", columns)
-    with pytest.raises(UserError, match=r"no .*dev_ids\.tsv, which splits MRPC"):
+    with pytest.raises(UserError, match=r"dev_ids\.tsv: no such file, and it splits MRPC"):
         text.load_examples("glue_mrpc", "train")
 
 

@@ -221,7 +221,7 @@ def test_texts_and_prompts_must_have_one_length(small):
     with pytest.raises(UserError, match=r"Wayward\.text: has 3 pieces, the prompt 4 encoder rows"):
         small.objective(Wayward(text="abc"))
     with pytest.raises(
-        UserError, match=r"ContextPrompt\.text has 3 pieces.*set PROMPT_LENGTH to 3"
+        UserError, match=r"ContextPrompt\.text: has 3 pieces.*set PROMPT_LENGTH to 3"
     ):
         ContextPrompt(text="abc", length=4).create(jax.random.key(0), Start(small.backbone))
 

@@ -205,8 +205,8 @@ def per_column(name: str) -> bool:
 
 
 def rank_of(name: str) -> int:
-    """How many dimensions a named array of one prompt has."""
-    return len(AXES[name]) - 1
+    """How many dimensions a named array of one prompt has; plain rows of another name: 2."""
+    return len(AXES.get(name, "XPD")) - 1
 
 
 def axes_of(name: str, config: Any) -> tuple[int | None, ...]:

@@ -159,7 +159,8 @@ def by_group(
         return tx
 
     def scaled(path, update: jax.Array) -> jax.Array:
-        owners = [str(part.key) for part in path[1:3]]  # path[0] is the module in a PromptedT5
+        keys = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+        owners = keys[1:3]  # the first is the module in a PromptedT5
         group = groups.get(".".join(owners), groups.get(owners[0], OTHERS))
         return update * rates.get(group, 1.0)
 

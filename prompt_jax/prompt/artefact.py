@@ -251,7 +251,7 @@ def check_backbone(
 def _rows(array: np.ndarray, side: str, where: str) -> np.ndarray:
     """`array` as float32, of as many dimensions as its name has."""
     array = np.asarray(array)
-    rank = array.ndim if side.startswith(OWN) else rank_of(side) if side in AXES else 2
+    rank = array.ndim if side.startswith(OWN) else rank_of(side)
     if array.ndim != rank or array.dtype.kind != "f" or 0 in array.shape:
         wanted = f"{rank} dimensions" if "/" in side else "two dimensions, [rows, model width]"
         raise UserError(
