@@ -14,6 +14,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.evaluate.scorer import Evaluation
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.run.identity import data_fact
 
 WORDS = Vocabulary.bytes()
 
@@ -148,13 +149,13 @@ def test_a_run_and_eval_show_the_same(tiny, task, tmp_path, capsys):
 
 
 def test_runs_from_before_demonstrations_go_on(task):
-    """Checkpoints hold the data's repr; the number of demonstrations is in it where there are."""
-    assert repr(data("t", demonstrations=0)) == (
+    """Checkpoints name the data; the number of demonstrations is in it where there are some."""
+    assert data_fact(data("t", demonstrations=0)) == (
         "Data(task='t', input_length=64, target_length=4, batch_size=2, packed=True, "
         "split='train', max_examples=None, examples_per_class=None, sampled_examples=None, "
         "sample_seed=0)"
     )
-    assert repr(data("t")).endswith("sample_seed=0, demonstrations=1, demonstration_seed=0)")
+    assert data_fact(data("t")).endswith("sample_seed=0, demonstrations=1, demonstration_seed=0)")
 
 
 def test_a_journal_of_other_demonstrations_is_refused(tiny, task, tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_a_metric_that_the_task_does_not_have(fails, tmp_path):
 
 
 def test_a_loss_that_is_none(fails, tiny, tmp_path):
-    """Nothing of it is saved, and with a rate that works the same folder can be used."""
+    """Nothing of it is saved, and the remedy works: a lower rate, in a folder of its own."""
     arguments = ["--gin.TRAIN_STEPS=3", "--gin.EVAL_PERIOD=100", "--gin.Train.log_period=1"]
     arguments.append("--gin.Evaluation.max_examples=8")
     code, line = fails("--gin.LEARNING_RATE=1e38", *arguments)
@@ -127,6 +127,8 @@ def test_a_loss_that_is_none(fails, tiny, tmp_path):
     assert not (model_dir / "prompt" / "last").exists()
     assert not list((model_dir / "checkpoints").iterdir())
     recipe = ["--gin.LEARNING_RATE=0.1", *arguments]
+    assert fails(*recipe)[0] == 2, "the folder belongs to the run with the other rate"
+    model_dir = tmp_path / "other"
     assert main(["train", f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}", *recipe]) == 0
     told = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in told if r["kind"] == "train"] == [1, 2, 3]

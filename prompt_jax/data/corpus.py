@@ -66,6 +66,17 @@ class Corpus:
             check_file(Path(self.root) / name)
         return self
 
+    def digest(self) -> str:
+        """SHA-256 of the files' names, sizes and first and last mebibytes."""
+        total = hashlib.sha256()
+        for name in self.files:
+            path = Path(self.root) / name
+            with open(path, "rb") as file:
+                first = file.read(1 << 20)
+                file.seek(max(0, path.stat().st_size - (1 << 20)))
+                total.update(f"{name} {path.stat().st_size}\n".encode() + first + file.read())
+        return total.hexdigest()
+
     def features(self, layout: PromptLayout) -> dict[str, np.ndarray]:
         """A step's batch with nothing in it: the shapes and dtypes, for which no data are read."""
         lengths = (self.input_length, self.target_length)

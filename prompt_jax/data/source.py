@@ -12,6 +12,8 @@ T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,12 +87,6 @@ class Data:
             if vars(self)[name] < 0:
                 raise UserError(Setting("Data", name, vars(self)[name]), remedy="give 0 or more")
 
-    def __repr__(self) -> str:
-        """What checkpoints say of the data; without demonstrations as in those from before them."""
-        names = [f.name for f in dataclasses.fields(self)]
-        names = names if self.demonstrations else [n for n in names if "demonstration" not in n]
-        return f"Data({', '.join(f'{name}={vars(self)[name]!r}' for name in names)})"
-
     def read(self, training: "Data | None" = None) -> "TaskText":
         """Every example of the split as text: what can be checked before any weight is read.
 
@@ -160,6 +156,15 @@ class TaskText:
             for examples in [self._kept(name)]
             for shown in [self.shown.of(name, examples)]
         ]
+
+    def digest(self) -> str:
+        """SHA-256 of all that is read: inputs with demonstrations, targets, rates of tasks."""
+        total = hashlib.sha256()
+        for name, inputs in zip(self.by_task, self.asked(), strict=True):
+            examples = self._kept(name)
+            rows = [[text, str(e["targets"])] for text, e in zip(inputs, examples, strict=True)]
+            total.update(json.dumps([name.split(":")[:2], self.rates[name], rows]).encode())
+        return total.hexdigest()
 
     def _kept(self, name: str) -> list[dict[str, Any]]:
         return self.by_task[name][: self.data.max_examples]

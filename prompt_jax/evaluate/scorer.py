@@ -91,8 +91,11 @@ class Evaluation:
         ).read(dataclasses.replace(data, task=task) if shots else None)
 
     def scored(self, data: Data) -> dict[str, str]:
-        """What is scored, for the record."""
-        return {"task": self.task or data.task, "split": self.split}
+        """What is scored, for the record: task and split; mode and limits if they are special."""
+        special = ("mode", "max_examples", "examples_per_class", "length_normalised")
+        given = {name: value for name in special if (value := vars(self)[name])}
+        given = {k: v for k, v in given.items() if (k, v) != ("mode", "generate")}
+        return {"task": self.task or data.task, "split": self.split, **given}
 
     def open(self, text: TaskText, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
         """An `Evaluator` of what `read` gave."""

@@ -18,6 +18,7 @@ from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
 from prompt_jax.objective.terms import minimised
+from prompt_jax.run.identity import data_fact, identity
 from prompt_jax.run.log import MetricsLog, Screen, check_best_metric
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import TrainState, make_train_step, split
@@ -83,8 +84,14 @@ class Job:
             "backbone": self.backbone.digest,
             "Backbone.dtype": run.backbone.dtype,
             "Backbone.weights_dtype": self.backbone.weights_dtype,
-            "data": repr(run.data),
+            "data": data_fact(run.data),
         }
+        contents = {"the backbone": self.backbone.digest, "the training data": text.digest()}
+        if vocabulary is not None:
+            contents["the tokenizer"] = vocabulary.digest
+        if isinstance(held_out, TaskText):
+            contents["the evaluation's data"] = held_out.digest()
+        self.identity = identity(run, contents)
 
     def _choices(self) -> tuple[str, ...]:
         if not isinstance(self.run.data, Data):

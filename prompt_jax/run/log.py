@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,12 +24,16 @@ class MetricsLog:
     """Records of a run, one JSON object per line, each with `step` and `kind`.
 
     Opening it at a step drops every record after that step, so that a resumed run tells one story.
+    The best is sought among evaluations of what is `scored`: {"task", "split", ...} of a record.
     Where files cannot be appended to (buckets), the file is written anew at each flush.
     """
 
-    def __init__(self, model_dir: epath.Path, start_step: int):
+    def __init__(
+        self, model_dir: epath.Path, start_step: int, scored: Mapping[str, Any] | None = None
+    ):
         self.path = model_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(model_dir) if r["step"] <= start_step]
+        self.scored = dict(scored or {})
         self._write_all()
         self.start_step = start_step
         self._tensorboard: Any = None  # its writer, from the first record on
@@ -77,8 +82,8 @@ class MetricsLog:
         sign = 1 if direction == "max" else -1
         found = [
             (record[metric], record["step"])
-            for record in self.records
-            if record["kind"] == "eval" and metric in record and not math.isnan(record[metric])
+            for record in self._evaluations()
+            if metric in record and not math.isnan(record[metric])
         ]
         return max(found, key=lambda pair: (sign * pair[0], -pair[1])) if found else None
 
@@ -93,7 +98,16 @@ class MetricsLog:
         """How many evaluations there were after the best one; all, if none gave a number."""
         best = self.best(metric, direction)
         after = -1 if best is None else best[1]
-        return sum(r["kind"] == "eval" and r["step"] > after for r in self.records)
+        return sum(record["step"] > after for record in self._evaluations())
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        """The records of evaluations of what is `scored` now."""
+        return [
+            record
+            for record in self.records
+            if record["kind"] == "eval"
+            and all(record.get(name) == value for name, value in self.scored.items())
+        ]
 
     def close(self) -> None:
         if self._tensorboard:
@@ -145,7 +159,8 @@ class Meter:
                 if not math.isfinite(metrics[name]):
                     raise RunError(
                         f"the {what} is {metrics[name]} at step {step - back}: lower LEARNING_RATE "
-                        "and run again; nothing after the last checkpoint was saved"
+                        "and run again with another --model_dir; nothing after the last checkpoint "
+                        "was saved"
                     )
         n, seconds = len(pending), time.perf_counter() - self._since
         record: dict[str, Any] = {"step": step, "kind": "train"}

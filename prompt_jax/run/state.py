@@ -82,8 +82,10 @@ class RunCheckpoints:
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
 
-    def restore(self, state: TrainState) -> TrainState:
+    def restore(self, state: TrainState, same_run: bool = False) -> TrainState:
         """The latest checkpoint in the shapes, dtypes and shardings of `state`; else `state`.
+
+        `same_run`: `identity.json` has said so, and the checkpoint's own facts need not.
 
         Raises:
           UserError: the checkpoint is of another run (seed, data, method, backbone, optimizer).
@@ -93,7 +95,7 @@ class RunCheckpoints:
         if step is None:
             return state
         facts = self._read(step, "facts", ocp.args.JsonRestore())
-        for name, value in self.facts.items():
+        for name, value in () if same_run else self.facts.items():
             self._check_fact(name, facts.get(name), value)
         like = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

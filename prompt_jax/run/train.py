@@ -16,6 +16,7 @@ from prompt_jax.data.digests import BatchDigests
 from prompt_jax.errors import Preempted
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.run.folder import open_folder
+from prompt_jax.run.identity import FILE, compare, write
 from prompt_jax.run.job import Job
 from prompt_jax.run.log import Meter, MetricsLog, Screen
 from prompt_jax.run.prefetch import Prefetch
@@ -50,18 +51,24 @@ def train(
         if batch_digests:
             job.digests = BatchDigests(folder, *hosts.number())
             stack.callback(job.digests.close)
+        known = (folder / FILE).exists()
+        changes = compare(folder, job.identity)
         checkpoints = RunCheckpoints(folder, run.checkpoints, job.facts)
         stack.callback(checkpoints.close)
-        state = checkpoints.restore(job.first_state())
+        state = checkpoints.restore(job.first_state(), same_run=known)
         start = int(state.step)
         if hosts.writes():
-            (folder / "config.gin").write_text(operative)
-        log, meter = MetricsLog(folder, start), Meter()
+            write(folder, job.identity)
+            keep_config(folder, operative, start)
+        scored = {} if run.evaluation is None else run.evaluation.scored(run.data)
+        log, meter = MetricsLog(folder, start, scored), Meter()
         hosts.check_same("records in metrics.jsonl", len(log.records))
         stack.callback(log.close)
         screen = Screen(show, start, run.steps)
         stack.callback(screen.close)
         screen.say(job.opening(start, model_dir))
+        for change in changes:
+            screen.say(f"changed since the run began: {change}")
         try:
             if job.evaluation_due(start) and log.evaluation_at(start) is None:
                 job.evaluate(state, log, screen, stop)
@@ -102,6 +109,14 @@ def train(
                 f"preempted: saved step {done}; run the same command to go on"
             ) from None
         return job.closing(log, screen)
+
+
+def keep_config(folder: epath.Path, operative: str, start: int) -> None:
+    """Writes `config.gin`; one that says something else stays as `config.STEP.gin`."""
+    path = folder / "config.gin"
+    if path.exists() and path.read_text() != operative:
+        (folder / f"config.{start}.gin").write_text(path.read_text())
+    path.write_text(operative)
 
 
 def report(record: dict[str, Any] | None, log: MetricsLog, screen: Screen) -> None:

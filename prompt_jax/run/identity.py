@@ -1,0 +1,134 @@
+"""What makes a run the same run: all that decides its numbers, kept in `MODEL_DIR/identity.json`.
+
+A run may be resumed with more steps, other periods, another patience, mesh or number of hosts. Any
+other setting, an edited data file, another backbone or tokenizer would make a run whose numbers are
+of two kinds: it is refused, also where the checkpoints are gone. A setting that is newer than the
+run does not refuse it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from prompt_jax.data.source import Data
+from prompt_jax.errors import UserError, reading
+from prompt_jax.jsonl import ENDINGS
+from prompt_jax.run.settings import Train
+
+FILE = "identity.json"
+# What a resumed run may have otherwise.
+FREE = frozenset(
+    {
+        "Train.steps",
+        "Train.patience",
+        "Train.log_period",
+        "Checkpoints.period",
+        "Checkpoints.keep",
+        "Checkpoints.keep_period",
+        "Evaluation.period",
+        "HeldOutLoss.period",
+        "MeshShape.data",
+        "MeshShape.fsdp",
+        "MeshShape.model",
+        "MeshShape.slices",
+    }
+)
+# Compared by content: the digests of the backbone and its tokenizer, and what a method loads.
+BY_CONTENT = frozenset({"Backbone.name", "Backbone.vocabulary"})
+GIN_NAMES = {"BackboneSettings": "Backbone"}
+
+
+def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a run by its name in a recipe; `contents`: digests of what it reads."""
+    manifest = run.method.manifest()
+    own = {k: v for k, v in manifest.items() if k not in ("method", "settings")}
+    values = dict(_flat(run, ""))
+    if own:  # the method says by content what it loads
+        name = type(run.method).__name__
+        values = {k: v for k, v in values.items() if not k.startswith(f"{name}.")}
+        values |= {f"{name}.{key}": _plain(value) for key, value in own.items()}
+    return {
+        "settings": {k: v for k, v in values.items() if k not in FREE | BY_CONTENT},
+        "free": {k: v for k, v in values.items() if k in FREE},
+        "contents": dict(contents),
+    }
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """(name, plain value) of every setting; of one that is made of settings, its class first."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        owner = GIN_NAMES.get(type(value).__name__, type(value).__name__)
+        if name:
+            yield name, owner
+        for field in dataclasses.fields(value):
+            yield from _flat(vars(value)[field.name], f"{owner}.{field.name}")
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        yield name, [type(inner).__name__ for inner in value]
+        for inner in value:
+            yield from _flat(inner, "")
+    elif name == "Data.task" and isinstance(value, str) and value.endswith(ENDINGS):
+        yield name, Path(value).name  # its rows are compared, wherever the file lies
+    else:
+        yield name, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=repr))
+
+
+def compare(folder: epath.Path, now: Mapping[str, Any]) -> list[str]:
+    """What a resumed run has otherwise that it may: a line each.
+
+    Settings that the file does not know are newer than it, and had no effect then.
+
+    Raises:
+      UserError: something that decides its numbers is not as it was when the run began.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return []
+    with reading(path, "remove the model_dir, or copy the file again"):
+        before = json.loads(path.read_text())
+        kinds = {kind: dict(before[kind]) for kind in ("settings", "free", "contents")}
+    for kind in ("settings", "contents"):
+        for name, old, new in _differences(kinds[kind], now[kind]):
+            raise UserError(
+                f"model_dir {str(folder)!r}",
+                f"holds a run with {name} = {old}, this one has {new}",
+                "use another --model_dir, or what the first run had",
+            )
+    changed = _differences(kinds["free"], now["free"])
+    return [f"{name}: {old} -> {new}" for name, old, new in changed]
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    for name, new in now.items():
+        if name in before and before[name] != new:
+            yield name, repr(before[name]), repr(new)
+
+
+def write(folder: epath.Path, now: Mapping[str, Any]) -> None:
+    """Keeps the identity beside the run."""
+    (folder / FILE).write_text(json.dumps(now, indent=2) + "\n")
+
+
+# What checkpoints say of the data since version 0.1; newer fields are in `identity.json`.
+_SAID = (
+    "task", "input_length", "target_length", "batch_size", "packed", "split", "max_examples",
+    "examples_per_class", "sampled_examples", "sample_seed",
+)  # fmt: skip
+_SHOWN = ("demonstrations", "demonstration_seed")
+
+
+def data_fact(data: Any) -> str:
+    """The data as a checkpoint names them."""
+    if not isinstance(data, Data):
+        return repr(data)
+    names = _SAID + (_SHOWN if data.demonstrations else ())
+    return f"Data({', '.join(f'{name}={vars(data)[name]!r}' for name in names)})"

@@ -1,0 +1,105 @@
+"""A model_dir belongs to one run: what decides its numbers may not change under it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prompt_jax.cli.main import main
+from prompt_jax.run.log import read_metrics
+
+BEGIN = ["--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2", "--gin.Evaluation.max_examples=4"]
+
+
+@pytest.fixture(scope="module")
+def begun(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two steps, and its own copy of the task's files."""
+    folder = tmp_path_factory.mktemp("begun")
+    for split in ("train", "validation"):
+        shutil.copy(tiny / f"toy.{split}.jsonl", folder)
+    assert train(tiny, folder) == 0
+    return folder
+
+
+def train(tiny: Path, folder: Path, *bindings: str) -> int:
+    task = f"--gin.TASK='{folder}/toy.train.jsonl'"
+    flags = [f"--gin_file={tiny}/run.gin", f"--model_dir={folder}/run", task, *BEGIN]
+    return main(["train", *flags, *(f"--gin.{binding}" for binding in bindings)])
+
+
+@pytest.fixture
+def folder(begun: Path, tmp_path: Path) -> Path:
+    shutil.copytree(begun, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+CHANGED = {
+    "LEARNING_RATE=0.01": "Schedule.learning_rate = 0.3, this one has 0.01",
+    "SEED=7": "Train.seed = 0, this one has 7",
+    "Evaluation.split='train'": "Evaluation.split = 'validation', this one has 'train'",
+    "Evaluation.max_examples=5": "Evaluation.max_examples = 4, this one has 5",
+    "Data.max_examples=50": "Data.max_examples = None, this one has 50",
+    "PROMPT_LENGTH=5": "SoftPrompt.length = 4, this one has 5",
+    "Backbone.dropout_rate=0.2": "Backbone.dropout_rate = 0.1, this one has 0.2",
+    "Train.terms=[@FrozenKL()]": "Train.terms = [], this one has ['FrozenKL']",
+}
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["", "checkpoints gone"])
+@pytest.mark.parametrize("binding", CHANGED)
+def test_another_setting_is_refused(tiny, folder, capsys, binding: str, gone: bool) -> None:
+    if gone:
+        shutil.rmtree(folder / "run" / "checkpoints")
+    before = (folder / "run" / "metrics.jsonl").read_bytes()
+    assert train(tiny, folder, binding) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert CHANGED[binding] in line and f"{folder}/run" in line and "another --model_dir" in line
+    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("split", "what"), [("train", "the training data"), ("validation", "the evaluation's data")]
+)
+def test_an_edited_data_file_is_refused(tiny, folder, capsys, split: str, what: str) -> None:
+    path = folder / f"toy.{split}.jsonl"
+    path.write_text(path.read_text().replace('"targets": "a"', '"targets": "c"'))
+    assert train(tiny, folder, "TRAIN_STEPS=4") == 2
+    assert f"holds a run with {what} = " in capsys.readouterr().err
+
+
+def test_what_may_change_is_told_line_by_line(tiny, folder, capsys) -> None:
+    free = ("TRAIN_STEPS=4", "EVAL_PERIOD=1", "Train.patience=9", "Train.log_period=1")
+    config = (folder / "run" / "config.gin").read_text()
+    assert train(tiny, folder, *free) == 0
+    said = capsys.readouterr().err
+    for change in ("Train.steps: 2 -> 4", "Evaluation.period: 2 -> 1",
+                   "Train.patience: None -> 9"):  # fmt: skip
+        assert f"changed since the run began: {change}\n" in said
+    assert (folder / "run" / "config.2.gin").read_text() == config
+    assert read_metrics(folder / "run")[-1]["step"] == 4
+
+
+def test_a_moved_data_file_is_the_same_data(tiny, folder) -> None:
+    """`folder` is a copy, so that every path in the recipe is another one already."""
+    assert train(tiny, folder, "TRAIN_STEPS=3") == 0
+    identity = json.loads((folder / "run" / "identity.json").read_text())
+    assert identity["settings"]["Data.task"] == "toy.train.jsonl"
+
+
+def test_a_damaged_identity_is_one_line(tiny, folder, capsys) -> None:
+    (folder / "run" / "identity.json").write_text("{")
+    assert train(tiny, folder) == 2
+    assert "identity.json: " in capsys.readouterr().err
+
+
+def test_a_best_is_of_the_same_evaluation(tmp_path: Path) -> None:
+    from etils import epath
+
+    from prompt_jax.run.log import MetricsLog
+
+    log = MetricsLog(epath.Path(tmp_path), 9, {"task": "a", "split": "validation"})
+    for step, (split, value) in enumerate([("test", 90.0), ("validation", 50.0)]):
+        log.write({"step": step, "kind": "eval", "task": "a", "split": split, "accuracy": value})
+    assert log.best("accuracy", "max") == (50.0, 1) and log.beats(60.0, "accuracy", "max")
+    log.close()
