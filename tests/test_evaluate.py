@@ -178,7 +178,7 @@ def test_pairs_are_mined_by_vectors(tiny, labels):
 
 
 def test_prompts_of_other_lengths_need_a_word(tiny, tmp_path):
-    from prompt_jax.evaluate.prompts import trained
+    from prompt_jax.evaluate.opening import trained
     from prompt_jax.prompt.artefact import Prompt
 
     saved = [Prompt({}, {"run": {"input_length": n}}, f"p{n}") for n in (64, 128)]

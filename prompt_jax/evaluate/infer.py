@@ -12,15 +12,14 @@ from typing import Any
 
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
 from prompt_jax.answer.output import Output
-from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import tokenize_texts
 from prompt_jax.errors import Preempted, UserError, reading
-from prompt_jax.evaluate.prompts import model_of, module_of, trained
+from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.prompts import model_of, module_of
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
 from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import quantised, sharding
-from prompt_jax.prompt.artefact import check_backbone, check_tokenizer, load_prompt
 from prompt_jax.prompt.layout import PromptLayout
 
 WINDOW = 16  # batches whose rows are written together
@@ -57,19 +56,18 @@ def infer(
     """
     rows = read_rows(input, how, tuple(choices))
     first, last, output = shard_of(shard, len(rows), output)
-    saved = [] if prompt is None else [load_prompt(prompt)]
-    held = dtype or trained(saved, "dtype", "bfloat16")
-    small = weights_dtype or trained(saved, "weights_dtype", None)
-    mesh = sharding.MeshShape().build()
-    words = vocabulary or trained(saved, "vocabulary", None)
-    loaded = load_backbone(backbone, held, words, mesh, small)
-    for one in saved:
-        check_backbone(one, loaded, allow_other=allow_other_backbone)
-        check_tokenizer(one, loaded)
-    limits = (
-        input_length or trained(saved, "input_length", 512),
-        target_length or trained(saved, "target_length", 64),
+    asked = opening(
+        backbone,
+        [] if prompt is None else [prompt],
+        input_length=input_length,
+        target_length=target_length,
+        dtype=dtype,
+        weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
+        allow_other_backbone=allow_other_backbone,
     )
+    mesh = sharding.MeshShape().build()
+    saved, limits, loaded = asked.prompts, asked.limits, asked.load(mesh)
     layout = saved[0].layout if saved else PromptLayout()
     _ = layout.rows(None)  # a prompt of several tasks is refused before anything is written
     if loaded.vocabulary is None:
@@ -83,7 +81,7 @@ def infer(
         "shard": shard,
         "prompt": saved[0].manifest.get("sha256", prompt) if saved else None,
         "backbone": loaded.digest,
-        "dtype": held,
+        "dtype": asked.dtype,
         "weights_dtype": loaded.weights_dtype or quantised.PLAIN,
         "lengths": list(limits),
         "how": how.record(),

@@ -21,13 +21,14 @@ from prompt_jax import hosts
 from prompt_jax.answer.answerer import Answer, Answering, Model
 from prompt_jax.answer.journal import Journal
 from prompt_jax.answer.output import Output
-from prompt_jax.backbone.load import Backbone, load_backbone
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.data.source import Data, TaskText
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.opening import Opening, default, opening
 from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.model import sharding
-from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer, load_prompt
+from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
 
@@ -72,31 +73,35 @@ def evaluate_prompts(
         raise UserError(
             f"--journal={journal}", "one process can keep it", "leave it out for several"
         )
-    saved = [load_prompt(path) for path in prompts]
+    asked = opening(
+        backbone,
+        prompts,
+        input_length=input_length,
+        target_length=target_length,
+        dtype=dtype,
+        weights_dtype=weights_dtype,
+        vocabulary=vocabulary,
+        allow_other_backbone=allow_other_backbone,
+    )
+    saved, (input_tokens, target_tokens) = asked.prompts, asked.limits
     data = Data(
         task=task,
         split=split,
-        input_length=input_length or trained(saved, "input_length", 512),
-        target_length=target_length or trained(saved, "target_length", 64),
+        input_length=input_tokens,
+        target_length=target_tokens,
         batch_size=batch_size,
         max_examples=max_examples,
         demonstrations=default(shots, saved, "demonstrations", 0),
         demonstration_seed=default(shots_seed, saved, "demonstration_seed", 0),
     )
     text = data.read(dataclasses.replace(data, split="train", max_examples=None))
-    held = dtype or trained(saved, "dtype", "bfloat16")
-    small = weights_dtype or trained(saved, "weights_dtype", None)
     mesh = sharding.MeshShape().build()
-    words = vocabulary or trained(saved, "vocabulary", None)
-    loaded = load_backbone(backbone, held, words, mesh, small)
-    for prompt in saved:
-        check_backbone(prompt, loaded, allow_other=allow_other_backbone)
-        check_tokenizer(prompt, loaded)
+    loaded = asked.load(mesh)
 
     with contextlib.ExitStack() as stack:
         kept = None
         if journal is not None:
-            settings = _settings(text, saved, loaded, held, small, how)
+            settings = _settings(text, asked, loaded, how)
             kept = Journal(stack.enter_context(Output(journal, settings, "--journal")))
 
         def open_scorer(layouts: Sequence[PromptLayout]) -> TaskScorer:
@@ -111,39 +116,19 @@ def evaluate_prompts(
     return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
 
 
-def _settings(
-    text: TaskText, saved: Sequence[Prompt], backbone: Backbone, dtype: str, small: str, how
-) -> dict[str, Any]:
+def _settings(text: TaskText, asked: Opening, backbone: Backbone, how: Answering) -> dict[str, Any]:
     """What answers depend on; a journal of other ones is refused."""
     return {
         "task": text.data.task,
         "split": text.data.split,
         "inputs": hashlib.sha256(json.dumps(text.asked()).encode()).hexdigest(),
-        "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in saved],
+        "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in asked.prompts],
         "backbone": backbone.digest,
-        "dtype": dtype,
-        "weights_dtype": small,
+        "dtype": asked.dtype,
+        "weights_dtype": asked.weights_dtype,
         "lengths": [text.data.input_length, text.data.target_length],
         "how": how.record(),
     }
-
-
-def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
-    """What all prompts were trained with; `default` where none says it."""
-    told = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
-    if len(set(told.values())) > 1:
-        shown = ", ".join(f"{path}: {value}" for path, value in told.items())
-        raise UserError(
-            "--prompt",
-            f"the prompts were trained with different {name} ({shown})",
-            f"give --{name}",
-        )
-    return next(iter(told.values()), default)
-
-
-def default(given: int | None, saved: Sequence[Prompt], name: str, otherwise: int) -> int:
-    """What was given, 0 included; else what all prompts were trained with."""
-    return trained(saved, name, otherwise) if given is None else given
 
 
 def answer_all(
