@@ -22,6 +22,7 @@ from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import quantised, sharding
 from prompt_jax.prompt.layout import PromptLayout
 
+WRITTEN = ("row", "prediction", "score", "scores")  # what the output adds to a row
 WINDOW = 16  # batches whose rows are written together
 SHOW_EVERY = 5.0  # seconds between lines of progress
 
@@ -101,7 +102,7 @@ def infer(
         try:
             for start, said in windows(answerer.stream(model, questions, stop.check), window):
                 lines = [
-                    told(left[start + i], first + done + start + i, answer)
+                    answered(left[start + i], first + done + start + i, answer)
                     for i, answer in enumerate(said)
                 ]
                 out.append(lines)
@@ -121,6 +122,8 @@ def read_rows(path: str, how: Answering, choices: tuple[str, ...]) -> list[dict]
     with reading(path) as place:
         for place.line, line in numbered_lines(path):
             row = parse_row(line, ("inputs",))
+            if taken := [name for name in WRITTEN if name in row]:
+                raise ValueError(f"has {taken[0]!r}, a field that the output gets; rename it")
             if how.mode == "rank":
                 _check_choices(row.get("choices", choices))
             rows.append(row)
@@ -167,10 +170,10 @@ def windows(
         yield start, [waiting[i] for i in sorted(waiting)]
 
 
-def told(row: dict, number: int, answer: Answer) -> dict:
-    """A row of the output."""
-    said = {**row, "row": number, "prediction": answer.text, "score": answer.score}
-    return said if answer.scores is None else said | {"scores": answer.scores}
+def answered(row: dict, number: int, answer: Answer) -> dict:
+    """A row of the output: that of the input with WRITTEN."""
+    output = {**row, "row": number, "prediction": answer.text, "score": answer.score}
+    return output if answer.scores is None else output | {"scores": answer.scores}
 
 
 class Progress:
