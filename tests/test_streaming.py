@@ -13,6 +13,7 @@ from prompt_jax.backbone import load as backbone
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.formats import LazyArrays, Stored, digests, files
 from prompt_jax.backbone.load import load_backbone
+from prompt_jax.errors import UserError
 from prompt_jax.model import sharding
 from prompt_jax.model.t5 import T5Config
 
@@ -211,3 +212,17 @@ def test_of_several_processes_only_the_first_reads_all_for_the_digest(folder, mo
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(backbone, "digest", None)  # nothing is hashed
     assert backbone.agreed_digest("x", opened) == total and not said[1].any()
+
+
+def test_weights_that_are_not_finite_are_refused_every_time(tiny, tmp_path, monkeypatch):
+    """Also where the digest of the very files could have been remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "LEAST", 1)
+    config, arrays = backbone.read_arrays(f"files:{tiny}/backbone")
+    name = "encoder/layers_0/mlp/wo/kernel"
+    broken = np.array(arrays[name])
+    broken[0, 0] = np.inf
+    files.write(str(tmp_path / "broken"), config, {**arrays, name: broken}, "bytes")
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"'{name}' holds NaN or infinity; copy it again"):
+            backbone.load_backbone(f"files:{tmp_path}/broken")

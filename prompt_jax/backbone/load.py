@@ -1,7 +1,7 @@
 """Backbones by name: one string to a frozen T5 with its digest and its tokenizer."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -109,9 +109,11 @@ def agreed_digest(name: str, checkpoint: Checkpoint) -> str:
 def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray]) -> str:
     """The digest of a checkpoint whose values are in `arrays`, computed unless it is remembered.
 
-    A quantised copy has that of its source; UserError where its values are not those written.
+    A quantised copy has that of its source; UserError where its values are not those written, or
+    one is not finite, so that a digest is only remembered of weights that can be used.
     """
-    found = cached_digest(name, checkpoint.folder, lambda: digest(arrays))
+    watched = _Finite(arrays, name)
+    found = cached_digest(name, checkpoint.folder, lambda: digest(watched))
     if checkpoint.quantised is None:
         return found
     if found != checkpoint.quantised.contents:
@@ -119,6 +121,25 @@ def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray
             f"'{name}'", "its values are not those that `convert` wrote", "convert it anew"
         )
     return checkpoint.quantised.source
+
+
+class _Finite(Mapping[str, np.ndarray]):
+    """Arrays that are read one at a time, and refused if one is not finite."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], where: str):
+        self.arrays, self.where = arrays, where
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        if not np.isfinite(array.astype(np.float32, copy=False)).all():
+            raise UserError(self.where, f"'{name}' holds NaN or infinity", "copy it again")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
 
 
 def read_config(name: str) -> T5Config:

@@ -1,11 +1,10 @@
 """What the doctor's checks look at, each found once: a checkpoint, the task's text, the mesh."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from prompt_jax.backbone import load as backbones
 from prompt_jax.backbone import weights
@@ -84,29 +83,9 @@ class Facts:
 # What the checks share
 
 
-class _Watched(Mapping[str, np.ndarray]):
-    """Arrays that are read one at a time, and refused if one is not finite."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], where: str):
-        self.arrays, self.where = arrays, where
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        array = self.arrays[name]
-        if not np.isfinite(array.astype(np.float32, copy=False)).all():
-            raise UserError(self.where, f"'{name}' holds NaN or infinity", "copy it again")
-        return array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-
 def _read_all(run: Train, checkpoint: Checkpoint) -> str:
     """The digest, for which every array is read, unless these very files were read before."""
-    arrays = _Watched(checkpoint.arrays, run.backbone.name)
-    return backbones.digest_of(run.backbone.name, checkpoint, arrays)
+    return backbones.digest_of(run.backbone.name, checkpoint, checkpoint.arrays)
 
 
 def _build_mesh(run: Train, checkpoint: Checkpoint) -> jax.sharding.Mesh:

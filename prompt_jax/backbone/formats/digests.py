@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+KIND = "finite"  # what is remembered was looked through for NaN and infinity
 LEAST = 64 << 20  # bytes: a smaller folder is hashed in no time
 
 
@@ -19,7 +20,7 @@ def cached_digest(name: str, folder: str | None, compute: Callable[[], str]) -> 
     facts = [] if folder is None else _files(Path(folder))
     if sum(size for _, size, _ in facts) < LEAST:
         return compute()
-    key = hashlib.sha256(json.dumps([name, facts]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([KIND, name, facts]).encode()).hexdigest()
     path = _cache() / key
     try:
         found = path.read_text()
