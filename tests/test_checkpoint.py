@@ -362,6 +362,21 @@ def test_version_5_ties_and_scales_as_its_files_say(tmp_path):
         assert (read.logits_via_embedding, read.scale_logits) == (True, scaled)
 
 
+def test_a_head_of_its_own_without_the_shared_embedding(tmp_path):
+    """As madlad400 is saved: an embedding of the decoder alone, under a config of version 5."""
+    arrays = random_arrays(TINY)
+    new = {"transformers_version": "5.1.0", "tie_word_embeddings": True}
+    write_hf(tmp_path, TINY, arrays, scale_decoder_outputs=False, **new)
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["decoder.embed_tokens.weight"] = stored.pop("shared.weight")
+    stored.pop("encoder.embed_tokens.weight", None)
+    save_file(stored, tmp_path / "model.safetensors")
+    checkpoint = hf.open_hf(str(tmp_path))
+    assert checkpoint.config == TINY
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(checkpoint.arrays[name], array, err_msg=name)
+
+
 def test_the_tokenizer_of_a_folder(tied):
     change(tied[0], tokenizer_class="ByT5Tokenizer")
     assert hf.open_hf(str(tied[0])).vocabulary == "bytes"

@@ -33,7 +33,8 @@ from prompt_jax.model.t5 import T5Config
 INDEX = "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 FORMATS = ((WEIGHTS, INDEX, SafeTensors), (BIN, BIN_INDEX, TorchBin))
-HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 DOWNLOADS = ["config.json", GENERATION, SPIECE, TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS]
@@ -386,15 +387,16 @@ def _is_tied(settings: Mapping[str, Any], weights: _Weights) -> bool:
     declared = settings["tie_word_embeddings"]
     if declared is False:
         return False
-    if HEAD not in weights.shapes or EMBEDDING not in weights.shapes:
+    embedding = next((name for name in EMBEDDINGS if name in weights.shapes), None)
+    if HEAD not in weights.shapes or embedding is None:
         return True
-    if _same(weights, HEAD, EMBEDDING):
+    if _same(weights, HEAD, embedding):
         return True
     if _by_version_5(settings):
         return False
     raise UserError(
         weights.base,
-        f"'{HEAD}' differs from '{EMBEDDING}' although config.json ties them",
+        f"'{HEAD}' differs from '{embedding}' although config.json ties them",
         ("set tie_word_embeddings to false there if the model has a head of its own"),
     )
 
@@ -420,7 +422,7 @@ def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
                         f"'{copy}' should repeat '{origin.name}' and differs, so the embedding "
                         "is there twice"
                     ),
-                    "remove the wrong one",
+                    "save the model again with transformers, which writes it once",
                 )
 
 
