@@ -90,7 +90,7 @@ def test_bin_files_that_hold_more_than_weights_are_not_opened(bins):
     folder, _, homes = bins
     file = folder / next(iter(homes.values()))
     torch.save({"x": Surprise()}, file)
-    with pytest.raises(UserError, match=r"bin' holds more than weights and is not opened"):
+    with pytest.raises(UserError, match=r"bin: holds more than weights and is not opened"):
         open_checkpoint(f"hf:{folder}")
     assert not Surprise.made
     file.write_bytes(file.read_bytes()[:100])
