@@ -115,12 +115,15 @@ def stem_of(file_name: str) -> str:
 def split_files(train_path: str, validation_path: str | None = None) -> dict[str, str]:
     """{split: path} of a task's files: NAME.train.jsonl or NAME.jsonl, and NAME.validation.jsonl
     (or `validation_path`) and NAME.test.jsonl where they are there; UserError if a given one is
-    not. The same with `.parquet`."""
+    not. So are train.jsonl and validation.jsonl; NAME.validation.jsonl and NAME.test.jsonl, given
+    by themselves, are that split and no other. The same with `.parquet`."""
     train = epath.Path(train_path)
     stem = stem_of(train.name)
-    files = {"train": train}
-    for split in ("validation", "test"):
-        beside = train.parent / f"{stem}.{split}{train.suffix}"
+    own = stem.rpartition(".")[2]
+    files = {own if own in ("validation", "test") else "train": train}
+    start = "" if stem == "train" else f"{stem}."
+    for split in ("validation", "test") if "train" in files else ():
+        beside = train.parent / f"{start}{split}{train.suffix}"
         if beside.is_file() and beside != train:
             files[split] = beside
     if validation_path is not None:

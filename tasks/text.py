@@ -245,7 +245,7 @@ def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqi
     name = f"jsonl:{stem}:{digest[:8]}"
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
-    if "validation" in files:
+    if "validation" in files or "train" not in files:
         return jsonl_task(name, files)
 
     def read(split: str) -> list[dict]:

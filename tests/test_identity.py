@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from prompt_jax.cli.main import main
+from prompt_jax.errors import UserError
 from prompt_jax.run.log import read_metrics
+from prompt_jax.tasks.text import load_examples
 
 BEGIN = ["--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2", "--gin.Evaluation.max_examples=4"]
 
@@ -78,6 +80,48 @@ def test_what_may_change_is_told_line_by_line(tiny, folder, capsys) -> None:
         assert f"changed since the run began: {change}\n" in said
     assert (folder / "run" / "config.2.gin").read_text() == config
     assert read_metrics(folder / "run")[-1]["step"] == 4
+
+
+def test_a_schedule_that_ends_with_the_steps_may_end_later(tiny, folder, capsys) -> None:
+    ends = "Schedule.total_steps=%TRAIN_STEPS"
+    shutil.rmtree(folder / "run")
+    assert train(tiny, folder, ends) == 0
+    assert train(tiny, folder, ends, "TRAIN_STEPS=3") == 0
+    assert train(tiny, folder, "Schedule.total_steps=9", "TRAIN_STEPS=4") == 2
+    assert "Schedule.total_steps = 3, this one has 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [(), ("--seeds=0,1",)])
+def test_an_empty_model_dir_is_refused(tiny, tmp_path, monkeypatch, capsys, flags) -> None:
+    """As an unset variable of the shell gives."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--gin_file={tiny}/run.gin", "--model_dir=", *flags]) == 2
+    assert "--model_dir=: is empty; give the folder of the run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def rows(path: Path, count: int, start: str) -> None:
+    path.write_text(
+        "".join(json.dumps({"inputs": f"{start} {i}", "targets": "a"}) + "\n" for i in range(count))
+    )
+
+
+def test_train_jsonl_goes_with_validation_jsonl(tmp_path) -> None:
+    for name, count in (("train", 30), ("validation", 7)):
+        rows(tmp_path / f"{name}.jsonl", count, name)
+    task = str(tmp_path / "train.jsonl")
+    sizes = [len(*load_examples(task, split).values()) for split in ("train", "validation")]
+    assert sizes == [30, 7]
+
+
+@pytest.mark.parametrize("name", ["t.validation", "validation", "t.test"])
+def test_a_file_of_a_split_is_all_of_that_split(tmp_path, name: str) -> None:
+    split = name.rpartition(".")[2]
+    rows(tmp_path / f"{name}.jsonl", 20, "say")
+    rows(tmp_path / "t.train.jsonl", 30, "train")
+    assert len(*load_examples(str(tmp_path / f"{name}.jsonl"), split).values()) == 20
+    with pytest.raises(UserError, match="has no split 'train'"):
+        load_examples(str(tmp_path / f"{name}.jsonl"), "train")
 
 
 def test_a_moved_data_file_is_the_same_data(tiny, folder) -> None:

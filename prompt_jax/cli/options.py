@@ -21,8 +21,23 @@ GinSearchPaths = Annotated[
     str,
     typer.Option("--gin_search_paths", metavar="DIRS", help="Folders to look for recipes in: a,b."),
 ]
+
+
+def _named_folder(model_dir: str) -> str:
+    """Refuses an empty name, such as an unset variable of the shell gives."""
+    if not model_dir.strip():
+        raise UserError(f"--model_dir={model_dir}", "is empty", "give the folder of the run")
+    return model_dir
+
+
 ModelDir = Annotated[
-    str, typer.Option("--model_dir", metavar="DIR", help="Folder of the run; resumes if used.")
+    str,
+    typer.Option(
+        "--model_dir",
+        metavar="DIR",
+        help="Folder of the run; resumes if used.",
+        callback=_named_folder,
+    ),
 ]
 TasksModules = Annotated[
     list[str] | None,

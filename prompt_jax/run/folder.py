@@ -23,8 +23,10 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
     What was made for a run that a UserError ends before it leaves anything goes again.
 
     Raises:
-      UserError: it cannot be written, or another process holds it.
+      UserError: its name is empty, it cannot be written, or another process holds it.
     """
+    if not model_dir.strip():
+        raise UserError(f"--model_dir={model_dir}", "is empty", "give the folder of the run")
     folder = epath.Path(model_dir)
     folder = folder.expanduser().resolve() if is_local(folder) else folder
     made = _missing(folder)

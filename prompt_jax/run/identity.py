@@ -37,6 +37,8 @@ FREE = frozenset(
         "MeshShape.slices",
     }
 )
+STEPS = "Train.steps"
+SCHEDULE_END = "Schedule.total_steps"  # may change with the steps, where it is bound to them
 # Compared by content: the digests of the backbone and its tokenizer, and what a method loads.
 BY_CONTENT = frozenset({"Backbone.name", "Backbone.vocabulary"})
 GIN_NAMES = {"BackboneSettings": "Backbone"}
@@ -94,8 +96,11 @@ def compare(folder: epath.Path, now: Mapping[str, Any]) -> list[str]:
     with reading(path, "remove the model_dir, or copy the file again"):
         before = json.loads(path.read_text())
         kinds = {kind: dict(before[kind]) for kind in ("settings", "free", "contents")}
+    steps = (repr(kinds["free"].get(STEPS)), repr(now["free"].get(STEPS)))
     for kind in ("settings", "contents"):
         for name, old, new in _differences(kinds[kind], now[kind]):
+            if name == SCHEDULE_END and (old, new) == steps:
+                continue
             raise UserError(
                 f"model_dir {str(folder)!r}",
                 f"holds a run with {name} = {old}, this one has {new}",
