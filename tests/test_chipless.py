@@ -30,3 +30,19 @@ def test_only_where_nothing_but_the_cpu_can_be(
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
     chipless.be_quiet(environ, tmp_path)
     assert environ.get("JAX_PLATFORMS") == set_to
+
+
+@pytest.mark.parametrize(
+    ("vendor", "file", "there"),
+    [
+        ("0x1ae0", "vfio/0", True),
+        ("0x1ae0", "accel0", True),
+        ("0x1ae0", "null", False),  # a network card of Google's cloud
+        ("0x10de", "vfio/0", False),
+    ],
+)
+def test_a_tpu_is_a_device_of_google_with_a_file(vendor, file, there, tmp_path):
+    for path, text in ((tmp_path / "0000:00:04.0" / "vendor", vendor), (tmp_path / file, "")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert chipless.has_tpu(tmp_path, tmp_path) == there

@@ -42,8 +42,8 @@ def test_four_processes_train_as_one_and_a_kill_changes_no_byte(tiny, tmp_path, 
     for kill in report["kills"]:
         assert kill["killed"] and kill["stopped_after"] < 30
         assert kill["exit_codes"] == [-9 if n == kill["process"] else 1 for n in range(4)]
-        lost = rf"process {kill['process']} of 4 \(\S+\) was killed"
-        assert all(re.search(lost, line) for line in kill["said"])
+        lost = f"process {kill['process']} failed, was killed or stopped"
+        assert all(lost in line for line in kill["said"])
 
 
 def test_without_a_folder_the_runs_go_to_a_temporary_one(tiny, tmp_path, monkeypatch, capsys):
@@ -57,7 +57,7 @@ def test_without_a_folder_the_runs_go_to_a_temporary_one(tiny, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_ten_random_kills_change_no_byte(tiny, tmp_path, capsys):
-    """They fall all over the run, and every survivor says in one line who was lost."""
+    """They fall all over the run; a survivor names the lost one, unless gloo aborts it first."""
     flags = ["--gin.TRAIN_STEPS=80", "--processes=2", "--devices=4", *["--kill=random"] * 10]
     report = rehearse(tiny, tmp_path, capsys, *flags)
     assert report["ok"] and report["killed_same_bytes"]
@@ -66,7 +66,7 @@ def test_ten_random_kills_change_no_byte(tiny, tmp_path, capsys):
     begun = [kill["checkpoint"] for kill in killed]
     assert begun == sorted(begun) and sum(step > 0 for step in begun) >= 5 and max(begun) >= 40
     for kill in killed:
-        lost = rf"process {kill['process']} of 2 \(\S+\) was killed"
+        lost = f"(process {kill['process']} failed, was killed or stopped|ended by SIGABRT)"
         assert all(re.search(lost, line) for line in kill["said"]), kill["said"]
 
 
@@ -135,19 +135,21 @@ def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(start, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_process_is_given_up_by_the_other_and_ends_when_it_wakes(start, tmp_path, victim):
-    """A real SIGSTOP in the midst of training: the other says so and leaves within 80 s."""
+    """A real SIGSTOP in the midst of training: the other says so and leaves within 40 s."""
     model_dir, other = tmp_path / "run", 1 - victim
     long = [f"--gin.{name}=1000000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]
     started = start(model_dir, 2, *long)
     while not any(r["kind"] == "train" for r in read_metrics(model_dir)):
         assert started[0].poll() is None
         time.sleep(0.1)
-    started[victim].send_signal(signal.SIGSTOP)
-    assert started[other].wait(timeout=meet.HANGING + 2 * meet.BEAT) == 1
-    said = started[other].communicate(timeout=60)[1]  # JAX's service holds the pipe for a while
-    name = rf"process {victim} of 2 \(\S+\) was stopped or hangs: no sign of life for 60 s"
-    assert re.search(rf"{name}; process {other} stops as well: run the same command again", said)
-    started[victim].send_signal(signal.SIGCONT)
+    task = Path(f"/proc/{started[victim].pid}/task/{started[victim].pid}/children")
+    (child,) = map(int, task.read_text().split())
+    os.kill(child, signal.SIGSTOP)
+    assert started[other].wait(timeout=meet.HEARTBEAT + 20) == 1
+    error = started[other].communicate(timeout=60)[1]
+    lost = rf"process {victim} failed, was killed or stopped, or cannot be reached, so this one"
+    assert re.search(f"{lost} stops: run the same command again", error)
+    os.kill(child, signal.SIGCONT)
     assert started[victim].communicate(timeout=30)
     assert started[victim].returncode not in (0, None)
 

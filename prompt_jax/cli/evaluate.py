@@ -146,6 +146,8 @@ def evaluate(
         --task=vader_polarity --split=validation
     """
     place = hosts.find(coordinator, processes, process)
+    if place is not None:
+        hosts.watched()
     use_data_dir(data_dir)
     import_methods(methods_module)
     import_tasks(tasks_module)

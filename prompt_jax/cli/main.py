@@ -88,14 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except typer.Abort as abort:  # typer's name for Ctrl-C, and for the end of a file
             raise abort.__cause__ if isinstance(abort.__cause__, EOFError) else abort from None
     except (KeyboardInterrupt, typer.Abort):
-        return hosts.leave(_complain("interrupted", INTERRUPTED), "interrupted")
+        return hosts.leave(_complain("interrupted", INTERRUPTED))
     except Exception as error:
-        if not isinstance(error, UserError | typer.TyperException):
-            hosts.listen()
         if "--debug" in arguments and not isinstance(error, typer.TyperException):
             raise
         message, code = _explain(error)
-        return hosts.leave(_complain(message, code), message)
+        return hosts.leave(_complain(message, code))
 
 
 def _use_utf8() -> None:
@@ -251,6 +249,8 @@ def train(
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     place = hosts.find(coordinator, processes, process)
+    if place is not None:
+        hosts.watched()
     use_data_dir(data_dir)
     use_stop_signals(stop_signal)
     import_methods(methods_module)
@@ -306,6 +306,8 @@ def pretrain(
     from prompt_jax.recipe import config
 
     place = hosts.find(coordinator, processes, process)
+    if place is not None:
+        hosts.watched()
     use_data_dir(data_dir)
     cfg = config.load("Pretrain", gin_file, ctx.obj, folders(gin_search_paths))
     from prompt_jax.run.pretrain import pretrain

@@ -6,11 +6,11 @@ from prompt_jax.hosts.meet import (
     find,
     joined,
     leave,
-    listen,
     number,
     several,
     writes,
 )
+from prompt_jax.hosts.watch import watched
 
 __all__ = [
     "START_TIMEOUT",
@@ -18,8 +18,8 @@ __all__ = [
     "find",
     "joined",
     "leave",
-    "listen",
     "number",
     "several",
+    "watched",
     "writes",
 ]

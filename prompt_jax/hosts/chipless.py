@@ -23,6 +23,15 @@ def be_quiet(environ: MutableMapping[str, str] = os.environ, devices: Path = PCI
     told = {"JAX_PLATFORMS", "JAX_FORCE_TPU_INIT"} & set(environ)
     if told or importlib.util.find_spec("libtpu") is None:
         return
-    vendors = {path.read_text().strip() for path in devices.glob("*/vendor")}
-    if GOOGLE not in vendors and not importlib.metadata.entry_points(group="jax_plugins"):
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if not _google(devices) and not plugins:
         environ["JAX_PLATFORMS"] = "cpu"
+
+
+def has_tpu(devices: Path = PCI, files: Path = Path("/dev")) -> bool:
+    """Whether a TPU is here. A network card of Google's is none."""
+    return _google(devices) and any((files / name).exists() for name in ("accel0", "vfio/0"))
+
+
+def _google(devices: Path) -> bool:
+    return GOOGLE in {path.read_text().strip() for path in devices.glob("*/vendor")}
