@@ -8,6 +8,8 @@ import pytest
 
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
+from prompt_jax.recipe import config
+from prompt_jax.run.identity import identity
 from prompt_jax.run.log import read_metrics
 from prompt_jax.tasks.text import load_examples
 
@@ -129,6 +131,18 @@ def test_a_moved_data_file_is_the_same_data(tiny, folder) -> None:
     assert train(tiny, folder, "TRAIN_STEPS=3") == 0
     identity = json.loads((folder / "run" / "identity.json").read_text())
     assert identity["settings"]["Data.task"] == "toy.train.jsonl"
+
+
+def test_two_schedules_are_told_apart(tiny) -> None:
+    """The optimizer's and that of a term's weight."""
+    term = ["Train.terms=[@FrozenKL()]", "FrozenKL.weight=@k/Schedule()"]
+    term += ["k/Schedule.learning_rate=1.0"]
+    settings = []
+    for rate in (0.5, 0.25):
+        run = config.load("Train", [f"{tiny}/run.gin"], [*term, f"LEARNING_RATE={rate}"]).root
+        settings.append(identity(run, {})["settings"])
+    assert [one["Schedule.learning_rate"] for one in settings] == [0.5, 0.25]
+    assert [one["Schedule.learning_rate (2)"] for one in settings] == [1.0, 1.0]
 
 
 def test_a_damaged_identity_is_one_line(tiny, folder, capsys) -> None:

@@ -8,6 +8,7 @@ run does not refuse it.
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a run by its name in a recipe; `contents`: digests of what it reads."""
     manifest = run.method.manifest()
     own = {k: v for k, v in manifest.items() if k not in ("method", "settings")}
-    values = dict(_flat(run, ""))
+    values = _numbered(_flat(run, ""))
     if own:  # the method says by content what it loads
         name = type(run.method).__name__
         values = {k: v for k, v in values.items() if not k.startswith(f"{name}.")}
@@ -58,6 +59,16 @@ def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
         "free": {k: v for k, v in values.items() if k in FREE},
         "contents": dict(contents),
     }
+
+
+def _numbered(pairs: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings by name; of two objects of one class, the second's end in ` (2)`."""
+    values: dict[str, Any] = {}
+    times: Counter[str] = Counter()
+    for name, value in pairs:
+        times[name] += 1
+        values[name if times[name] == 1 else f"{name} ({times[name]})"] = value
+    return values
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
