@@ -94,7 +94,7 @@ def test_bin_files_that_hold_more_than_weights_are_not_opened(bins):
         open_checkpoint(f"hf:{folder}")
     assert not Surprise.made
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"bin' is not a whole file of torch; copy it again"):
+    with pytest.raises(UserError, match=r"bin: not a whole file of torch; copy it again"):
         open_checkpoint(f"hf:{folder}")
     torch.save({"shared.weight": torch.zeros(3, dtype=torch.int8)}, file)
     with pytest.raises(UserError, match=r"'shared.weight' holds torch.int8; save it as float32"):
