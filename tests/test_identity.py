@@ -145,6 +145,26 @@ def test_two_schedules_are_told_apart(tiny) -> None:
     assert [one["Schedule.learning_rate (2)"] for one in settings] == [1.0, 1.0]
 
 
+def test_a_newer_setting_refuses_no_older_run_unless_it_is_bound(tiny, folder, capsys) -> None:
+    """As if both settings had come after the run."""
+    path = folder / "run" / "identity.json"
+    identity = json.loads(path.read_text())
+    for name in ("Backbone.dropout_rate", "Loss.z_loss"):
+        del identity["settings"][name]
+    path.write_text(json.dumps(identity))
+    assert train(tiny, folder, "Backbone.dropout_rate=0.2") == 2
+    told = "holds a run with Backbone.dropout_rate = its default, this one has 0.2"
+    assert told in capsys.readouterr().err
+    assert train(tiny, folder, "TRAIN_STEPS=3") == 0
+
+
+def test_an_older_folder_without_checkpoints_is_refused(tiny, folder, capsys) -> None:
+    (folder / "run" / "identity.json").unlink()
+    shutil.rmtree(folder / "run" / "checkpoints")
+    assert train(tiny, folder) == 2
+    assert "holds records of a run and no checkpoints that say which" in capsys.readouterr().err
+
+
 def test_a_damaged_identity_is_one_line(tiny, folder, capsys) -> None:
     (folder / "run" / "identity.json").write_text("{")
     assert train(tiny, folder) == 2

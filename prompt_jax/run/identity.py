@@ -18,6 +18,8 @@ from etils import epath
 from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError, reading
 from prompt_jax.jsonl import ENDINGS
+from prompt_jax.paths import is_local
+from prompt_jax.run.log import read_metrics
 from prompt_jax.run.settings import Train
 
 FILE = "identity.json"
@@ -39,6 +41,7 @@ FREE = frozenset(
     }
 )
 STEPS = "Train.steps"
+DEFAULT = "its default"
 SCHEDULE_END = "Schedule.total_steps"  # may change with the steps, where it is bound to them
 # Compared by content: the digests of the backbone and its tokenizer, and what a method loads.
 BY_CONTENT = frozenset({"Backbone.name", "Backbone.vocabulary"})
@@ -58,6 +61,7 @@ def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {k: v for k, v in values.items() if k not in FREE | BY_CONTENT},
         "free": {k: v for k, v in values.items() if k in FREE},
         "contents": dict(contents),
+        "bound": sorted(_bound(run)),
     }
 
 
@@ -89,6 +93,21 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, _plain(value)
 
 
+def _bound(value: Any) -> Iterator[str]:
+    """The names of the settings that are not at their defaults."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        owner = GIN_NAMES.get(type(value).__name__, type(value).__name__)
+        for field in dataclasses.fields(value):
+            inner, made = vars(value)[field.name], field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
+            if inner != default:
+                yield f"{owner}.{field.name}"
+            yield from _bound(inner)
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _bound(inner)
+
+
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=repr))
 
@@ -96,17 +115,21 @@ def _plain(value: Any) -> Any:
 def compare(folder: epath.Path, now: Mapping[str, Any]) -> list[str]:
     """What a resumed run has otherwise that it may: a line each.
 
-    Settings that the file does not know are newer than it, and had no effect then.
+    A setting that the file does not know is newer than the run, which had it at its default.
 
     Raises:
-      UserError: something that decides its numbers is not as it was when the run began.
+      UserError: something that decides its numbers is not as it was when the run began, or nothing
+        is left that says how it began.
     """
     path = folder / FILE
     if not path.exists():
+        _check_beginning(folder)
         return []
     with reading(path, "remove the model_dir, or copy the file again"):
         before = json.loads(path.read_text())
         kinds = {kind: dict(before[kind]) for kind in ("settings", "free", "contents")}
+    news = {k for k in now["bound"] if k in now["settings"] and k not in kinds["settings"]}
+    kinds["settings"] |= dict.fromkeys(news, DEFAULT)
     steps = (repr(kinds["free"].get(STEPS)), repr(now["free"].get(STEPS)))
     for kind in ("settings", "contents"):
         for name, old, new in _differences(kinds[kind], now[kind]):
@@ -121,17 +144,37 @@ def compare(folder: epath.Path, now: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {old} -> {new}" for name, old, new in changed]
 
 
+def _check_beginning(folder: epath.Path) -> None:
+    """A folder of version 0.1 says in its checkpoints alone which run it holds."""
+    checkpoints = folder / "checkpoints"
+    if checkpoints.exists() and any(path.name.isdecimal() for path in checkpoints.iterdir()):
+        return
+    if any(record["step"] > 0 for record in read_metrics(folder)):
+        raise UserError(
+            f"model_dir {str(folder)!r}",
+            "holds records of a run and no checkpoints that say which",
+            "use another --model_dir",
+        )
+
+
 def _differences(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
     for name, new in now.items():
         if name in before and before[name] != new:
-            yield name, repr(before[name]), repr(new)
+            old = before[name]
+            yield name, old if old is DEFAULT else repr(old), repr(new)
 
 
 def write(folder: epath.Path, now: Mapping[str, Any]) -> None:
-    """Keeps the identity beside the run."""
-    (folder / FILE).write_text(json.dumps(now, indent=2) + "\n")
+    """Keeps the identity beside the run; a local file appears whole or not at all."""
+    text = json.dumps(now, indent=2) + "\n"
+    if not is_local(folder):
+        (folder / FILE).write_text(text)
+        return
+    partial = folder / f"{FILE}.partial"
+    partial.write_text(text)
+    partial.replace(folder / FILE)
 
 
 # What checkpoints say of the data since version 0.1; newer fields are in `identity.json`.
