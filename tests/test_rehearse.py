@@ -110,10 +110,11 @@ def preempt(started: list[subprocess.Popen], number: int, there) -> int:
 def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, start, tmp_path):
     """Two processes are preempted at one step; one process of eight devices ends the run."""
     model_dir = tmp_path / "run"
-    step = preempt(start(model_dir, 2), 1, (model_dir / "config.gin").exists)
+    each = "--gin.Train.log_period=1"  # a record a step, wherever the processes stop
+    step = preempt(start(model_dir, 2, each), 1, (model_dir / "config.gin").exists)
     assert str(step) in os.listdir(model_dir / "checkpoints")
     for folder in (model_dir, tmp_path / "alone"):
-        assert main(["train", f"--gin_file={tiny}/run.gin", f"--model_dir={folder}"]) == 0
+        assert main(["train", f"--gin_file={tiny}/run.gin", f"--model_dir={folder}", each]) == 0
     assert prompt_difference(model_dir, tmp_path / "alone") <= 1e-4
     stories = [read_metrics(folder) for folder in (model_dir, tmp_path / "alone")]
     for one, other in zip(*stories, strict=True):
