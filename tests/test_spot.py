@@ -94,6 +94,15 @@ def test_the_embedding_is_the_prompt_that_a_shorter_run_ends_with(
         np.testing.assert_array_equal(early.arrays[side], rows)
 
 
+def test_relative_paths_will_do(runs: Path, tmp_path: Path, monkeypatch) -> None:
+    """As the documented walk gives them, of the run and of the library."""
+    shutil.copytree(runs / "run_one", tmp_path / "run_one")
+    monkeypatch.chdir(tmp_path)
+    take(Library("library"), "run_one", "one", None)
+    (entry,) = Library("library").entries()
+    assert entry.facts["early_step"] == 2
+
+
 def test_the_same_run_again_changes_nothing_and_another_is_refused(
     runs: Path, library: Path
 ) -> None:

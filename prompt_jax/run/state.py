@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from prompt_jax.errors import RunError, Setting, UserError
+from prompt_jax.paths import is_local
 from prompt_jax.run.step import TrainState
 from prompt_jax.settings import settings
 
@@ -51,6 +52,8 @@ class RunCheckpoints:
     def __init__(self, model_dir: epath.Path, options: Checkpoints, facts: dict[str, Any]):
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.facts = facts
+        if is_local(model_dir):  # Orbax reads absolute paths alone
+            model_dir = model_dir.expanduser().resolve()
         self.folder = model_dir / "checkpoints"
         self.manager = ocp.CheckpointManager(
             self.folder,
@@ -101,7 +104,7 @@ class RunCheckpoints:
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for name, x in named_leaves(state).items()
         }
-        like = _as_saved(like, self._metadata(step))
+        like = as_saved(like, self._metadata(step))
         self._check_fact("arrays", self._saved_shapes(step), shapes(like))
         saved = self._read(step, "state", ocp.args.StandardRestore(like))
         restored = jax.tree.unflatten(jax.tree.structure(state), [saved[name] for name in like])
@@ -167,7 +170,7 @@ def named_leaves(tree: Any) -> dict[str, jax.Array]:
     return dict(zip(names, (leaf for _, leaf in leaves), strict=True))
 
 
-def _as_saved(leaves: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
+def as_saved(leaves: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
     """The leaves, in their order, under the names that a checkpoint has for them: up to version 0.1
     `prompt.encoder_rows` was what is `prompt.encoder.rows` now."""
     names = {name.replace(".", "_"): name for name in saved}

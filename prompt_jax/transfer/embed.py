@@ -19,7 +19,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.prompt.artefact import Prompt, load_prompt
 from prompt_jax.prompt.library import Entry, Library
 from prompt_jax.run.log import read_metrics
-from prompt_jax.run.state import Checkpoints, RunCheckpoints, named_leaves
+from prompt_jax.run.state import Checkpoints, RunCheckpoints, as_saved, named_leaves
 
 SIDES = ("encoder", "decoder")
 
@@ -196,6 +196,7 @@ def folded(run: Any, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The prompt rows of a checkpoint's arrays, whatever the method makes them from."""
     module = run.method.shapes(read_config(run.backbone.name))
     graphdef, trainable, rest = nnx.split(module, run.method.trainable, ...)
-    values = [leaves[f"trainable.prompt.{name}"] for name in named_leaves(trainable)]
+    names = {f"trainable.prompt.{name}": leaf for name, leaf in named_leaves(trainable).items()}
+    values = [leaves[name] for name in as_saved(names, leaves)]
     trainable = jax.tree.unflatten(jax.tree.structure(trainable), values)
     return run.method.fold(nnx.merge(graphdef, trainable, rest))
