@@ -278,7 +278,7 @@ def test_debug_raises(callee, loads, error, argv):
         ([*EVAL, "--batch_size=x"], "--batch_size"),
         (
             [*EVAL, "--gin.TASK=x"],
-            "--gin.TASK=x: only train, pretrain, doctor, rehearse, fit and spot take",
+            "--gin.TASK=x: only train, pretrain, doctor, rehearse, fit, spot and migrate take",
         ),
         ([*EVAL, "--data_dir=/no/such"], "--data_dir=/no/such: no such folder"),
         ([*TRAIN, "--gin.TASK"], "--gin.TASK: has no value; write --gin.TASK=VALUE"),

@@ -17,6 +17,7 @@ from prompt_jax.cli.doctor import doctor
 from prompt_jax.cli.evaluate import evaluate, infer
 from prompt_jax.cli.export import export, import_
 from prompt_jax.cli.fit import fit
+from prompt_jax.cli.migrate import migrate
 from prompt_jax.cli.options import (
     Coordinator,
     DataDir,
@@ -48,7 +49,7 @@ from prompt_jax.hosts import chipless
 # Their output is the last thing that they do, so that a reader who has seen enough may go.
 SHOWING_VERBS = ("tasks", "fit", "doctor", "--help", "-h")
 # They take --gin_file and --gin.NAME=VALUE.
-RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot")
+RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot", "migrate")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
@@ -320,6 +321,7 @@ def pretrain(
 
 app.command()(convert)
 app.command()(recycle)
+app.command()(migrate)
 
 
 if __name__ == "__main__":

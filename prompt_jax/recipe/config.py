@@ -1,6 +1,6 @@
 """Recipes: gin files and `--gin.` bindings become one built, checked object.
 
-This is the only module that imports gin. Every statement is checked before gin sees it: a name
+Only this module and `foreign.py` import gin. Every statement is checked before gin sees it: a name
 that does not exist is refused with its file and line and the nearest right one. gin then builds
 the root with everything nested in it, and what was bound but never used is refused as well. gin's
 global state is empty again afterwards, so nothing built here can change later.
