@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.fit import flops
 from prompt_jax.recipe import config
+from prompt_jax.run import flops
 from prompt_jax.run.job import Job
 
 SIZE, STEPS, ROUNDS = 2048, 3, 6

@@ -186,8 +186,10 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     >>> last["step"], last["kind"]
     (1, 'eval')
     """
+    from prompt_jax.inspect import observers
     from prompt_jax.recipe import config
     from prompt_jax.run.stages import run_recipe
 
     loaded = config.load(("Stages", "Train"), gin_files, bindings)
-    return run_recipe(loaded.root, str(model_dir), operative=loaded.operative)
+    options = {"operative": loaded.operative, "observers": observers.usual()}
+    return run_recipe(loaded.root, str(model_dir), **options)

@@ -12,13 +12,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prompt_jax.backbone.load import read_config
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.fit import chips, compiler, flops, hlo, search
+from prompt_jax.fit import chips, compiler, hlo, search
 from prompt_jax.fit.cost import cost, group_size, product_flops
 from prompt_jax.fit.program import config_of, decode_program, train_program
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.model import sizes
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.recipe import config
+from prompt_jax.run import flops
 
 L, B, D, F = 5, 8, 16, 48
 

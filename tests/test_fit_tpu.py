@@ -8,10 +8,11 @@ import pytest
 from frozen import made
 
 from prompt_jax.cli.main import main
-from prompt_jax.fit import chips, compiler, flops, hlo
+from prompt_jax.fit import chips, compiler, hlo
 from prompt_jax.fit.cost import cost
 from prompt_jax.fit.program import config_of, train_program
 from prompt_jax.recipe import config
+from prompt_jax.run import flops
 
 pytestmark = pytest.mark.fit
 BASE = ["BACKBONE=random:t5_1_1_base", "INPUT_LENGTH=128", "BATCH_SIZE=8"]

@@ -1,13 +1,18 @@
 """What a run reports: the log, the best step, and when numbers stop being numbers."""
 
 import json
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from etils import epath
 
 from prompt_jax.errors import RunError, UserError
+from prompt_jax.inspect.tensorboard import TensorBoard
 from prompt_jax.run.log import Meter, MetricsLog, check_best_metric, read_metrics
+from prompt_jax.run.observe import Opened
+from prompt_jax.run.speed import Speed
 
 
 def evaluation(step: int, value: float) -> dict:
@@ -39,12 +44,51 @@ def test_opening_at_a_step_drops_what_came_after(folder):
     assert [(r["step"], r["accuracy"]) for r in told] == [(0, 1.0), (4, 1.0), (8, 2.0)]
 
 
-def test_tensorboard_appears_with_the_first_record(folder):
-    log = MetricsLog(folder, 0)
-    assert not (folder / "tensorboard").exists()
-    log.write(evaluation(0, 1.0))
+class Seen:
+    """An observer that keeps what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, opened):
+        self.calls.append(("start", opened.start))
+
+    def log(self, record):
+        self.calls.append(("log", record["step"]))
+
+    def evaluated(self, record, predictions):
+        self.calls.append(("evaluated", record["step"], len(predictions)))
+
+    def finished(self):
+        self.calls.append(("finished",))
+
+
+def opened(folder) -> Opened:
+    run: Any = None  # no observer here looks at it
+    return Opened(run, folder, 0, "", [], print)
+
+
+def test_observers_follow_a_run_in_its_order(folder):
+    seen = Seen()
+    log = MetricsLog(folder, 0, observers=[seen])
+    log.start(opened(folder))
+    log.evaluation(evaluation(0, 1.0), [{}, {}])
+    log.write({"step": 2, "kind": "train"})
     log.close()
-    assert len(list((folder / "tensorboard").iterdir())) == 1
+    expected = [("start", 0), ("log", 0), ("evaluated", 0, 2), ("log", 2), ("finished",)]
+    assert seen.calls == expected
+
+
+def test_tensorboard_has_numbers_and_predictions_from_the_first_record_on(folder):
+    board = TensorBoard()
+    log = MetricsLog(folder, 0, observers=[board])
+    log.start(opened(folder))
+    assert not (folder / "tensorboard").exists()
+    log.evaluation(evaluation(0, 1.0), [{"inputs": "a", "targets": "b", "prediction": "seen"}])
+    log.close()
+    (events,) = (folder / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"eval/accuracy" in written and b"| a | b | seen |" in written
 
 
 @pytest.mark.parametrize(("direction", "step"), [("max", 4), ("min", 2)])
@@ -77,6 +121,22 @@ def test_the_meter_gives_means():
     assert (record["loss"], record["examples"]) == (8.0, 3.0)
     assert (record["accuracy"], record["loss_per_token"], record["tokens"]) == (0.5, 2.0, 4.0)
     assert meter.record(2) is None
+
+
+def test_the_meter_tells_speed_compiling_and_memory():
+    """Of a step of one second a tenth is compiling, which is no part of the speed."""
+    meter = Meter(Speed(flops=1e6, peak=1e9))
+    meter._since -= 1.0
+    meter.add(step_metrics(), 3, tokens=90)
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 0.1)
+    record = meter.record(1)
+    assert record["compile_seconds"] == pytest.approx(0.1)
+    assert record["tokens_per_second"] == pytest.approx(100, rel=0.1)
+    assert record["model_flops_utilisation"] == pytest.approx(1e6 / 0.9 / 1e9, rel=0.1)
+    assert record["host_peak_bytes"] > 1e7
+    unknown = Meter(Speed(flops=1e6, peak=None))
+    unknown.add(step_metrics(), 3, tokens=90)
+    assert "model_flops_utilisation" not in unknown.record(1)
 
 
 @pytest.mark.parametrize(

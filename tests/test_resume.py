@@ -22,6 +22,7 @@ import pytest
 from etils import epath
 
 from prompt_jax.errors import RunError, UserError
+from prompt_jax.run.speed import CLOCKED
 from prompt_jax.run.state import Checkpoints, RunCheckpoints
 from prompt_jax.run.step import TrainState
 
@@ -33,7 +34,6 @@ PRELOAD = (
     "prompt_jax.tasks.text",
     "tensorboardX",
 )
-TIMED = ("seconds", "seconds_per_step", "examples_per_second", "input_share")
 PROGRAM = "import sys; from prompt_jax.cli.main import main; sys.exit(main({argv!r}))"
 PATIENCE = 300
 
@@ -85,7 +85,7 @@ def last_checkpoint(model_dir: Path) -> int:
 def story(model_dir: Path) -> list[dict]:
     """The records of a run without what a clock says."""
     lines = (model_dir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
 
 
 def assert_same(model_dir: Path, whole: Path) -> None:

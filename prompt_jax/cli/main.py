@@ -244,9 +244,11 @@ def train(
         return config.load(("Stages", "Train"), gin_file, bindings, folders(gin_search_paths))
 
     def run(cfg: config.Config, folder: str) -> dict[str, Any]:
+        from prompt_jax.inspect import observers
         from prompt_jax.run.stages import run_recipe
 
         options = {"profile": profile, "batch_digests": batch_digests, "show": True}
+        options |= {"observers": observers.usual()}
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     place = hosts.find(coordinator, processes, process)
@@ -311,10 +313,12 @@ def pretrain(
         hosts.watched()
     use_data_dir(data_dir)
     cfg = config.load("Pretrain", gin_file, ctx.obj, folders(gin_search_paths))
+    from prompt_jax.inspect import observers
     from prompt_jax.run.pretrain import pretrain
 
     with hosts.joined(place, start_timeout, about=cfg.operative):
-        last = pretrain(cfg.root, model_dir, operative=cfg.operative, show=True)
+        options = {"operative": cfg.operative, "observers": observers.usual(), "show": True}
+        last = pretrain(cfg.root, model_dir, **options)
         if json and hosts.writes():
             print_json(last)
 

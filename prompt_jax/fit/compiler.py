@@ -23,10 +23,11 @@ from typing import Any
 import jax
 
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.fit import estimates, flops, hlo
+from prompt_jax.fit import estimates, hlo
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.cost import Cost, cost
 from prompt_jax.fit.program import Program, config_of, decode_program, train_program
+from prompt_jax.run import flops
 from prompt_jax.run.settings import Train
 
 ENVIRONMENT = {  # for libtpu where there is no TPU

@@ -14,13 +14,14 @@ from typing import Any
 from jax.sharding import AbstractMesh
 
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.fit import estimate, estimates, flops
+from prompt_jax.fit import estimate, estimates
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.compiler import Analysis, analyse
 from prompt_jax.fit.program import config_of
 from prompt_jax.fit.verdict import sentence, verdict
 from prompt_jax.model import sharding
 from prompt_jax.model.t5 import T5Config
+from prompt_jax.run import flops
 from prompt_jax.run.settings import Train
 
 COMPILED_MESHES = 3  # of the ranking by estimates

@@ -6,10 +6,11 @@ products, HBM traffic, bytes sent to other chips. Nothing is faster; much is slo
 
 from typing import Any
 
-from prompt_jax.fit import flops
-from prompt_jax.fit.chips import GIB, Topology
+from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.compiler import Analysis
+from prompt_jax.model.chips import GIB
 from prompt_jax.model.t5 import T5Config
+from prompt_jax.run import flops
 from prompt_jax.run.settings import Train
 
 RESERVED = 0.015  # share of HBM that the runtime keeps: libtpu offers 15.75 of a v5e's 16 GiB

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
 
@@ -21,6 +22,7 @@ from prompt_jax.objective.terms import minimised
 from prompt_jax.run.identity import data_fact, identity
 from prompt_jax.run.log import MetricsLog, Screen, check_best_metric
 from prompt_jax.run.settings import Train
+from prompt_jax.run.speed import Speed, platform
 from prompt_jax.run.step import TrainState, make_train_step, split
 
 
@@ -75,6 +77,7 @@ class Job:
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
+        self.speed = Speed.of(run, self.backbone.config, self.mesh)
         self.tx = run.transform()
         self.train_step = build_step(run, self.graphdef, self.first_state(), vocabulary)
         self.facts = {
@@ -108,17 +111,21 @@ class Job:
         opt_state = jax.device_put(opt_state, opt_shardings(opt_state, trainable, everywhere))
         return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, opt_state)
 
-    def batch(self, step: int) -> tuple[dict[str, jax.Array], int]:
-        """A step's rows as global arrays, and how many examples they hold.
+    def batch(self, step: int) -> tuple[dict[str, jax.Array], tuple[int, int]]:
+        """A step's rows as global arrays, and how many examples and tokens of text they hold.
 
-        This process assembles the rows of its own devices alone.
+        This process assembles the rows of its own devices alone; of several processes, each takes
+        those of the others to be as full as its own.
         """
         size, places = self.run.data.batch_size, sharding.rows(self.mesh)
         here = sharding.local_rows(places, size)
         batch = self.data.batch(step, here)
         if self.digests is not None:
             self.digests.write(step, here.start, batch)
-        return sharding.put_rows(batch, places, here, size), self.data.examples(step)
+        texts = (batch["encoder_input_tokens"], batch["decoder_target_tokens"])
+        tokens = sum(np.count_nonzero(text) for text in texts) * size // max(len(texts[0]), 1)
+        counts = (self.data.examples(step), tokens)
+        return sharding.put_rows(batch, places, here, size), counts
 
     def evaluation_due(self, step: int) -> bool:
         """At step 0, at the end, and every `period` steps."""
@@ -149,7 +156,8 @@ class Job:
             self.save_prompt(state, "best", metrics)
         seconds = time.perf_counter() - began
         scored = self.run.evaluation.scored(self.run.data)
-        log.write({"step": step, "kind": "eval", **scored, **metrics, "seconds": seconds})
+        record = {"step": step, "kind": "eval", **scored, **metrics, "seconds": seconds}
+        log.evaluation(record, rows)
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
@@ -196,7 +204,8 @@ class Job:
             f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
             f"{type(run.method).__name__}: {count:,} trainable parameters\n"
             f"data  {told}\n"
-            f"devices {dict(self.mesh.shape)}  steps {start} to {run.steps}  model_dir {model_dir}"
+            f"platform {platform()}  devices {dict(self.mesh.shape)}  "
+            f"steps {start} to {run.steps}  model_dir {model_dir}"
         )
 
     def closing(self, log: MetricsLog, screen: Screen) -> dict[str, Any]:

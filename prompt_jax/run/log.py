@@ -1,10 +1,10 @@
-"""What a run reports: `metrics.jsonl` (the truth), TensorBoard, a progress bar or plain lines."""
+"""What a run reports: `metrics.jsonl` (the truth), a progress bar or plain lines."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from prompt_jax import hosts
 from prompt_jax.errors import RunError, UserError, reading
 from prompt_jax.paths import is_local
+from prompt_jax.run.observe import Observer, Opened
+from prompt_jax.run.speed import Speed, compile_clock, memory
 
 PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens; terms are, too
 NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
@@ -25,18 +27,22 @@ class MetricsLog:
 
     Opening it at a step drops every record after that step, so that a resumed run tells one story.
     The best is sought among evaluations of what is `scored`: {"task", "split", ...} of a record.
-    Where files cannot be appended to (buckets), the file is written anew at each flush.
+    Where files cannot be appended to (buckets), the file is written anew at each flush. Observers
+    see every record that is written.
     """
 
     def __init__(
-        self, model_dir: epath.Path, start_step: int, scored: Mapping[str, Any] | None = None
+        self,
+        model_dir: epath.Path,
+        start_step: int,
+        scored: Mapping[str, Any] | None = None,
+        observers: Sequence[Observer] = (),
     ):
         self.path = model_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(model_dir) if r["step"] <= start_step]
         self.scored = dict(scored or {})
         self._write_all()
-        self.start_step = start_step
-        self._tensorboard: Any = None  # its writer, from the first record on
+        self.observers = observers if hosts.writes() else ()
 
     def _write_all(self):
         if not hosts.writes():
@@ -58,19 +64,14 @@ class MetricsLog:
                 file.write(json.dumps(record) + "\n")
         else:
             self._write_all()
-            return
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                tag = f"{record['kind']}/{name}"
-                self._writer().add_scalar(tag, value, record["step"])
+        for observer in self.observers:
+            observer.log(record)
 
-    def _writer(self):
-        if self._tensorboard is None:
-            from tensorboardX import SummaryWriter
-
-            folder = str(self.path.parent / "tensorboard")
-            self._tensorboard = SummaryWriter(folder, purge_step=self.start_step + 1, flush_secs=30)
-        return self._tensorboard
+    def evaluation(self, record: dict[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the record of an evaluation, whose predictions observers see."""
+        self.write(record)
+        for observer in self.observers:
+            observer.evaluated(record, predictions)
 
     def evaluation_at(self, step: int) -> dict[str, Any] | None:
         """The record of the evaluation at a step, if there is one."""
@@ -109,9 +110,14 @@ class MetricsLog:
             and all(record.get(name) == value for name, value in self.scored.items())
         ]
 
+    def start(self, opened: Opened) -> None:
+        for observer in self.observers:
+            observer.start(opened)
+
     def close(self) -> None:
-        if self._tensorboard:
-            self._tensorboard.close()
+        """The run has ended or was left."""
+        for observer in self.observers:
+            observer.finished()
 
 
 def read_metrics(model_dir) -> list[dict[str, Any]]:
@@ -130,15 +136,19 @@ def read_metrics(model_dir) -> list[dict[str, Any]]:
 class Meter:
     """Gathers the metrics of steps on the device and turns them into a record when asked."""
 
-    def __init__(self):
+    def __init__(self, speed: Speed | None = None):
+        self.speed = speed
         self._pending: list[dict[str, jax.Array]] = []
-        self._examples = 0
+        self._examples = self._text_tokens = 0
+        self._compiled = compile_clock().seconds  # at the last record
         self.waited = 0.0  # seconds of the steps that were spent waiting for their batches
-        self._since = time.perf_counter()
+        self.restart_clock()
 
-    def add(self, metrics: dict[str, jax.Array], examples: int) -> None:
+    def add(self, metrics: dict[str, jax.Array], examples: int, tokens: int = 0) -> None:
+        """A step's metrics, and how many examples and tokens of text its rows hold."""
         self._pending.append(metrics)
         self._examples += examples
+        self._text_tokens += tokens
 
     def wait(self) -> None:
         """Returns once the latest step is done (keeps the device at most a few steps behind)."""
@@ -172,12 +182,26 @@ class Meter:
         record["seconds_per_step"] = seconds / n
         record["examples_per_second"] = self._examples / seconds
         record["input_share"] = min(self.waited / seconds, 1.0)
-        self._pending, self._examples, self.waited = [], 0, 0.0
+        record |= self._speed(n, seconds)
+        self._pending, self._examples, self._text_tokens, self.waited = [], 0, 0, 0.0
         self.restart_clock()
         return record
 
+    def _speed(self, steps: int, seconds: float) -> dict[str, float]:
+        """Tokens a second, inputs and targets, and share of the peak, both without the time of
+        compiling; that time since the last record, evaluations included; memory."""
+        compiled = compile_clock().seconds
+        computing = max(seconds - (compiled - self._compiling), 1e-9)
+        found = {"compile_seconds": compiled - self._compiled}
+        self._compiled = compiled
+        found["tokens_per_second"] = self._text_tokens / computing
+        if self.speed is not None:
+            found |= self.speed.utilisation(computing / steps)
+        return found | memory()
+
     def restart_clock(self) -> None:
         self._since = time.perf_counter()
+        self._compiling = compile_clock().seconds  # at the start of the clock
 
 
 class Screen:
@@ -208,7 +232,8 @@ class Screen:
         step = record["step"]
         text = (
             f"loss {record['loss_per_token']:.4f}/token  accuracy {record['accuracy']:.3f}  "
-            f"{record['examples_per_second']:.0f} examples/s"
+            f"{record['examples_per_second']:.0f} examples/s  "
+            f"{record['tokens_per_second']:.0f} tokens/s"
         )
         if self.progress:
             self.progress.update(self.task, completed=step, description=text)

@@ -1,6 +1,7 @@
 """Pretraining from scratch: a vocabulary, then ordinary runs of the trainer, in turn."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.run.counted_embeddings import CountedEmbeddings
 from prompt_jax.run.folder import once
 from prompt_jax.run.log import read_metrics
+from prompt_jax.run.observe import Observer
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import PassWeights, Stage, Stages, stage_folder, train_stages
 from prompt_jax.settings import settings
@@ -79,7 +81,12 @@ class Pretrain:
 
 
 def pretrain(
-    run: Pretrain, model_dir: str, *, operative: str = "", show: bool = False
+    run: Pretrain,
+    model_dir: str,
+    *,
+    operative: str = "",
+    observers: Sequence[Observer] = (),
+    show: bool = False,
 ) -> dict[str, Any]:
     """Runs what is left of the stages, then writes `model_dir/backbone`: bfloat16, with its card.
 
@@ -97,7 +104,8 @@ def pretrain(
             Stage(run=dataclasses.replace(stage, backbone=backbone), on_end=(PassWeights(),))
         )
     program, place = Stages(stages=tuple(stages)), epath.Path(model_dir)
-    metrics = train_stages(program, model_dir, operative=operative, show=show)
+    options = {"operative": operative, "observers": observers, "show": show}
+    metrics = train_stages(program, model_dir, **options)
     name = f"files:{stage_folder(place, len(stages)) / 'prompt' / 'last'}"
     if hosts.writes():
         write_backbone(run, folder, name)

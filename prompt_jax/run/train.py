@@ -5,7 +5,7 @@ read; `step.py` is where the gradient is taken.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from prompt_jax.run.folder import open_folder
 from prompt_jax.run.identity import FILE, compare, write
 from prompt_jax.run.job import Job
 from prompt_jax.run.log import Meter, MetricsLog, Screen
+from prompt_jax.run.observe import Observer, Opened
 from prompt_jax.run.prefetch import Prefetch
 from prompt_jax.run.settings import Train
 from prompt_jax.run.state import RunCheckpoints
@@ -31,11 +32,13 @@ def train(
     operative: str = "",
     profile: bool = False,
     batch_digests: bool = False,
+    observers: Sequence[Observer] = (),
     show: bool = False,
     check: Callable[["Job"], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains to `run.steps`, or on from the checkpoint in `model_dir`; returns the last metrics.
 
+    `observers` are told what happens, in the process that writes.
     `check` sees the job once its backbone is read, before any step; its UserError ends the run.
 
     Raises:
@@ -61,14 +64,16 @@ def train(
             write(folder, job.identity)
             keep_config(folder, operative, start)
         scored = {} if run.evaluation is None else run.evaluation.scored(run.data)
-        log, meter = MetricsLog(folder, start, scored), Meter()
+        log, meter = MetricsLog(folder, start, scored, observers), Meter(job.speed)
         hosts.check_same("records in metrics.jsonl", len(log.records))
-        stack.callback(log.close)
         screen = Screen(show, start, run.steps)
         stack.callback(screen.close)
         screen.say(job.opening(start, model_dir))
         for change in changes:
             screen.say(f"changed since the run began: {change}")
+        opened = Opened(run, folder, start, operative, log.records, screen.say)
+        log.start(opened)
+        stack.callback(log.close)
         try:
             if job.evaluation_due(start) and log.evaluation_at(start) is None:
                 job.evaluate(state, log, screen, stop)
@@ -81,9 +86,9 @@ def train(
             meter.restart_clock()
             for step in profiled(steps, folder, profile):
                 stop.check()
-                batch, examples = batches.next(step, meter)
+                batch, counts = batches.next(step, meter)
                 state, metrics = job.train_step(state, job.frozen, batch)
-                meter.add(metrics, examples)
+                meter.add(metrics, *counts)
                 meter.wait()
                 done = step + 1
                 evaluating = job.evaluation_due(done)
