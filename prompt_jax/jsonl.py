@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from prompt_jax.contents import read_lines, refuse_pointer
 from prompt_jax.errors import UserError, reading
 
 TEXT_KEYS = ("inputs", "targets")
@@ -63,10 +64,9 @@ def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
     if path.endswith(".parquet"):
         yield from _parquet_lines(file)
         return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, line
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
@@ -75,12 +75,34 @@ def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
 
     try:
         with file.open("rb") as content:
+            refuse_pointer(file, content.read(64))
             batches = parquet.ParquetFile(content).iter_batches()
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
+                for key, value in row.items():
+                    row[key] = _plain(f"{file}:{number}", key, value)
                 yield number, json.dumps(row, ensure_ascii=False, default=str).encode()
     except pyarrow.ArrowInvalid as error:
         raise UserError(file, f"not Parquet ({error})") from None
+
+
+def _plain(where: str, key: str, value: object) -> object:
+    """A Parquet value as JSON has it: binary is UTF-8 text; UserError if it is not, and if a text
+    is a date or another type that JSON has not."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            problem = f"the binary column '{key}' is not UTF-8"
+            raise UserError(where, problem, "write it as a column of strings") from None
+    if isinstance(value, list):
+        return [_plain(where, key, item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(where, key, item) for name, item in value.items()}
+    if key in TEXT_KEYS and not isinstance(value, str | int | float | None):
+        problem = f"'{key}' is a {type(value).__name__}, not a string"
+        raise UserError(where, problem, "write it as a column of strings")
+    return value
 
 
 def read_jsonl(

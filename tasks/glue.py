@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
+from prompt_jax.contents import read_bytes
 from prompt_jax.errors import UserError
 from prompt_jax.metrics.glue import f1_of, matthews_corrcoef, pearson_corrcoef, spearman_corrcoef
 from prompt_jax.metrics.text import Metric, accuracy
@@ -23,7 +24,7 @@ from prompt_jax.tasks.layouts import (
     metaicl,
     without_header,
 )
-from prompt_jax.tasks.official import Benchmark, File, find_path, read_bytes, register
+from prompt_jax.tasks.official import Benchmark, File, find_path, register
 
 HOME = "https://gluebenchmark.com/tasks"
 FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}

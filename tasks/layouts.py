@@ -32,8 +32,8 @@ class Layout:
 
 
 def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of every line that is not blank; a byte order mark is dropped."""
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    """(line number, line) of every line that is not blank."""
+    for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             yield number, line
 
@@ -64,6 +64,38 @@ def cells(unit: tuple[Sequence[str], bytes], text: Sequence[str]) -> list[Record
     if len(values) != len(header):
         raise ValueError(f"{len(values)} cells under the {len(header)} of the header; no quoting")
     return [dict(zip(header, values, strict=True))]
+
+
+def quoted(layout: Layout, times: int = 1) -> Layout:
+    """Lines of tabs whose cells may be quoted as in CSV: `"say ""no\"""`.
+
+    csv.writer quotes every cell that holds a quote, so a file is taken as quoted if all such cells
+    are; otherwise quotes mean nothing. `times`: XTREME's script quotes PAWS-X's cells once more.
+    """
+
+    def units(content: bytes) -> Units:
+        rows = [(number, *unit) for number, unit in layout.units(content)]
+        split = [line.decode("utf-8", "surrogateescape").split("\t") for _, _, line in rows]
+        for time in range(times):
+            marked = [cell for row in split for cell in row if '"' in cell]
+            if not all(map(QUOTED.fullmatch, marked)) or (
+                time and not any('""' in cell for cell in marked)
+            ):
+                break
+            split = [[_unquoted(cell) for cell in row] for row in split]
+        lines = ("\t".join(row).encode("utf-8", "surrogateescape") for row in split)
+        return (
+            (number, (header, line)) for (number, header, _), line in zip(rows, lines, strict=True)
+        )
+
+    return Layout(units, layout.records)
+
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if '"' in cell else cell
 
 
 def _whole_cells(unit: tuple[Sequence[str], bytes], text: Sequence[str]) -> list[Record]:
@@ -243,10 +275,33 @@ FUSED = (
 )  # fmt: skip
 
 
+def named_tags(prefix: str) -> Layout:
+    """Sentences of words and tags; where every word begins with `prefix`, as in WikiANN's own
+    archive (`en:Marie`), it is cut off."""
+
+    def records(run: list[bytes], text: Sequence[str]) -> list[Record]:
+        (record,) = _tagged(run, text)
+        words = record["words"]
+        if all(word.startswith(prefix) for word in words):
+            record["words"] = [word.removeprefix(prefix) for word in words]
+        return [record]
+
+    return Layout(_sentences, records)
+
+
+WITHHELD = "_"  # the word of a treebank whose text is not handed out
+
+
+def _spoken(word: str) -> str:
+    """A word without zero-width non-joiners and blanks, as XTREME has it."""
+    return word.replace("\u200c", "").replace(" ", "")
+
+
 def _conllu(run: list[bytes], text: Sequence[str]) -> list[Record]:
     """`words` and `tags` (UPOS) of one sentence, as XTREME takes them from the treebanks: a token
     that stands for several words counts once, with the tag of theirs that comes first in FUSED;
-    comments and empty nodes are left out."""
+    comments and empty nodes are left out. A sentence all of whose words, or all but one, are
+    withheld gives nothing."""
     rows = [decode(line).split("\t") for line in run if not line.startswith(b"#")]
     bad = [row for row in rows if len(row) != 10]
     if bad:
@@ -258,11 +313,14 @@ def _conllu(run: list[bytes], text: Sequence[str]) -> list[Record]:
         if dash:
             last = int(end)
             inside = {tags[word] for word in range(int(first), last + 1) if word in tags}
-            words.append(form)
+            words.append(_spoken(form))
             said.append(next((tag for tag in FUSED if tag in inside), "X"))
         elif number.isdecimal() and int(number) > last:
-            words.append(form)
+            words.append(_spoken(form))
             said.append(tags[int(number)])
+    withheld = words.count(WITHHELD)
+    if withheld and withheld >= len(words) - 1:
+        return []
     return [{"words": words, "tags": said}]
 
 

@@ -6,7 +6,6 @@ TFDS data set (`super_glue/cb/1.0.2`, or the same under `tfds/`). Nothing is dow
 PROMPT_JAX_ALLOW_DOWNLOAD=1.
 """
 
-import gzip
 import json
 import os
 import posixpath
@@ -18,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from prompt_jax.contents import read_bytes
 from prompt_jax.errors import UserError, reading
 from prompt_jax.metrics.text import UNLABELLED
 from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record
@@ -125,8 +125,12 @@ def register(
         add_task(task, source, [text_form(data, prefix)], metrics, choices, postprocess)
 
 
-def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
-    """What `read` gives, with what `tasks list` says of the data set."""
+def source_of(
+    data: DataSet,
+    read: Callable[[str], list[dict]],
+    count: Callable[[list[dict]], int] | None = len,
+) -> RowsSource:
+    """What `read` gives, with what `tasks list` says of the data set; `count` as `RowsSource`'s."""
 
     def where(split: str) -> str | None:
         return place_of(data, find(data, split, os.environ.get("PROMPT_JAX_DATA_DIR")))
@@ -139,6 +143,7 @@ def source_of(data: DataSet, read: Callable[[str], list[dict]]) -> RowsSource:
         data.sizes or None,
         where,
         version_of(data),
+        count,
     )
 
 
@@ -261,12 +266,6 @@ def find_path(path: epath.Path) -> epath.Path | None:
     """`path` or `path.gz`, whichever is a file."""
     packed = path.parent / f"{path.name}.gz"
     return next((file for file in (path, packed) if file.is_file()), None)
-
-
-def read_bytes(path: epath.Path) -> bytes:
-    """The contents of a file, unpacked if its name ends in .gz."""
-    content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def read_records(

@@ -65,7 +65,7 @@ def register_rows(
             rows = rows if gather is None else gather(rows, split)
             return [{**row, "inputs": start + row["inputs"]} for row in rows]
 
-        return source_of(data, read)
+        return source_of(data, read, len if gather is None else None)
 
     add_task(name, source(f"{prefix} " if prefix else ""), [], metrics, choices, postprocess)
     if prefix:

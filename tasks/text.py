@@ -74,7 +74,8 @@ class RowsSource(seqio.DataSource):
         order.
       splits: the splits that `read` knows.
       description: where the data come from, for `tasks list`, and the licence of the data.
-      rows: how many rows a split has, as published.
+      rows: how many records a split has, as published.
+      count: the rows of a split -> how many published records they are of; None: not known.
       where: the file or folder that a split is read from, None if it is not at hand; without it a
         split can be read whenever it is asked for.
       version: of the data.
@@ -89,6 +90,7 @@ class RowsSource(seqio.DataSource):
         rows: Mapping[str, int] | None = None,
         where: Callable[[str], str | None] | None = None,
         version: str = "",
+        count: Callable[[list[dict]], int] | None = len,
     ) -> None:
         super().__init__(splits=splits)
         self._read = read
@@ -97,7 +99,9 @@ class RowsSource(seqio.DataSource):
         self.rows = rows
         self.version = version
         self._where = where
+        self._count = count
         self._given: dict[str, int] = {}  # rows of each split when they were read last
+        self._records: dict[str, int] = {}  # published records that those are of, where known
 
     def present(self) -> list[str]:
         """The splits that can be read from where the data folder points now."""
@@ -106,6 +110,12 @@ class RowsSource(seqio.DataSource):
     def where(self, split: str) -> str | None:
         """What a split would be read from now; None if it is not at hand."""
         return self._description if self._where is None else self._where(split)
+
+    def shortfall(self, split: str) -> str:
+        """ "3 of 1000 published rows" where fewer were read last than were published; else ""."""
+        published, read = (self.rows or {}).get(split, 0), self._records.get(split)
+        fewer = read is not None and read < published
+        return f"{read} of {published} published rows" if fewer else ""
 
     def __repr__(self) -> str:
         return self._description
@@ -135,6 +145,8 @@ class RowsSource(seqio.DataSource):
         """The rows of a split; `sequence_length`, `use_cached` and `num_epochs` are SeqIO's own."""
         rows = self._read(split)
         self._given[split] = len(rows)
+        if self._count is not None:
+            self._records[split] = self._count(rows)
         columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
         dataset = tf.data.Dataset.from_tensor_slices(columns)
         if shard_info is not None:
@@ -339,6 +351,16 @@ def load_examples(name: str, split: str) -> dict[str, list[dict]]:
         splits = dict.fromkeys(s for task in tasks for s in task.splits)
         raise UserError(f"task '{name}'", f"has no split '{split}'", f"it has {', '.join(splits)}")
     return {task.name: _task_examples(task, split) for task in having}
+
+
+def shortfalls(name: str, split: str) -> list[str]:
+    """Of each task whose split `load_examples` gave short of what was published, a line."""
+    sources = {task.name: task.source for task in sub_tasks(name) if split in task.splits}
+    return [
+        f"{task} {split}: {fewer}"
+        for task, source in sources.items()
+        if isinstance(source, RowsSource) and (fewer := source.shortfall(split))
+    ]
 
 
 def _task_examples(task: seqio.Task, split: str) -> list[dict]:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import seqio
 
-from prompt_jax.metrics.generation import bleu, rouge
+from prompt_jax.metrics.generation import bleu, bleu_intl, rouge
 from prompt_jax.metrics.qa import answers, squad
 from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks.layouts import DART, JSONL, SQUAD, WEBNLG, Record, comma_separated, pick
 from prompt_jax.tasks.official import DataSet, File
+from prompt_jax.tasks.questions import answer_of_context
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 
 FOLDER = "text2text"
@@ -117,12 +118,20 @@ def pad_punctuation(text: str) -> str:
 
 def question(record: Record) -> Iterator[Row]:
     """SQuAD and MRQA: "question: ... context: ..."; the first answer is the target."""
-    found = [pad_punctuation(text) for text in record["answers"]]
+    found = list(record["answers"])
     if not found:
         raise ValueError("a question without answers")
-    asked, context = (pad_punctuation(pick(record, key, str)) for key in ("question", "context"))
-    inputs = re.sub(r"\s+", " ", f"question: {asked} context: {context}")
-    yield {"inputs": inputs, "targets": found[0], "answers": found}
+    asked, context = (pick(record, key, str) for key in ("question", "context"))
+    padded = f"question: {pad_punctuation(asked)} context: {pad_punctuation(context)}"
+    yield {
+        "inputs": re.sub(r"\s+", " ", padded),
+        "targets": pad_punctuation(found[0]),
+        "answers": found,
+        "context": context,
+    }
+
+
+answer_said = answer_of_context(pad_punctuation)
 
 
 def squad_question(record: Record) -> Iterator[Row]:
@@ -146,7 +155,7 @@ def one_per_input(rows: list[Row], split: str) -> list[Row]:
     return [{**row, "idx": number} for number, row in enumerate(merged.values())]
 
 
-WRITTEN = [bleu, rouge]
+WRITTEN = [bleu, bleu_intl, rouge]
 for _name, _data, _form, _prefix, _metrics in (
     ("e2e_nlg", E2E, meaning_to_text, "e2e", WRITTEN),
     ("web_nlg", WEBNLG_2017, triples_to_text, "webnlg", WRITTEN),
@@ -175,7 +184,7 @@ SQUAD_1_1 = DataSet(
     sizes={"train": 87599, "validation": 10570},
     version="1.1",
 )
-register_rows("squad", SQUAD_1_1, squad_question, [squad], "", answers)
+register_rows("squad", SQUAD_1_1, squad_question, [squad], "", answer_said)
 
 OPEN_MRQA = {
     "squad": (86588, 10507), "news_qa": (74160, 4212), "trivia_qa": (61688, 7785),
@@ -212,7 +221,7 @@ _mrqa = {name: sized(*rows) for name, rows in OPEN_MRQA.items()}
 _mrqa |= {name: {"test": rows} for name, rows in HELD_MRQA.items()}
 for _name, _sizes in _mrqa.items():
     _data = tfds_only(f"mrqa/{_name}:1.0.0", _sizes, "each set's own")
-    register_rows(f"mrqa_{_name}", _data, question, [squad], "", answers)
+    register_rows(f"mrqa_{_name}", _data, question, [squad], "", answer_said)
 for _kind, _sets in (("in_domain", OPEN_MRQA), ("out_of_domain", HELD_MRQA)):
     seqio.MixtureRegistry.add(f"mrqa_{_kind}", [(f"mrqa_{name}", 1.0) for name in _sets])
 for _round, _rows in ANLI.items():

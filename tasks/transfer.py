@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import seqio
 from etils import epath
 
+from prompt_jax.contents import read_bytes
 from prompt_jax.errors import UserError, reading
 from prompt_jax.metrics.glue import pearson_corrcoef, spearman_corrcoef
 from prompt_jax.metrics.qa import answers, squad
@@ -27,7 +28,7 @@ from prompt_jax.tasks import (  # noqa: F401 (the mixtures name their tasks)
     text2text,
 )
 from prompt_jax.tasks.layouts import Record, pick
-from prompt_jax.tasks.official import DataSet, File, locate, read_bytes, score_text, source_of
+from prompt_jax.tasks.official import DataSet, File, locate, score_text, source_of
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 from prompt_jax.tasks.text import add_task
 

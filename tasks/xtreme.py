@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import seqio
 from etils import epath
 
-from prompt_jax.metrics.qa import answers, mlqa, squad
+from prompt_jax.metrics.qa import mlqa, squad
 from prompt_jax.metrics.retrieval import mined_f1, mining_target
 from prompt_jax.metrics.tags import grouped, named_f1, span_f1, tag_accuracy, tag_f1
 from prompt_jax.metrics.text import accuracy
@@ -55,6 +55,7 @@ class Family:
       choices: the targets, if they are labels.
       postprocess: see `add_task`.
       note: what else to know of its rows.
+      count: its rows -> how many published records they are of; None: not known.
     """
 
     languages: Sequence[str]
@@ -65,6 +66,7 @@ class Family:
     choices: Sequence[str] | None = None
     postprocess: Callable | None = None
     note: str = ""
+    count: Callable[[list[Row]], int] | None = len
 
 
 def in_form(form: Form, gather: Callable[[list[Row]], list[Row]] = list) -> Reader:
@@ -116,6 +118,7 @@ FAMILIES = {
         choices=tuple(forms.POS_WORDS.values()),
         postprocess=forms.tag_of_word(forms.POS_WORDS),
         note="sizes are sentences; a row for each word",
+        count=forms.sentences,
     ),
     "udpos_word": Family(
         languages=tuple(sets.UDPOS_SIZES),
@@ -125,6 +128,7 @@ FAMILIES = {
         choices=tuple(forms.POS_WORDS.values()),
         postprocess=forms.tag_of_word(forms.POS_WORDS),
         note="sizes are sentences; a row for each word and its neighbours",
+        count=forms.sentences,
     ),
     "panx": Family(
         languages=tuple(sorted(sets.PANX_SIZES)),
@@ -142,6 +146,7 @@ FAMILIES = {
         choices=tuple(forms.ENTITY_WORDS.values()),
         postprocess=forms.tag_of_word(forms.ENTITY_WORDS),
         note="sizes are sentences; a row for each word",
+        count=forms.sentences,
     ),
     "xquad": Family(
         languages=sets.XQUAD_LANGUAGES,
@@ -149,7 +154,7 @@ FAMILIES = {
         metrics=always(squad),
         zero_shot=sets.xquad,
         settings={"translate_train": sets.xquad_translated},
-        postprocess=answers,
+        postprocess=forms.answer_said,
     ),
     "mlqa": Family(
         languages=tuple(sets.MLQA_SIZES),
@@ -157,7 +162,7 @@ FAMILIES = {
         metrics=lambda language: [mlqa(language)],
         zero_shot=sets.mlqa,
         settings={"translate_train": sets.mlqa_translated},
-        postprocess=answers,
+        postprocess=forms.answer_said,
     ),
     "tydiqa": Family(
         languages=tuple(sets.TYDIQA_SIZES),
@@ -168,13 +173,14 @@ FAMILIES = {
             "in_language": sets.tydiqa_in_language,
             "translate_train": sets.tydiqa_translated,
         },
-        postprocess=answers,
+        postprocess=forms.answer_said,
     ),
     "bucc": Family(
         languages=pairs.BUCC_LANGUAGES,
         read=pairs.bucc_rows,
         metrics=always(mined_f1),
         zero_shot=pairs.bucc,
+        count=None,
         postprocess=mining_target,
     ),
     "tatoeba": Family(
@@ -203,7 +209,12 @@ def where(data: DataSet) -> str | None:
     return place if any(epath.Path(place).glob(f"*-{split}.*")) else None
 
 
-def source_of(parts: sets.Parts, read: Reader, note: str = "") -> RowsSource:
+def source_of(
+    parts: sets.Parts,
+    read: Reader,
+    note: str = "",
+    count: Callable[[list[Row]], int] | None = len,
+) -> RowsSource:
     """A SeqIO source whose splits are data sets of their own."""
     splits_of: dict[str, list[str]] = {}
     for split, data in parts.items():
@@ -219,6 +230,7 @@ def source_of(parts: sets.Parts, read: Reader, note: str = "") -> RowsSource:
         rows or None,
         lambda split: where(parts[split]),
         "; ".join(dict.fromkeys(version_of(data) for data in parts.values())),
+        count,
     )
 
 
@@ -227,7 +239,7 @@ def register(name: str, family: Family, setting: Setting) -> list[str]:
     tasks = {f"{name}_{language}": setting(language) for language in family.languages}
     for (task, parts), language in zip(tasks.items(), family.languages, strict=True):
         if parts:
-            source = source_of(parts, family.read, family.note)
+            source = source_of(parts, family.read, family.note, family.count)
             metrics = family.metrics(language)
             add_task(task, source, [], metrics, family.choices, family.postprocess)
     return [task for task, parts in tasks.items() if parts]

@@ -25,6 +25,7 @@ from functools import lru_cache
 
 from prompt_jax.metrics.tags import OUTSIDE, spans
 from prompt_jax.tasks.layouts import Record, pick
+from prompt_jax.tasks.questions import answer_of_context
 from prompt_jax.tasks.rows import Row
 from prompt_jax.tasks.xtreme_sets import PANX_TAGS, UPOS
 
@@ -97,6 +98,8 @@ def pad_punctuation(text: str) -> str:
 def question(record: Record) -> Iterator[Row]:
     """XQuAD, MLQA, TyDiQA and SQuAD: "question: ... context: ..."; the first answer is the target.
 
+    `answers` and `context` are as the data set has them: they are what is scored.
+
     A record marked `left_out` is of another language.
     """
     if record.get("left_out"):
@@ -105,10 +108,18 @@ def question(record: Record) -> Iterator[Row]:
     texts = found["text"] if isinstance(found, dict) else [text for text, _ in found]
     if not texts:
         raise ValueError(f"question '{record['id']}' has no answers; take a split that has")
-    padded = [pad_punctuation(text) for text in texts]
-    asked, context = (pad_punctuation(pick(record, key, str)) for key in ("question", "context"))
-    inputs = BLANKS.sub(" ", f"question: {asked} context: {context}")
-    yield {"inputs": inputs, "targets": padded[0], "answers": padded, "id": record["id"]}
+    asked, context = (pick(record, key, str) for key in ("question", "context"))
+    padded = f"question: {pad_punctuation(asked)} context: {pad_punctuation(context)}"
+    yield {
+        "inputs": BLANKS.sub(" ", padded),
+        "targets": pad_punctuation(texts[0]),
+        "answers": list(texts),
+        "context": context,
+        "id": record["id"],
+    }
+
+
+answer_said = answer_of_context(pad_punctuation)
 
 
 # ---- tags: the whole sentence ----
@@ -225,6 +236,11 @@ def number_sentences(rows: list[Row]) -> list[Row]:
         sentence += row["word"] == 0
         numbered_rows.append({**row, "sentence": sentence})
     return numbered_rows
+
+
+def sentences(rows: list[Row]) -> int:
+    """How many sentences the rows by word are of."""
+    return sum(row["word"] == 0 for row in rows)
 
 
 def tag_of_word(words_of: Mapping[str, str]) -> Callable[..., dict]:

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from functools import partial
 
 from prompt_jax.tasks.glue import MNLI_COLUMNS
-from prompt_jax.tasks.layouts import CONLLU, JSONL, SQUAD, TAGGED, TSV, Record, without_header
+from prompt_jax.tasks.layouts import (
+    CONLLU,
+    JSONL,
+    SQUAD,
+    TAGGED,
+    TSV,
+    Record,
+    named_tags,
+    quoted,
+    without_header,
+)
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.xtreme_source import XTREME, Parts, Source
 
@@ -35,7 +45,7 @@ XNLI_SOURCE = Source(
 MULTINLI = Source(
     "xtreme/xnli", XTREME, "OANC, CC BY 3.0 and CC BY-SA 3.0 by genre", "MultiNLI 1.0"
 )
-NLI_ROWS = without_header("premise", "hypothesis", "label")
+NLI_ROWS = quoted(without_header("premise", "hypothesis", "label"))
 
 
 def _in(language: str, record: Record) -> Record:
@@ -78,15 +88,16 @@ PAWS_SOURCE = Source(
     "where train is absent, the 3989 pairs of PAWS-Wiki's dev set that PAWS-X "
     "does not hold are read from train_substitute-en.tsv",
 )
-PAIR_ROWS = without_header("sentence1", "sentence2", "label")
+PAIR_ROWS = quoted(without_header("sentence1", "sentence2", "label"), times=2)
+PAWSX_ROWS = quoted(TSV)
 
 
 def pawsx(language: str) -> Parts:
     def files(split: str, official: str) -> tuple[File, ...]:
         return (
             File(f"{split}-{language}.tsv", PAIR_ROWS),
-            File(f"official/{official}-{language}.tsv", TSV),
-            File(f"x-final/{language}/{official}.tsv", TSV),
+            File(f"official/{official}-{language}.tsv", PAWSX_ROWS),
+            File(f"x-final/{language}/{official}.tsv", PAWSX_ROWS),
         )
 
     part = partial(PAWSX_SOURCE.part, tfds=f"paws_x_wiki/{language}:1.0.0", rows=2000)
@@ -206,10 +217,11 @@ def _wikiann(record: Record) -> Record:
 def _panx(language: str) -> Parts:
     part = partial(PANX_SOURCE.part, tfds=f"wikiann/{language}:1.0.0", from_tfds=_wikiann)
     train, other = PANX_SIZES[language]
+    tagged = named_tags(f"{language}:")
     return {
-        "train": part("train", File(f"train-{language}.tsv", TAGGED), rows=train),
-        "validation": part("validation", File(f"dev-{language}.tsv", TAGGED), rows=other),
-        "test": part("test", File(f"test-{language}.tsv", TAGGED), rows=other),
+        "train": part("train", File(f"train-{language}.tsv", tagged), rows=train),
+        "validation": part("validation", File(f"dev-{language}.tsv", tagged), rows=other),
+        "test": part("test", File(f"test-{language}.tsv", tagged), rows=other),
     }
 
 

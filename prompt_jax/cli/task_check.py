@@ -115,7 +115,7 @@ def check_task(
 
 def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
     """Adds one task's splits to the report."""
-    from prompt_jax.tasks.text import CHOICES, RowsSource, load_examples
+    from prompt_jax.tasks.text import CHOICES, RowsSource, load_examples, shortfalls
 
     choices = CHOICES.get(task.name, ())
     places: dict[str, dict[str, str]] = {}
@@ -132,6 +132,7 @@ def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
         named = [f"{task.name} {split} row {n} of {where}" for n in range(1, len(rows) + 1)]
         facts = {"task": task.name, "split": split, "source": where, "rows": len(rows)}
         facts |= statistics(rows, named, limits)
+        facts["named"] += shortfalls(task.name, split)
         if choices:
             facts |= _coverage(rows, choices)
             report["errors"] += _unknown(rows, named, choices)

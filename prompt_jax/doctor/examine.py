@@ -89,8 +89,11 @@ def check_task(facts: Facts) -> Line:
     evaluation = facts.run.evaluation
     if evaluation is None:
         return Line("task", "warn", f"{told}; never evaluated", "bind Train.evaluation")
-    held_out = evaluation.read(facts.run.data).by_task
-    return Line("task", "ok", f"{told}; evaluated on {sum(map(len, held_out.values())):,}")
+    held_out = facts.held_out
+    told += f"; evaluated on {sum(map(len, held_out.values())):,}"
+    if fewer := facts.shortfalls:
+        return Line("task", "warn", f"{told}; {'; '.join(fewer)}", "get the whole set")
+    return Line("task", "ok", told)
 
 
 def check_labels(facts: Facts) -> Line:

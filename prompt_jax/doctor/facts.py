@@ -12,7 +12,7 @@ from prompt_jax.backbone.formats import Checkpoint
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.scorer import MOST_LABELS
+from prompt_jax.evaluate.scorer import MOST_LABELS, Evaluation
 from prompt_jax.model import quantised, sharding
 from prompt_jax.run.settings import Train
 
@@ -61,6 +61,16 @@ class Facts:
     def examples(self) -> dict[str, list[dict[str, Any]]]:
         """The training split by task; {} where the data are no task."""
         return self._need("examples", "task", lambda: _read_task(self.run))
+
+    @property
+    def held_out(self) -> dict[str, list[dict[str, Any]]]:
+        """The split that is scored, by task; {} where the run scores none."""
+        return self._need("held_out", "task", lambda: _read_held_out(self.run))
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What of the two splits is less than was published."""
+        return _shortfalls(self.run) if self.examples else []
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
@@ -123,6 +133,24 @@ def _read_task(run: Train) -> dict[str, list[dict[str, Any]]]:
         return {}
     limit = run.data.max_examples
     return {name: examples[:limit] for name, examples in run.data.read().by_task.items()}
+
+
+def _read_held_out(run: Train) -> dict[str, list[dict[str, Any]]]:
+    if not isinstance(run.evaluation, Evaluation):
+        return {}
+    limit = run.evaluation.max_examples
+    by_task = run.evaluation.read(run.data).by_task
+    return {name: examples[:limit] for name, examples in by_task.items()}
+
+
+def _shortfalls(run: Train) -> list[str]:
+    from prompt_jax.tasks.text import shortfalls
+
+    assert isinstance(run.data, Data)
+    splits = {(run.data.task, run.data.split): None}
+    if isinstance(run.evaluation, Evaluation):
+        splits[run.evaluation.task or run.data.task, run.evaluation.split] = None
+    return [line for task, split in splits for line in shortfalls(task, split)]
 
 
 def _spread(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:

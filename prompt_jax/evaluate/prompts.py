@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import Opening, default, opening
 from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
+from prompt_jax.metrics.generation import bleu_signatures
 from prompt_jax.model import sharding
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
@@ -98,6 +99,8 @@ def evaluate_prompts(
     mesh = sharding.MeshShape().build()
     loaded = asked.load(mesh)
 
+    from prompt_jax.tasks.text import shortfalls
+
     with contextlib.ExitStack() as stack:
         kept = None
         if journal is not None:
@@ -109,11 +112,22 @@ def evaluate_prompts(
 
         scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
     report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
+    if fewer := shortfalls(task, split):
+        report["published"] = "; ".join(fewer)
     if len(answers) == 1:
         metrics, rows = scorer.score(answers[0])
         table = scorer.confusion(answers[0])
-        return report | metrics | ({"confusion": table} if table else {}), rows
+        signed = _signatures(scorer, metrics)
+        return report | metrics | signed | ({"confusion": table} if table else {}), rows
     return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
+
+
+def _signatures(scorer: TaskScorer, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """{"signatures": sacreBLEU's} where there is a BLEU, whose number means nothing without it."""
+    most = max(len(e.get("answers", ())) for task in scorer.tasks for e in task.examples)
+    names = {name.rpartition("/")[2] for name in metrics}
+    signed = bleu_signatures(names, max(most, 1))
+    return {"signatures": signed} if signed else {}
 
 
 def _settings(text: TaskText, asked: Opening, backbone: Backbone, how: Answering) -> dict[str, Any]:

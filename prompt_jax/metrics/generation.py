@@ -5,7 +5,7 @@ of references. Values are percentages.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -55,8 +55,33 @@ def _rouge(scorer: Any, targets, predictions, prefix: str) -> dict[str, float]:
 
 
 def bleu(targets: Sequence[References], predictions: Sequence[str]) -> dict[str, float]:
-    """{"bleu"}: sacreBLEU's corpus BLEU of detokenised text (13a)."""
+    """{"bleu"}: sacreBLEU's corpus BLEU of detokenised text, tokenised by `13a`, its default.
+
+    T5 tokenises by `intl`: that is `bleu_intl`. `bleu_signatures` names both.
+    """
     return bleu_of("13a")(targets, predictions)
+
+
+def bleu_intl(targets: Sequence[References], predictions: Sequence[str]) -> dict[str, float]:
+    """{"bleu_intl"}: T5's BLEU, tokenised by `intl`, which splits off every Unicode symbol."""
+    return {"bleu_intl": bleu_of("intl")(targets, predictions)["bleu"]}
+
+
+BLEU_TOKENISERS = {"bleu": "13a", "bleu_intl": "intl"}
+
+
+def bleu_signatures(names: Iterable[str], references: int = 1) -> dict[str, str]:
+    """{name: sacreBLEU's signature} of the BLEUs among the names of metrics: it belongs beside the
+    number wherever that is quoted.
+
+    `references`: the most references of an output.
+    """
+    found = {}
+    for name in BLEU_TOKENISERS.keys() & set(names):
+        metric = _library("sacrebleu").BLEU(tokenize=BLEU_TOKENISERS[name])
+        metric.num_refs = references
+        found[name] = str(metric.get_signature())
+    return dict(sorted(found.items()))
 
 
 def bleu_of(tokenize: str) -> TextMetric:

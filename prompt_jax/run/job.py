@@ -103,6 +103,18 @@ class Job:
 
         return text.CHOICES.get(self.run.data.task, ())
 
+    def _shortfalls(self) -> list[str]:
+        """What is trained and scored on that is less than was published."""
+        if not isinstance(self.run.data, Data):
+            return []
+        from prompt_jax.tasks.text import shortfalls
+
+        splits = {(self.run.data.task, self.run.data.split): None}
+        if isinstance(self.evaluator, TaskScorer):
+            scored = self.run.evaluation.scored(self.run.data)
+            splits[scored["task"], scored["split"]] = None
+        return [line for task, split in splits for line in shortfalls(task, split)]
+
     def first_state(self) -> TrainState:
         """Step 0, in the shardings that every later state has; copied, since steps donate it."""
         trainable = jax.tree.map(jnp.copy, self.trainable)
@@ -200,10 +212,11 @@ class Job:
         told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                          for k, v in self.data.describe().items())  # fmt: skip
         count = run.method.count(self.backbone.config)
+        fewer = "".join(f"\ndata  {line}" for line in self._shortfalls())
         return (
             f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
             f"{type(run.method).__name__}: {count:,} trainable parameters\n"
-            f"data  {told}\n"
+            f"data  {told}{fewer}\n"
             f"platform {platform()}  devices {dict(self.mesh.shape)}  "
             f"steps {start} to {run.steps}  model_dir {model_dir}"
         )
