@@ -30,7 +30,7 @@ def fill(arguments: argparse.Namespace) -> None:
     from prompt_jax.inspect.format_gradient import measure
     from prompt_jax.recipe import config
     from prompt_jax.run.settings import Train
-    from prompt_jax.run.stages import resolved, run_in_turn
+    from prompt_jax.run.stages import Stages, resolved, train_stages
 
     steps = steps_of(arguments.steps)
     use_data_dir(arguments.data_dir)
@@ -39,7 +39,8 @@ def fill(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = epath.Path(arguments.model_dir or temporary)
         runs = [root] if isinstance(root, Train) else resolved(root, folder)
-        run_in_turn(runs[:-1], folder)
+        if isinstance(root, Stages) and len(runs) > 1:
+            train_stages(Stages(stages=root.stages[:-1]), str(folder))
         measure(runs[-1], str(folder), steps, arguments.batches, say)
 
 

@@ -75,6 +75,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(by_lower.values())
 
 
+def rebinding(old: Any, new: Any) -> list[str]:
+    """The bindings that make one settings object another of its class.
+
+    Settings within it are bound by the names of their classes, each of which is there once.
+    """
+    lines = []
+    for field in dataclasses.fields(new):
+        before, value = old.__dict__[field.name], new.__dict__[field.name]
+        if value == before:
+            continue
+        name = f"{type(new).__name__}.{field.name}"
+        if not dataclasses.is_dataclass(value):
+            lines.append(f"{name}={value!r}")
+            continue
+        lines.append(f"{name}=@{type(value).__name__}()")
+        inner = [(f.name, value.__dict__[f.name], f.default) for f in dataclasses.fields(value)]
+        lines += [f"{type(value).__name__}.{n}={v!r}" for n, v, default in inner if v != default]
+    return lines
+
+
 class _MisfitError(Exception):
     """A value does not fit its annotation."""
 

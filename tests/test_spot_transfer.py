@@ -94,7 +94,7 @@ def test_transfer_is_refused_before_it_trains(tiny, library, tmp_path, capsys) -
     assert "BEST_METRIC = None: the best of several runs is chosen; name a metric" in fails(
         capsys, *asked, "--gin.BEST_METRIC=None"
     )
-    assert "SPoT begins the rows of SoftPrompt" in fails(
+    assert "is FullTuning, whose rows do not begin with a saved prompt's" in fails(
         capsys, *asked, "--gin.Train.method=@FullTuning()"
     )
     assert not (tmp_path / "t").exists()

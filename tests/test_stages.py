@@ -12,7 +12,9 @@ from etils import epath
 import prompt_jax as pj
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
+from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.methods.frozen import FrozenPrompts
+from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe import config
 from prompt_jax.run.job import Job
@@ -129,6 +131,64 @@ def test_prompts_stand_in_the_order_of_the_tasks(program):
     paths = tuple(str(model_dir / f"stage_{n}" / "prompt" / "best") for n in (2, 1))
     with pytest.raises(UserError, match="are of stages_two, stages_one, the data of stages_one"):
         FrozenPrompts(prompts=paths).check_tasks(["stages_one", "stages_two"])
+
+
+PRUNED = """
+include 'run.gin'
+
+TRAIN_STEPS = 2
+EVAL_PERIOD = 2
+CHECKPOINT_PERIOD = 2
+Evaluation.max_examples = 8
+Backbone.dropout_rate = 0.0
+Stages.stages = (@whole/Stage(), @pruned/Stage())
+Stage.run = @Train()
+whole/Stage.on_end = (@PruneRows(),)
+PruneRows.keep = 2
+PruneRows.batches = 2
+"""
+
+
+def test_a_stage_measures_rows_and_the_next_begins_with_the_best(tiny, tmp_path):
+    (tmp_path / "pruned.gin").write_text(PRUNED)
+    recipe, model_dir = str(tmp_path / "pruned.gin"), tmp_path / "D"
+    where = f"--gin_search_paths={tiny}"
+    assert main(["train", f"--gin_file={recipe}", f"--model_dir={model_dir}", where]) == 0
+    whole = load_prompt(str(model_dir / "stage_1" / "prompt" / "best"))
+    pruned = load_prompt(str(model_dir / "stage_1" / "prompt" / "pruned_2"))
+    facts = pruned.manifest["pruned"]
+    assert facts["rows"] == sorted(np.argsort(facts["importance"])[-2:].tolist())
+    assert pruned.array.tobytes() == whole.array[facts["rows"]].tobytes()
+
+    program = config.load(("Stages", "Train"), [recipe], [], [str(tiny)]).root
+    first, second = resolved(program, epath.Path(model_dir))
+    begun = Job(second, epath.Path(model_dir / "stage_2"), jax.devices()[:1])
+    (rows,) = jax.tree.leaves(begun.trainable)
+    assert np.asarray(rows).tobytes() == pruned.array.tobytes()
+
+    job = Job(first, epath.Path(model_dir / "stage_1"), jax.devices()[:1])
+    model, scale = PromptedT5(job.backbone.model, FixedPrompt(whole.bundle())), 1e-3
+    batches = [job.batch(n)[0] for n in range(2)]
+
+    def loss(batch, row, gate):
+        gated = whole.array.copy()
+        gated[row] *= gate
+        model.prompt = FixedPrompt(PromptBundle(encoder=gated[None]))
+        return float(first.loss(model, batch)[0])
+
+    row = facts["rows"][0]
+    slopes = [(loss(b, row, 1 + scale) - loss(b, row, 1 - scale)) / (2 * scale) for b in batches]
+    assert np.mean(np.abs(slopes)) == pytest.approx(facts["importance"][row], rel=0.05)
+
+
+def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
+    (tmp_path / "pruned.gin").write_text(PRUNED)
+    argv = ["train", f"--gin_file={tmp_path}/pruned.gin", f"--gin_search_paths={tiny}",
+            f"--model_dir={tmp_path}/D"]  # fmt: skip
+    assert main([*argv, "--gin.PruneRows.keep=5"]) == 2
+    assert "PruneRows.keep = 5: the stage tunes 4 rows; give at most 4" in capsys.readouterr().err
+    assert main([*argv, "--gin.pruned/Train.method=@LoRA()"]) == 2
+    assert "trains LoRA, whose rows do not begin with a saved prompt's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

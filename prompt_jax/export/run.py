@@ -23,6 +23,7 @@ from prompt_jax.errors import RunError, UserError
 from prompt_jax.export import fresh
 from prompt_jax.export.formats import About, check_consumer, check_expressible, get_format
 from prompt_jax.export.inputs import real_inputs
+from prompt_jax.methods.base import plain_rows
 from prompt_jax.paths import is_local
 from prompt_jax.prompt.artefact import Prompt, check_backbone, load_prompt, save_prompt
 from prompt_jax.version import __version__
@@ -110,10 +111,8 @@ def import_prompt(
     record = {"format": format, "from": source, "prompt_jax": __version__}
     record |= verify(format, Path(source), prompt, loaded, task, split, unverified)
     words = loaded.vocabulary
-    plain = {"class": "SoftPrompt", "length": 0 if inside else len(prompt.array)}
     manifest = found.manifest if whole else {
-        "method": found.manifest["peft"]["peft_type"] if inside else "SoftPrompt",
-        "settings": found.manifest["peft"] if inside else plain,
+        **(_adapter(found.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
         "placement": "prefix",
         "visibility": {"input": True, "prompt": "all"},
         "prefix_positions": prompt.prefix_positions,
@@ -125,6 +124,11 @@ def import_prompt(
     }  # fmt: skip
     save_prompt(output, found.arrays, {**manifest, "backbone": _named(loaded), "imported": record})
     return record
+
+
+def _adapter(peft: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of an adapter that PEFT keeps inside the layers."""
+    return {"method": peft["peft_type"], "settings": peft}
 
 
 def verify(

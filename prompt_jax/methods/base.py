@@ -26,6 +26,8 @@ ATTENTIONS: dict[str, str] = {  # and where each is in a bundle
     "cross": "decoder_layers/cross",
 }
 
+PLAIN = "SoftPrompt"  # what manifests call rows that stand as they are
+
 
 def depth_of(attention: str, config: T5Config) -> int:
     """In how many layers there is such an attention."""
@@ -38,6 +40,12 @@ def plain(value: Any) -> Any:
         fields = {f.name: plain(vars(value)[f.name]) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def plain_rows(length: int) -> dict[str, Any]:
+    """What a manifest says of the method and settings of rows that came from elsewhere: that they
+    are prompt tuning's."""
+    return {"method": PLAIN, "settings": {"class": PLAIN, "length": length}}
 
 
 class PromptParam(nnx.Variable):
@@ -91,6 +99,19 @@ class PromptMethod(abc.ABC):
     @abc.abstractmethod
     def count(self, config: T5Config) -> int:
         """Number of trainable parameters, as the paper's formula."""
+
+    def begun_from(self, path: str, length: int | None = None) -> "PromptMethod | None":
+        """The method with rows that begin with those of a saved prompt, as many as there are, or
+        `length` where the prompt is still to be made; None where its rows do not begin so."""
+        return None
+
+    def behind(self, prompt: str, rows: PromptLayout) -> "PromptMethod":
+        """The method with a saved prompt before the text, after those that stand there already;
+        most put none there."""
+        return self
+
+    def check_stage(self, stage: str) -> None:  # noqa: B027 (most need nothing)
+        """UserError where the stages before this one were to leave something and did not."""
 
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027 (most take any)
         """UserError where the method cannot serve these tasks, numbered in this order."""

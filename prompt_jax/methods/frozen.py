@@ -6,6 +6,7 @@ tuned task is asked with the prompt, all others without it. Of several tasks eac
 prompt, and an example gets that of its task's number.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -48,6 +49,18 @@ class FrozenPrompts(PromptMethod):
         if self.rows is not None or not self.prompts:
             return self.rows or PromptLayout()
         return load_prompt(self.prompts[0]).layout
+
+    def behind(self, prompt: str, rows: PromptLayout) -> "FrozenPrompts":
+        return dataclasses.replace(self, prompts=(*self.prompts, prompt), rows=rows)
+
+    def check_stage(self, stage: str) -> None:
+        if not self.prompts:
+            raise UserError(
+                stage,
+                "has no prompt",
+                "give @FoldAndFreeze() to Stage.on_end of the stage that tunes it, or bind "
+                "FrozenPrompts.prompts",
+            )
 
     def create(self, key: jax.Array, start: Start) -> FixedPrompt:
         saved = start.prompts(self.prompts, self.layout, "FrozenPrompts.prompts")

@@ -4,13 +4,15 @@ Lester et al. 2021 (https://arxiv.org/abs/2104.08691). Encoder input [P_e; E(x)]
 the text; optionally decoder input [P_d; E(y)]. P = length, P' = decoder_length.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
-from prompt_jax.methods.parts.inits import Init, SampledVocabInit
+from prompt_jax.methods.parts.inits import FileInit, Init, SampledVocabInit
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, Visibility
 from prompt_jax.model.t5 import T5Config
@@ -49,6 +51,9 @@ class SoftPrompt(PromptMethod):
         return PromptLayout(
             encoder=self.length, placement=self.placement, decoder=self.decoder_length
         )
+
+    def begun_from(self, path: str, length: int | None = None) -> "SoftPrompt":
+        return dataclasses.replace(self, init=FileInit(path=path), length=length or self.length)
 
     def create(self, key: jax.Array, start: Start) -> "SoftPromptModule":
         lengths = {"encoder": self.length, "decoder": self.decoder_length}

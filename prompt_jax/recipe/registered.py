@@ -16,6 +16,7 @@ REGISTERED: dict[str, str] = {
     "Stage": "prompt_jax.run.stages:Stage",
     "FoldAndFreeze": "prompt_jax.run.stages:FoldAndFreeze",
     "PassWeights": "prompt_jax.run.stages:PassWeights",
+    "PruneRows": "prompt_jax.run.prune:PruneRows",
     "Backbone": "prompt_jax.backbone.settings:BackboneSettings",
     "Data": "prompt_jax.data.source:Data",
     "Loss": "prompt_jax.objective.loss:Loss",

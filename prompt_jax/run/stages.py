@@ -1,51 +1,69 @@
 """A program of stages: ordinary runs of the trainer, each built from what those before it left.
 
-A stage is a run and what is done when it has ended (`OnEnd`): such an operation changes the runs of
-the stages that follow, for example by what they start from. Where a stage leaves its results is
-known beforehand (`stage_N/prompt/best`), so that all runs are built and checked before the first
-one begins, and again in the same way when a program goes on after a stop.
+A stage is a run and what is done when it has ended (`OnEnd`): such an operation may make files of
+what the stage left, and changes the runs of the stages that follow, for example by what they start
+from. Where files will lie is known beforehand (`stage_N/prompt/best`), so that all runs are built
+and checked before the first one begins, and again in the same way when a program goes on.
 """
 
 import abc
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.methods.frozen import FrozenPrompts
+from prompt_jax.prompt.artefact import MANIFEST
 from prompt_jax.run.folder import wait_for
 from prompt_jax.run.settings import Train
 from prompt_jax.run.train import train
 from prompt_jax.settings import settings
 
 
+@dataclass(frozen=True)
+class Done:
+    """A stage that has ended, or will have: its run, and the folder that it ran in."""
+
+    run: Train
+    folder: epath.Path
+
+    @property
+    def prompt(self) -> str:
+        """The artefact that it leaves: the checkpoint that its metric chose, else the last."""
+        return str(self.folder / "prompt" / ("last" if self.run.selection is None else "best"))
+
+
 class OnEnd(abc.ABC):
-    """What is done with a finished stage."""
+    """What is done with a finished stage, in two halves.
+
+    `run` makes files of what the stage left. `rewire` changes the runs of later stages by what
+    these files are called, so that a whole program is built before its first stage has begun.
+    """
 
     @abc.abstractmethod
-    def __call__(self, folder: epath.Path, done: Train, later: Train) -> Train:
-        """A later stage's run, given the folder in which `done` ran."""
+    def files(self, done: Done) -> tuple[str, ...]:
+        """Where `run` leaves its results; known before the stage has trained."""
 
+    def run(self, done: Done) -> None:  # noqa: B027 (what a stage leaves may be all)
+        """Makes the files, on all processes together; not called where they are there already."""
 
-def artefact(folder: epath.Path, done: Train) -> str:
-    """What a stage leaves: the checkpoint that its metric chose, else the last."""
-    return str(folder / "prompt" / ("last" if done.selection is None else "best"))
+    @abc.abstractmethod
+    def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        """A later stage's run, which takes what is in the files."""
 
 
 @settings
 class FoldAndFreeze(OnEnd):
-    """The stage's folded prompt stands before later stages' `FrozenPrompts`, after those of the
-    stages before it."""
+    """The stage's folded prompt stands before the text of later stages whose method puts saved
+    prompts there (`PromptMethod.behind`), after those of the stages before it."""
 
-    def __call__(self, folder: epath.Path, done: Train, later: Train) -> Train:
-        method = later.method
-        if not isinstance(method, FrozenPrompts):
-            return later
-        method = dataclasses.replace(
-            method, prompts=(*method.prompts, artefact(folder, done)), rows=done.method.layout
-        )
+    def files(self, done: Done) -> tuple[str, ...]:
+        return (done.prompt,)
+
+    def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        method = later.method.behind(files[0], done.run.method.layout)
         return dataclasses.replace(later, method=method)
 
 
@@ -53,9 +71,12 @@ class FoldAndFreeze(OnEnd):
 class PassWeights(OnEnd):
     """Later stages start from the weights that this one ended with."""
 
-    def __call__(self, folder: epath.Path, done: Train, later: Train) -> Train:
-        name = f"files:{folder / 'prompt' / 'last'}"
-        return dataclasses.replace(later, backbone=dataclasses.replace(later.backbone, name=name))
+    def files(self, done: Done) -> tuple[str, ...]:
+        return (str(done.folder / "prompt" / "last"),)
+
+    def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        backbone = dataclasses.replace(later.backbone, name=f"files:{files[0]}")
+        return dataclasses.replace(later, backbone=backbone)
 
 
 @settings
@@ -91,20 +112,13 @@ def resolved(program: Stages, folder: epath.Path) -> list[Train]:
     """The runs of all stages, each changed as the stages before it say."""
     runs = [stage.run for stage in program.stages]
     for number, stage in enumerate(program.stages):
+        done = Done(runs[number], stage_folder(folder, number + 1))
         for operation in stage.on_end:
-            place, done = stage_folder(folder, number + 1), runs[number]
-            later = [operation(place, done, run) for run in runs[number + 1 :]]
+            files = operation.files(done)
+            later = [operation.rewire(run, done, files) for run in runs[number + 1 :]]
             runs = [*runs[: number + 1], *later]
     for number, run in enumerate(runs, start=1):
-        if isinstance(run.method, FrozenPrompts) and not run.method.prompts:
-            raise UserError(
-                f"stage {number}",
-                "has no prompt",
-                (
-                    "give @FoldAndFreeze() to Stage.on_end of the stage that tunes it, or "
-                    "bind FrozenPrompts.prompts"
-                ),
-            )
+        run.method.check_stage(f"stage {number}")
     return runs
 
 
@@ -129,15 +143,21 @@ def train_stages(program: Stages, model_dir: str, **options: Any) -> dict[str, A
 
     Returns the last metrics of the last stage.
     """
-    folder = epath.Path(model_dir)
-    return run_in_turn(resolved(program, folder), folder, **options)
-
-
-def run_in_turn(runs: Sequence[Train], folder: epath.Path, **options: Any) -> dict[str, Any]:
-    """Trains runs that are `resolved`, one after the other."""
-    metrics: dict[str, Any] = {}
-    for number, run in enumerate(runs, start=1):
-        place = stage_folder(folder, number)
-        metrics = train(run, str(place), **options)
-        wait_for(place / "prompt" / "last" / "manifest.json")
+    folder, metrics = epath.Path(model_dir), {}
+    pairs = zip(program.stages, resolved(program, folder), strict=True)
+    for number, (stage, run) in enumerate(pairs, start=1):
+        done = Done(run, stage_folder(folder, number))
+        metrics = train(run, str(done.folder), **options)
+        wait_for(done.folder / "prompt" / "last" / MANIFEST)
+        for operation in stage.on_end:
+            finish(operation, done)
     return metrics
+
+
+def finish(operation: OnEnd, done: Done) -> None:
+    """Has an operation make what is not there yet; every process sees it afterwards."""
+    manifests = [epath.Path(file) / MANIFEST for file in operation.files(done)]
+    if not all(path.exists() for path in manifests):
+        operation.run(done)
+    for path in manifests:
+        wait_for(path)

@@ -24,6 +24,7 @@ import optax
 
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
+from prompt_jax.methods.base import plain_rows
 from prompt_jax.methods.parts.start import embedding_of
 from prompt_jax.prompt.artefact import SIDES, Prompt, check_backbone, load_prompt, save_prompt
 
@@ -162,8 +163,7 @@ def manifest_of(saved: Prompt, backbone: Backbone, record: dict[str, Any]) -> di
     """The manifest of the recycled prompt: its old one, with the new backbone and no score."""
     words = backbone.vocabulary
     told = saved.manifest or {
-        "method": "SoftPrompt",
-        "settings": {"class": "SoftPrompt", "length": saved.layout.encoder},
+        **plain_rows(saved.layout.encoder),
         "placement": saved.layout.placement,
         "visibility": {"input": True, "prompt": "all"},
         "task": None,

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.prompt.library import Entry, Library
 from prompt_jax.run.log import read_metrics
 from prompt_jax.run.seeds import score_of
+from prompt_jax.settings import rebinding
 from prompt_jax.transfer import similarity
 from prompt_jax.transfer.embed import early_prompt, keeps, kept_steps, rows_of
 
@@ -131,7 +131,8 @@ class Transfer:
 
     def _from(self, name: str, path: str) -> str:
         """A run of the target that begins with a saved prompt."""
-        return self._run(name, ["SoftPrompt.init=@FileInit()", f"FileInit.path={path!r}"])
+        method = self.load([]).root.method
+        return self._run(name, rebinding(method, method.begun_from(path)))
 
 
 Nearest = Sequence[tuple[Entry, dict[str, Any]]]
@@ -196,11 +197,11 @@ STARTS: dict[Strategy, Callable[[Transfer, Nearest, Prompt], list[dict[str, Any]
 
 def _check(run: Any) -> dict[str, str]:
     """What chooses a checkpoint of the target; UserError where SPoT cannot work."""
-    if not isinstance(run.method, SoftPrompt):
+    if run.method.begun_from("") is None:
         raise UserError(
             "Train.method",
-            f"is {type(run.method).__name__}, and SPoT begins the rows of SoftPrompt",
-            "take a recipe with it",
+            f"is {type(run.method).__name__}, whose rows do not begin with a saved prompt's",
+            "take a recipe of prompt tuning",
         )
     if run.selection is None:
         raise UserError("BEST_METRIC = None", "the best of several runs is chosen", "name a metric")
