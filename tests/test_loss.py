@@ -8,6 +8,7 @@ import pytest
 from prompt_jax.errors import UserError
 from prompt_jax.model.logprobs import token_losses
 from prompt_jax.objective.loss import Loss
+from prompt_jax.run.step import accumulated, normalised
 
 SETTINGS = {  # as the arrays are called
     "z0": Loss(z_loss=0.0),
@@ -43,9 +44,9 @@ def test_equals_t5x(folder, model, name):
     batch = read_batch(folder / f"{model}_forward.npz", name)
     for settings, loss in SETTINGS.items():
         total, sums = jax.jit(lambda b, loss=loss: loss(lambda b, key: b["logits"], b))(batch)
-        found = [total, sums["z_loss"], sums["tokens"]]
+        found = [total, sums["z_loss"] / loss.scale, sums["tokens"]]
         np.testing.assert_allclose(found, batch[f"loss_{settings}"], rtol=2e-6, err_msg=settings)
-        assert sums["loss"] == total
+        np.testing.assert_allclose(sums["loss"] / loss.scale, total, rtol=1e-6)
     losses, _ = token_losses(batch["logits"], batch["decoder_target_tokens"], 0.0, 0.0)
     scores = -jnp.sum(losses * batch["decoder_loss_weights"], axis=-1)
     np.testing.assert_allclose(scores, batch["score_batch"], rtol=2e-6)
@@ -98,3 +99,54 @@ def test_dropout_key_reaches_the_model():
 def test_smoothing_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"^Loss.label_smoothing = 1.0: give 0 <= value < 1$"):
         Loss(label_smoothing=1.0)
+
+
+def whole_batch(rows=4, columns=6, vocab=11):
+    """Logits, and targets of two examples to a row, three rows of them shorter than others."""
+    logits = jax.random.normal(jax.random.key(0), (rows, columns, vocab))
+    targets = jax.random.randint(jax.random.key(1), (rows, columns), 1, vocab)
+    segments = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 0], [1, 2, 2, 2, 2, 2], [1] * 6])
+    return {
+        "logits": logits,
+        "decoder_target_tokens": jnp.where(segments > 0, targets, 0),
+        "decoder_segment_ids": segments,
+    }
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    "factor", ["NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"]
+)
+def test_a_normaliser_counts_the_whole_batch_however_it_is_cut(factor, pieces):
+    """Against means written out example by example; the pieces have unequal numbers of tokens."""
+    batch = whole_batch()
+    losses, _ = token_losses(batch["logits"], batch["decoder_target_tokens"], 0.0, 0.0)
+    segments = np.asarray(batch["decoder_segment_ids"])
+    examples = [
+        np.asarray(losses)[row][segments[row] == n]
+        for row in range(len(segments))
+        for n in range(1, segments[row].max() + 1)
+    ]
+    wanted = {
+        "NUM_REAL_TARGET_TOKENS": np.concatenate(examples).mean(),
+        "NUM_TOTAL_TARGET_TOKENS": np.concatenate(examples).sum() / segments.size,
+        "AVERAGE_PER_SEQUENCE": np.mean([e.mean() for e in examples]),
+    }[factor]
+    loss = Loss(z_loss=0.0, loss_normalizing_factor=factor)
+
+    def grad(trainable, frozen, batch, key, step):  # d loss / d scale, of a loss times a scale
+        def scaled(scale):
+            total, sums = loss(lambda b, key: b["logits"], batch)
+            return scale * total, sums
+
+        return jax.grad(scaled, has_aux=True)(trainable)
+
+    whole = jax.jit(normalised(accumulated(grad, pieces), loss.count))
+    value, sums = whole(jnp.float32(1), None, batch, None, 0)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(sums["loss"], np.concatenate(examples).sum(), rtol=1e-5)
+
+
+def test_an_unknown_normaliser_is_refused():
+    with pytest.raises(UserError, match="NUM_REAL_TARGET_TOKENS"):
+        Loss(loss_normalizing_factor="PER_TOKEN")

@@ -5,10 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+from prompt_jax.backbone import weights
 from prompt_jax.errors import UserError
+from prompt_jax.methods.base import PromptParam
+from prompt_jax.methods.deep import DeepPrompt
+from prompt_jax.methods.ia3 import IA3
+from prompt_jax.methods.lora import LoRA
 from prompt_jax.methods.p_tuning import PTuning
+from prompt_jax.methods.parts.start import Shapes
+from prompt_jax.model.sizes import SIZES
 from prompt_jax.objective.optim import Adafactor, AdamW, Schedule, by_group, check_groups
+from prompt_jax.objective.per_layer import is_stacked
 
 CONSTANT = Schedule(learning_rate=0.3)
 
@@ -108,6 +117,76 @@ def test_adamw_is_the_textbook_one():
         wanted -= 0.1 * (step + 0.5 * wanted)
     after = updates_of(settings.build(), param, [np.full((2, 2), g, np.float32) for g in grads])
     np.testing.assert_allclose(after[-1], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("late", [0, 1000])
+def test_adafactor_clips_the_global_norm_before_all_else(late):
+    """The second moment of the second step tells the two gradients' sizes apart."""
+    settings = {"schedule": CONSTANT, "weight_decay": 0.0, "optimizer_start_step": late}
+    start, whole = np.zeros((2, 2), np.float32), np.full((2, 2), 0.5, np.float32)
+    grads = [9 * whole, whole / 4]
+    clipped = updates_of(Adafactor(clip_global_norm=1.0, **settings).build(), start, grads)
+    by_hand = updates_of(Adafactor(**settings).build(), start, [whole, whole / 4])
+    np.testing.assert_allclose(clipped, by_hand, rtol=1e-6)
+    other = updates_of(Adafactor(**settings).build(), start, grads)
+    assert np.abs(np.subtract(clipped, other)).max() > 1e-4
+
+
+@pytest.mark.parametrize("optimizer", [Adafactor, AdamW])
+def test_a_norm_that_lets_nothing_through_is_refused(optimizer):
+    with pytest.raises(UserError, match=r"clip_global_norm = 0.0: give more than 0"):
+        optimizer(schedule=CONSTANT, clip_global_norm=0)
+
+
+LAYERS = {
+    "adafactor": Adafactor(schedule=CONSTANT, multiply_by_parameter_scale=True),
+    "factored": Adafactor(schedule=CONSTANT, multiply_by_parameter_scale=True, factored=True),
+    "clipped": Adafactor(schedule=CONSTANT, optimizer_start_step=1000),
+    "adamw": AdamW(schedule=CONSTANT, multiply_by_parameter_scale=True, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_stack_of_layers_is_updated_as_its_layers_are(name):
+    """One layer has parameters and gradients a hundred times the others': T5X's reference, which
+    has an array for each layer, does not let the others feel it."""
+    shape = (3, 130, 136) if name == "factored" else (3, 4, 5)
+    spike = np.array([1.0, 100.0, 1.0], np.float32)[:, None, None]
+    keys = jax.random.split(jax.random.key(0), 4)
+    init, *grads = (np.asarray(jax.random.normal(k, shape)) * spike for k in keys)
+
+    def updated(axes, init, grads):
+        params = {"kernel": nnx.Param(jnp.asarray(init), axes=axes)}
+        tx = LAYERS[name].build()
+        state, update = tx.init(params), jax.jit(tx.update)
+        for grad in grads:
+            updates, state = update(
+                jax.tree.map(lambda _, g=grad: jnp.asarray(g), params), state, params
+            )
+            params = optax.apply_updates(params, updates)
+        return np.asarray(params["kernel"][...])
+
+    stacked = updated(("layers", "embed", "mlp"), init, grads)
+    for layer in range(3):
+        alone = updated(("embed", "mlp"), init[layer], [g[layer] for g in grads])
+        np.testing.assert_allclose(stacked[layer], alone, rtol=1e-5, atol=1e-6)
+    whole = updated((None, "embed", "mlp"), init, grads)
+    assert np.abs(whole - stacked).max() > 1e-2  # what it would be over all layers at once
+
+
+def test_arrays_of_every_layer_say_so():
+    """All of the T5's and the methods' arrays whose first axis counts layers."""
+    config = SIZES["nano"]
+    start = Shapes(config)
+    for method in (LoRA(), IA3(), DeepPrompt(length=2)):
+        module = nnx.eval_shape(lambda m=method: m.create(jax.random.key(0), start))
+        variables = jax.tree.leaves(
+            nnx.state(module, PromptParam), is_leaf=lambda x: isinstance(x, PromptParam)
+        )
+        assert variables and all(map(is_stacked, variables)), method
+    _, state = weights.abstract(config)
+    for path, variable in nnx.to_flat_state(state):
+        assert is_stacked(variable) == ("layers" in path), path
 
 
 def test_adamw_clips_the_global_norm():

@@ -30,7 +30,7 @@ from prompt_jax.objective.wayward import Wayward
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.run.job import Job
 from prompt_jax.run.settings import Train
-from prompt_jax.run.step import accumulated, make_grad, make_grads, split
+from prompt_jax.run.step import accumulated, make_grad, make_grads, normalised, split
 
 LAYOUT = PromptLayout(encoder=4)
 TEXT = "text"
@@ -156,6 +156,24 @@ def test_parts_have_gradients_that_add_up(small):
     for name, g in halves.items():
         a, b = (np.asarray(x.prompt.encoder[...]) for x in (g, parts[name]))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"])
+def test_a_term_is_added_to_a_mean_as_it_is(small, factor, pieces):
+    """loss + weight * term, of which the term of parameters is known exactly."""
+    loss = Loss(loss_normalizing_factor=factor)
+
+    def gradient(*wanted):
+        objective = minimised(loss, wanted, False, small.backbone.vocabulary, LAYOUT, pieces)
+        grad = normalised(accumulated(make_grad(small.graphdef, objective), pieces), loss.count)
+        grads, _ = jax.jit(grad)(small.trainable, small.frozen, small.batch, None)
+        return np.asarray(grads.prompt.encoder[...])
+
+    words = small.backbone.model.embed(np.asarray(small.backbone.vocabulary.encode(TEXT)))
+    plain, added = gradient(), gradient(Wayward(text=TEXT, weight=0.5))
+    wanted = 0.5 * 2 * (small.rows - np.asarray(words)) / 4
+    np.testing.assert_allclose(added - plain, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_prograd_takes_out_what_opposes():

@@ -49,7 +49,11 @@ def plain_rows(length: int) -> dict[str, Any]:
 
 
 class PromptParam(nnx.Variable):
-    """A prompt's parameter. Not a subclass of nnx.Param: the two filters must never overlap."""
+    """A prompt's parameter. Not a subclass of nnx.Param: the two filters must never overlap.
+
+    One that holds what every layer has, with the layers' axis first, is made with
+    `axes=("layers",)`, so that optimizers look at each layer (`objective/per_layer.py`).
+    """
 
 
 class FixedParam(nnx.Variable):

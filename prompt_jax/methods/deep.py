@@ -73,8 +73,7 @@ class DeepRows(nnx.Module):
     def __init__(self, how: DeepPrompt, rows: dict[Side, np.ndarray]):
         self.adds = how.combine == "add"
         self.encoder, self.decoder = (
-            PromptParam(jnp.asarray(rows[side], jnp.float32)) if side in rows else None
-            for side in SIDES
+            _stack(rows[side]) if side in rows else None for side in SIDES
         )
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
@@ -88,3 +87,7 @@ class DeepRows(nnx.Module):
                 edit = LayerEdit(added=rows.at[0].set(0.0)[:, None])
             fields |= {side: rows[:1], f"{side}_layers": edit}
         return PromptBundle(**fields)
+
+
+def _stack(rows_LPD: np.ndarray) -> PromptParam:
+    return PromptParam(jnp.asarray(rows_LPD, jnp.float32), axes=("layers",))

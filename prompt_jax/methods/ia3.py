@@ -60,4 +60,4 @@ class Scales(nnx.Module):
 
 
 def _ones(layers: int, width: int) -> PromptParam:
-    return PromptParam(jnp.ones((layers, width), jnp.float32))
+    return PromptParam(jnp.ones((layers, width), jnp.float32), axes=("layers",))

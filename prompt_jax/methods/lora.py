@@ -94,4 +94,5 @@ def _pair(rank: int, target: Target, L: int, config: T5Config, key: jax.Array) -
     D, HK = config.emb_dim, config.num_heads * config.head_dim
     inputs, outputs = (HK, D) if target == "out" else (D, HK)
     zeros = jnp.zeros((L, rank, outputs), jnp.float32)
-    return nnx.Dict(a=uniform(key, (L, inputs, rank), inputs**-0.5), b=PromptParam(zeros))
+    drawn = uniform(key, (L, inputs, rank), inputs**-0.5)[...]
+    return nnx.Dict(a=PromptParam(drawn, axes=("layers",)), b=PromptParam(zeros, axes=("layers",)))

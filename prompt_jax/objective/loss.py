@@ -1,4 +1,11 @@
-"""The training loss: T5X's, the sum over weighted target tokens of the batch plus its z-loss."""
+"""The training loss: T5X's, the sum over weighted target tokens of the batch plus its z-loss.
+
+A batch may come in pieces (`Train.accumulate`). Their sums add up, and the gradient is divided by a
+count of the whole batch afterwards, so that the pieces do not change what the loss is.
+"""
+
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +13,13 @@ import jax.numpy as jnp
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import token_losses
 from prompt_jax.settings import settings
+
+Normaliser = Literal["NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"]
+COUNTS: dict[str, str] = {  # the sum that counts what a normaliser divides by
+    "NUM_REAL_TARGET_TOKENS": "tokens",
+    "NUM_TOTAL_TARGET_TOKENS": "target_columns",
+    "AVERAGE_PER_SEQUENCE": "examples",
+}
 
 
 @settings
@@ -15,12 +29,16 @@ class Loss:
     Attributes:
       z_loss: weight of log(Z)**2 per target token (T5X's recipes: 1e-4).
       label_smoothing: probability taken from the target and shared among all other tokens.
-      loss_normalizing_factor: what the sums are divided by; None: nothing, as in T5X's recipes.
+      loss_normalizing_factor: what the sum is divided by, with T5X's names. None: nothing, as in
+        T5X's recipes. A number. `NUM_REAL_TARGET_TOKENS`: the weights of the whole batch added up,
+        so that the loss is a mean per target token, as that of transformers' models.
+        `NUM_TOTAL_TARGET_TOKENS`: its target columns, padding among them.
+        `AVERAGE_PER_SEQUENCE`: each example's mean per token, and the mean of these.
     """
 
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
-    loss_normalizing_factor: float | None = None
+    loss_normalizing_factor: float | Normaliser | None = None
 
     def check(self):
         if not 0 <= self.label_smoothing < 1:
@@ -31,8 +49,20 @@ class Loss:
 
     @property
     def scale(self) -> float:
-        """What the sums are divided by."""
-        return 1.0 if self.loss_normalizing_factor is None else self.loss_normalizing_factor
+        """The number that each piece of a batch is divided by."""
+        factor = self.loss_normalizing_factor
+        return factor if isinstance(factor, float) else 1.0
+
+    @property
+    def unit(self) -> str:
+        """The sum that counts what a mean in the loss is taken over: target tokens or examples."""
+        return "examples" if self.count == "examples" else "tokens"
+
+    @property
+    def count(self) -> str | None:
+        """The sum over the whole batch that its gradient is divided by; None: there is none."""
+        factor = self.loss_normalizing_factor
+        return COUNTS[factor] if isinstance(factor, str) else None
 
     def __call__(
         self, model, batch, dropout_key=None, step=0
@@ -41,22 +71,35 @@ class Loss:
         return self.of(model(batch, dropout_key), batch)
 
     def of(self, logits: jax.Array, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one batch's logits [B, S, V], and its sums.
+        """What is minimised of one batch's logits [B, S, V], not yet divided by `count`, and sums.
 
-        The second value holds float32 scalars that add up over batches: `loss`, `z_loss`,
-        `accuracy` (right tokens), `tokens` (the sum of the weights).
+        The second value holds float32 scalars that add up over batches, whatever the loss is
+        divided by: `loss`, `z_loss`, `accuracy` (right tokens), `tokens` (the sum of the weights),
+        and `count`.
         """
         targets, weights = batch["decoder_target_tokens"], loss_weights(batch)
         loss, z_loss = token_losses(logits, targets, self.z_loss, self.label_smoothing)
         right = (jnp.argmax(logits, axis=-1) == targets) * weights
-        total = jnp.sum(loss * weights) / self.scale
+        shares, counted = SHARES[self.count](batch, weights)
         sums = {
-            "loss": total,
-            "z_loss": jnp.sum(z_loss * weights) / self.scale,
+            "loss": jnp.sum(loss * weights),
+            "z_loss": jnp.sum(z_loss * weights),
             "accuracy": jnp.sum(right),
             "tokens": jnp.sum(weights),
+            **counted,
         }
-        return total, sums
+        return jnp.sum(loss * shares) / self.scale, sums
+
+
+def example_shares(batch, weights: jax.Array) -> jax.Array:
+    """`weights` [B, S] divided by their sum over the example, so that each example's add up to 1.
+
+    An example is a segment of a row; a row without segment ids is one.
+    """
+    segments = batch.get("decoder_segment_ids", jnp.ones_like(batch["decoder_target_tokens"]))
+    together = segments[:, :, None] == segments[:, None, :]
+    whole = jnp.sum(together * weights[:, None, :], axis=-1)
+    return weights / jnp.where(whole > 0, whole, 1.0)
 
 
 def loss_weights(batch) -> jax.Array:
@@ -64,3 +107,19 @@ def loss_weights(batch) -> jax.Array:
     if "decoder_loss_weights" in batch:
         return batch["decoder_loss_weights"]
     return (batch["decoder_target_tokens"] > 0).astype(jnp.float32)
+
+
+# By `Loss.count`: the weight of each target in what is minimised, and the sum that counts it.
+SHARES: dict[str | None, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+    None: lambda batch, weights: (weights, {}),
+    "tokens": lambda batch, weights: (weights, {}),
+    "target_columns": lambda batch, weights: (
+        weights,
+        {"target_columns": jnp.float32(weights.size)},
+    ),
+    "examples": lambda batch, weights: _counted(example_shares(batch, weights)),
+}
+
+
+def _counted(shares: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return shares, {"examples": jnp.sum(shares)}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.objective.per_layer import clip_by_rms, scale_by_param_rms
 from prompt_jax.settings import settings
 
 
@@ -33,11 +34,10 @@ class Schedule:
             raise UserError(
                 Setting("Schedule", "decay", self.decay), remedy="bind Schedule.total_steps as well"
             )
-        for name in ("learning_rate", "warmup_steps"):
-            if vars(self)[name] < 0:
-                raise UserError(
-                    Setting("Schedule", name, vars(self)[name]), remedy="give a value >= 0"
-                )
+        values = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
+        for name, value in values.items():
+            if value < 0:
+                raise UserError(Setting("Schedule", name, value), remedy="give a value >= 0")
 
     def build(self) -> optax.Schedule:
         """A function of the step (int32 scalar) that gives the rate (float32 scalar)."""
@@ -63,10 +63,14 @@ class Adafactor:
       weight_decay: fraction of a parameter removed at each step, not multiplied by the rate.
       factored: whether second moments of large matrices are factored. Never for prompts: T5X
         factors a prompt of 128 rows and more although its rules say not to.
-      multiply_by_parameter_scale: relative updates, for whole models.
+      clipping_threshold: the largest root mean square of an array's update, layer by layer.
+      multiply_by_parameter_scale: updates relative to the root mean square of each array, layer by
+        layer; for whole models, and for scales that begin at 1 (T-Few).
       optimizer_start_step: the step count before the first update. T5X continued at the restored
         backbone's step (1,100,000 for LM-adapted T5), which makes the second moment an average of
         all the past and clips every update to RMS 1; released prompts were made so.
+      clip_global_norm: gradients are scaled down to this norm first; None: never. What a norm of
+        1 means depends on what the loss is divided by: `Loss.loss_normalizing_factor`.
 
     Source: Shazeer & Stern 2018; Lester et al. 2021.
     """
@@ -78,28 +82,39 @@ class Adafactor:
     factored: bool = False
     multiply_by_parameter_scale: bool = False
     optimizer_start_step: int = 0
+    clip_global_norm: float | None = None
+
+    def check(self):
+        check_clip("Adafactor", self.clip_global_norm)
 
     def build(self) -> optax.GradientTransformation:
-        adafactor = optax.adafactor(
-            learning_rate=self.schedule.build(),
-            factored=self.factored,
-            decay_rate=self.decay_rate,
-            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
-            clipping_threshold=self.clipping_threshold,
-            weight_decay_rate=self.weight_decay or None,
-            eps=1e-30,
+        return optax.chain(*self.links())
+
+    def links(self) -> list[optax.GradientTransformation]:
+        """What happens to a gradient, in order; names in checkpoints count them."""
+        rate = self.schedule.build()
+        links = [
+            self._second_moments(),
+            clip_by_rms(self.clipping_threshold),
+            optax.scale_by_learning_rate(rate, flip_sign=False),
+        ]
+        if self.multiply_by_parameter_scale:
+            links.append(scale_by_param_rms())
+        if self.weight_decay:
+            links.append(optax.add_decayed_weights(self.weight_decay))
+        return [*clipped(self.clip_global_norm), *links, optax.scale(-1)]
+
+    def _second_moments(self) -> optax.GradientTransformation:
+        moments = optax.scale_by_factored_rms(
+            factored=self.factored, decay_rate=self.decay_rate, epsilon=1e-30
         )
-        if self.optimizer_start_step == 0:
-            return adafactor
-        return optax.GradientTransformation(self._late_start(adafactor.init), adafactor.update)
 
-    def _late_start(self, init):
-        def shifted(params):
-            first, *rest = init(params)
-            start = jnp.asarray(self.optimizer_start_step, first.count.dtype)
-            return (first._replace(count=start), *rest)
+        def init(params):
+            state = moments.init(params)
+            count = state.count + self.optimizer_start_step
+            return state._replace(count=jnp.asarray(count, state.count.dtype))
 
-        return shifted
+        return optax.GradientTransformation(init, moments.update)
 
 
 @settings
@@ -107,10 +122,10 @@ class AdamW:
     """optax's AdamW; weight decay is multiplied by the rate, as in torch.
 
     Attributes:
-      clip_global_norm: gradients are scaled down to this norm first; None: never.
-      multiply_by_parameter_scale: each array's update is multiplied by its root mean square, as
-        Adafactor does it. T5's arrays differ in scale by 60 (embeddings 1, queries 1/64), so whole
-        models want it.
+      clip_global_norm: as Adafactor's.
+      multiply_by_parameter_scale: each array's update is multiplied by its root mean square, layer
+        by layer, as Adafactor does it. T5's arrays differ in scale by 60 (embeddings 1, queries
+        1/64), so whole models want it.
     """
 
     schedule: Schedule
@@ -121,17 +136,35 @@ class AdamW:
     clip_global_norm: float | None = None
     multiply_by_parameter_scale: bool = False
 
+    def check(self):
+        check_clip("AdamW", self.clip_global_norm)
+
     def build(self) -> optax.GradientTransformation:
-        parts = [
+        return optax.chain(*self.links())
+
+    def links(self) -> list[optax.GradientTransformation]:
+        """What happens to a gradient, in order; names in checkpoints count them."""
+        links = [
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.schedule.build()),
         ]
         if self.multiply_by_parameter_scale:
-            parts.insert(1, optax.scale_by_param_block_rms())
-        if self.clip_global_norm is not None:
-            parts.insert(0, optax.clip_by_global_norm(self.clip_global_norm))
-        return optax.chain(*parts)
+            links.insert(1, scale_by_param_rms())
+        return [*clipped(self.clip_global_norm), *links]
+
+
+def clipped(norm: float | None) -> list[optax.GradientTransformation]:
+    """The link that scales gradients down to a global norm; none where there is no limit."""
+    return [] if norm is None else [optax.clip_by_global_norm(norm)]
+
+
+def check_clip(owner: str, norm: float | None) -> None:
+    """UserError for a norm that lets nothing through."""
+    if norm is not None and norm <= 0:
+        raise UserError(
+            Setting(owner, "clip_global_norm", norm), remedy="give more than 0, or None: no limit"
+        )
 
 
 OTHERS = "prompt"  # the group of parameters of which a method says nothing

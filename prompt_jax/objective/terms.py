@@ -6,12 +6,15 @@ A term says which passes it needs. A step makes each pass once, whoever asks for
 
 where `loss` is that of `Loss`, a sum over target tokens. A term of predictions is a mean per target
 token, so that neither packing nor the size of a batch changes what its weight means; one of
-parameters alone is added once, as in T5X. A run without terms minimises `Loss` itself. New passes
-are entries of PASSES, new terms subclasses of `LossTerm`.
+parameters alone is added once, as in T5X. Where `Loss.loss_normalizing_factor` makes the loss a
+mean over tokens or examples, terms are added to that mean: loss + sum of weight(step) * term. A run
+without terms minimises `Loss` itself. New passes are entries of PASSES, new terms subclasses of
+`LossTerm`.
 """
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Literal
 
 import jax
@@ -80,7 +83,8 @@ class Objective:
         self, loss: Loss, terms: Sequence[LossTerm], measures: Sequence[Measure], pieces: int
     ):
         self.loss, self.terms, self.measures = loss, tuple(terms), tuple(measures)
-        self.pieces = pieces
+        # What a step adds up to 1 over the pieces, also where it divides by a count of the batch.
+        self.once = (lambda sums: 1 / pieces) if loss.count is None else itemgetter(loss.count)
         needed = {name for term in terms for name in term.needs}
         self.plan: tuple[PassName, ...] = tuple(
             name for name in PASSES if name in {"bundle", "logits", *needed}
@@ -93,13 +97,13 @@ class Objective:
         for name in self.plan:
             passes[name] = PASSES[name](model, batch, key, passes)
         total, sums = self.loss.of(passes["logits"], batch)
-        parts = {"Loss": total}
+        parts, once = {"Loss": total}, self.once(sums)
+        each = sums[self.loss.unit] / self.loss.scale
         for term, measure in zip(self.terms, self.measures, strict=True):
             name = type(term).__name__
             value = measure(passes, batch)
             sums[f"term/{name}"] = value * sums["tokens"]
-            times = sums["tokens"] / self.loss.scale if term.per_token else 1 / self.pieces
-            parts[name] = term.weight_at(step) * value * times
+            parts[name] = term.weight_at(step) * value * (each if term.per_token else once)
         return parts, sums
 
     def __call__(self, model, batch, key=None, step=0) -> tuple[jax.Array, dict]:

@@ -35,7 +35,8 @@ def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = N
     rule, after = run.grad_rule, run.post_update
     loss = minimised(run.loss, run.terms, rule is not None, vocabulary, layout, run.accumulate)
     loss = activations.within(places.step.mesh, loss)
-    return make_train_step(graphdef, loss, tx, key, places, run.accumulate, rule, after)
+    count = run.loss.count
+    return make_train_step(graphdef, loss, tx, key, places, run.accumulate, rule, after, count)
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:

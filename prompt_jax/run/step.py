@@ -75,18 +75,31 @@ def accumulated(grad: Callable, pieces: int) -> Callable:
     return summed
 
 
+def normalised(grad: Callable, count: str | None) -> Callable:
+    """The same gradient, divided by one of the sums over the whole batch."""
+    if count is None:
+        return grad
+
+    def divided(trainable, frozen, batch, key, step=0):
+        grads, sums = grad(trainable, frozen, batch, key, step)
+        return jax.tree.map(lambda g: g / jnp.maximum(sums[count], 1e-9), grads), sums
+
+    return divided
+
+
 def make_train_step(
-    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None
+    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None, count=None
 ) -> Callable:
     """The jitted step `(state, frozen, batch) -> (state, metrics)`; `state` is donated.
 
     `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. With
     `rule` (`rules.GradRule`) `loss` gives its parts, and the rule makes one gradient of theirs;
-    `after` (`PostUpdate`) changes what the optimizer gives. Metrics are float32 scalars: the sums
+    `after` (`PostUpdate`) changes what the optimizer gives. `count` (`Loss.count`) names the sum
+    that the gradient of the whole batch is divided by. Metrics are float32 scalars: the sums
     of the loss and the norms of gradient, update and trainables.
     """
     make = make_grad if rule is None else make_grads
-    grad = accumulated(make(graphdef, loss), accumulate)
+    grad = normalised(accumulated(make(graphdef, loss), accumulate), count)
     combine = rule or (lambda grads, trainable: grads)
     project = after or (lambda trainable: trainable)
     fold = (lambda step: None) if seed_key is None else (lambda s: jax.random.fold_in(seed_key, s))
