@@ -65,7 +65,7 @@ def temporaries(size: str, rows: int, T: int, S: int, remat: str, dtype: str, de
         whole, Loss(), tx, jax.random.key(0), jax.tree.map(lambda x: place, start)
     )
     memory = step.lower(start, frozen, batch).compile().memory_analysis()
-    columns, platform = (T + layout.encoder, S + layout.decoder), device.platform
+    columns, platform = (T + layout.columns, S + layout.decoder), device.platform
     guess = estimate.activation_bytes(config, rows, *columns, platform)
     stored = sum(math.prod(x.shape) * jnp.dtype(dtype).itemsize for x in jax.tree.leaves(held))
     return memory.temp_size_in_bytes, guess + estimate.widened_bytes(stored, dtype, platform)

@@ -90,11 +90,15 @@ def test_prompts_in_one_batch_answer_as_alone(backbone):
     questions = [
         Question(ids(backbone, text), n, seed=s) for n in range(3) for s, text in enumerate(TEXTS)
     ]
-    said = answerer(backbone, rows=3)(model_of(backbone, module_of(three), ONE), questions)
+    said = answerer(backbone, rows=3)(
+        model_of(backbone, module_of(three, backbone.model), ONE), questions
+    )
     assert len({answer.text for answer in said[::5]}) > 1, "the prompts differ"
     for n, prompt in enumerate(three):
         alone = [Question(ids(backbone, text), 0, seed=s) for s, text in enumerate(TEXTS)]
-        wanted = answerer(backbone, rows=3)(model_of(backbone, module_of([prompt]), ONE), alone)
+        wanted = answerer(backbone, rows=3)(
+            model_of(backbone, module_of([prompt], backbone.model), ONE), alone
+        )
         assert [a.text for a in said[5 * n : 5 * n + 5]] == [a.text for a in wanted]
         for a, b in zip(said[5 * n : 5 * n + 5], wanted, strict=True):
             assert a.score == pytest.approx(b.score, rel=1e-4)
@@ -114,7 +118,7 @@ def test_vectors_are_those_of_the_encoder(backbone):
     prompt = prompts(1)[0]
     questions = [Question(ids(backbone, text)) for text in TEXTS]
     found = answerer(backbone, rows=3).embed(
-        model_of(backbone, module_of([prompt]), ONE), questions
+        model_of(backbone, module_of([prompt], backbone.model), ONE), questions
     )
     batch = np.zeros((5, 32), np.int32)
     for n, question in enumerate(questions):

@@ -198,7 +198,7 @@ def test_fold_equals_build(trained):
     if isinstance(trained.method, FullTuning):
         return  # its artefact is a backbone, which the last test loads
     trained.job.save_prompt(trained.state, "fold", None)
-    fixed = module_of([load_prompt(str(trained.folder / "prompt" / "fold"))])
+    fixed = module_of([load_prompt(str(trained.folder / "prompt" / "fold"))], trained.model.t5)
     folded = PromptedT5(trained.model.t5, fixed)
     logits = [np.asarray(jax.jit(lambda m, b: m(b))(m, trained.batch))
               for m in (trained.model, folded)]  # fmt: skip

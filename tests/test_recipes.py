@@ -87,7 +87,7 @@ def abstract_model(run) -> PromptedT5:
 def abstract_batch(run) -> dict[str, jax.ShapeDtypeStruct]:
     data, layout = run.data, run.method.layout
     sides = {
-        "encoder": (data.batch_size, data.input_length + layout.encoder),
+        "encoder": (data.batch_size, data.input_length + layout.columns),
         "decoder": (data.batch_size, data.target_length + layout.decoder),
     }
     names = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"]

@@ -81,7 +81,7 @@ class Engine:
         self.widths, self.max_length, self.rule = tuple(widths), max_length, rule
         self.waiting: deque[Request] = deque()
         self.live: dict[int, Request] = {}  # by slot
-        rows = max(layout.encoder for layout in self.layouts)
+        rows = max(layout.columns for layout in self.layouts)
         shape = (self.slots, rows + self.widths[-1], max_length)
         self.programs = programs(mesh)
         self.rows = self.programs.make_slots(model[0], shape, model[1], model[2])
@@ -153,7 +153,7 @@ def cache_bytes(
 ) -> int:
     """The bytes of the cache of an engine whose widest input has `width` tokens."""
     columns = layout.decoder + max_length
-    return cache.cache_bytes(config, slots, layout.encoder + width, columns)
+    return cache.cache_bytes(config, slots, layout.columns + width, columns)
 
 
 class Programs(NamedTuple):
@@ -203,7 +203,8 @@ def prefill(graphdef, rule: Rule, trainable, frozen, rows: Rows, batch) -> Rows:
     """`rows` with those of the batch in its `slots`, before their first token."""
     model = nnx.merge(graphdef, trainable, frozen)
     N = rows.ids.shape[1]
-    new = cache.prefill(model.t5, batch, model.bundle(batch), columns=N)
+    bundle = model.t5.computed_once(model.bundle(batch))
+    new = cache.prefill(model.t5, batch, bundle, columns=N)
     keys = decode.row_keys(jax.random.key(rule.seed), batch["sampling_seeds"], 1)
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
     new = decode.start_rows(new, empty, batch["limits"], keys, N)
@@ -214,7 +215,7 @@ def advance(graphdef, rule: Rule, trainable, frozen, rows: Rows, ended, steps):
     """The rows, advanced until `ended` of them have ended or for `steps` tokens; and their ids
     int32 [B, N], counts int32 [B], scores float32 [B] and whether they have ended, bool [B]."""
     model = nnx.merge(graphdef, trainable, frozen)
-    bundle = model.bundle()
+    bundle = model.t5.computed_once(model.bundle())
     choose = decode.likeliest if rule.sampling is None else decode.sampler(rule.sampling)
 
     def going_on(carry):

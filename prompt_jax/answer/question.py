@@ -35,7 +35,7 @@ def features(
     `layouts`: where the rows of each prompt stand, by its number; one serves all numbers. Rows
     without a question are empty: decoding does not wait for them.
     """
-    shape = (rows, width + max(layout.encoder for layout in layouts))
+    shape = (rows, width + max(layout.columns for layout in layouts))
     batch = {name: np.zeros(shape, np.int32) for name in ENCODER}
     prompts, seeds = np.zeros((2, rows), np.int32)
     for row, question in enumerate(questions):

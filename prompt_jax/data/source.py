@@ -226,11 +226,11 @@ class TaskBatches:
         self.tasks, self.data, self.layout = tasks, data, layout
         for task in tasks:
             _ = layout.rows(task.name)  # a task without rows of its own is named at once
-        self.capacity = (data.input_length + layout.encoder, data.target_length + layout.decoder)
+        self.capacity = (data.input_length + layout.columns, data.target_length + layout.decoder)
         columns = [
             np.array(
                 [
-                    (len(i) + layout.encoder, len(t) + layout.decoder)
+                    (len(i) + layout.columns, len(t) + layout.decoder)
                     for i, t in zip(task.inputs, task.targets, strict=True)
                 ]
             )

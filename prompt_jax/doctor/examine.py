@@ -187,7 +187,7 @@ def check_memory(facts: Facts) -> Line:
         frozen, trained = 0, trained // (mesh.shape["fsdp"] * mesh.shape["model"])
     rows = run.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * run.accumulate)
     layout, data = run.method.layout, run.data
-    columns = (data.input_length + layout.encoder, data.target_length + layout.decoder)
+    columns = (data.input_length + layout.columns, data.target_length + layout.decoder)
     platform = mesh.devices.flat[0].platform
     saved = estimate.activation_bytes(config, max(rows, 1), *columns, platform)
     saved //= mesh.shape["model"]

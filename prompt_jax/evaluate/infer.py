@@ -97,7 +97,7 @@ def infer(
             for i, row in enumerate(left)
         ]
         progress = Progress(last - first, done, show)
-        module = module_of(saved) if saved else FixedPrompt()
+        module = module_of(saved, loaded.model) if saved else FixedPrompt()
         model = model_of(loaded, module, mesh)
         try:
             for start, said in windows(answerer.stream(model, questions, stop.check), window):

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +30,8 @@ from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.metrics.generation import bleu_signatures
 from prompt_jax.model import sharding
+from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.model.t5 import T5
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
@@ -159,24 +162,37 @@ def answer_all(
     for numbers in together(prompts):
         some = [prompts[n] for n in numbers]
         scorer = open_scorer([prompt.layout for prompt in some])
-        model = model_of(backbone, module_of(some), mesh)
+        model = model_of(backbone, module_of(some, backbone.model), mesh)
         answers |= dict(zip(numbers, scorer.answer_all(model, len(some)), strict=True))
     return scorer, [answers[n] for n in range(len(prompts))]
 
 
 def together(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The numbers of the prompts by batch: all that fold and share their visibility are in one."""
+    """The numbers of the prompts by batch: all that fold and share their visibility are in one.
+    Prompts that are computed once are keys and values, which go with any that see everything."""
     groups: dict[Any, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        groups.setdefault(prompt.visibility if prompt.folds else number, []).append(number)
+        policy = Visibility() if prompt.visibility.computed_once else prompt.visibility
+        groups.setdefault(policy if prompt.folds else number, []).append(number)
     return list(groups.values())
 
 
-def module_of(prompts: Sequence[Prompt]) -> nnx.Module:
-    """Saved prompts as a module; one that does not fold is restored by its method."""
+def module_of(prompts: Sequence[Prompt], t5: T5) -> nnx.Module:
+    """Saved prompts as a module; one that does not fold is restored by its method. Those that are
+    computed once go through the encoder now, and never again."""
     if len(prompts) == 1 and not prompts[0].folds:
         return method_named(prompts[0].manifest["method"]).restored(prompts[0])
-    return FixedPrompt(PromptStack(prompts).bundle())
+    graphdef, params = nnx.split(t5)
+
+    def computed(bundle: PromptBundle) -> PromptBundle:
+        return _computed(graphdef, params, bundle) if bundle.visibility.computed_once else bundle
+
+    return FixedPrompt(PromptStack(prompts, computed).bundle())
+
+
+@partial(jax.jit, static_argnums=0)
+def _computed(graphdef, params, bundle: PromptBundle) -> PromptBundle:
+    return nnx.merge(graphdef, params).computed_once(bundle)
 
 
 def model_of(backbone: Backbone, module: nnx.Module, mesh: Mesh) -> Model:

@@ -20,7 +20,7 @@ def _sizes(run: Train, mesh: Mesh, decode: bool) -> tuple[int, int, int]:
     layout, data = run.method.layout, run.data
     rows = run.evaluation.batch_size if decode else data.batch_size // run.accumulate
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    T, S = data.input_length + layout.encoder, data.target_length + layout.decoder
+    T, S = data.input_length + layout.columns, data.target_length + layout.decoder
     return max(1, rows // shards), T, S
 
 

@@ -127,7 +127,10 @@ class PromptMethod(abc.ABC):
 
     def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
+        visibility: dict[str, Any]
         visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
+        if self.visibility.computed_once:
+            visibility["computed_once"] = True
         seen: dict[str, Any] = {"placement": self.layout.placement, "visibility": visibility}
         if self.layout.factors:
             seen["factors"] = plain(self.layout.factors)

@@ -14,7 +14,7 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import FileInit, Init, SampledVocabInit
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.model.bundle import PromptBundle, Visibility, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
 from prompt_jax.settings import settings
@@ -29,7 +29,8 @@ class SoftPrompt(PromptMethod):
       init: how the rows of each side begin.
       placement: where the encoder's rows stand; the paper: `prefix`.
       decoder_length: rows before the decoder's start token (the paper: 0).
-      visibility: what prompt rows attend to; the paper: everything.
+      visibility: what prompt rows attend to; the paper: everything. Rows that do not see the input
+        may be `computed_once`, as prefix or suffix.
     """
 
     length: int = 100
@@ -45,11 +46,20 @@ class SoftPrompt(PromptMethod):
                 f"with decoder_length = {self.decoder_length}",
                 "give at least one row",
             )
+        if self.visibility.computed_once and self.placement not in ("prefix", "suffix"):
+            raise UserError(
+                Setting("SoftPrompt", "placement", self.placement),
+                "rows that are computed once stand before the text or after it",
+                "take prefix or suffix, or leave Visibility.computed_once out",
+            )
 
     @property
     def layout(self) -> PromptLayout:
         return PromptLayout(
-            encoder=self.length, placement=self.placement, decoder=self.decoder_length
+            encoder=self.length,
+            placement=self.placement,
+            decoder=self.decoder_length,
+            computed_once=self.visibility.computed_once,
         )
 
     def begun_from(self, path: str, length: int | None = None) -> "SoftPrompt":
@@ -58,7 +68,8 @@ class SoftPrompt(PromptMethod):
     def create(self, key: jax.Array, start: Start) -> "SoftPromptModule":
         lengths = {"encoder": self.length, "decoder": self.decoder_length}
         rows = start.rows(self.init, key, lengths)
-        return SoftPromptModule(rows.get("encoder"), rows.get("decoder"), self.visibility)
+        sides = (rows.get("encoder"), rows.get("decoder"))
+        return SoftPromptModule(*sides, self.visibility, self.placement == "suffix")
 
     def count(self, config: T5Config) -> int:
         """(P + P') * D."""
@@ -68,14 +79,18 @@ class SoftPrompt(PromptMethod):
 class SoftPromptModule(nnx.Module):
     """Owns the rows: float32 [P, D] and [P', D], each optional."""
 
-    def __init__(self, encoder, decoder=None, visibility: Visibility | None = None):
+    def __init__(
+        self, encoder, decoder=None, visibility: Visibility | None = None, after_text: bool = False
+    ):
         self.encoder = _param(encoder)
         self.decoder = _param(decoder)
         self.visibility = visibility or Visibility()
+        self.after_text = after_text
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        encoder, decoder = (None if p is None else p[...][None] for p in self._sides())
-        return PromptBundle(encoder=encoder, decoder=decoder, visibility=self.visibility)
+        names = zip(("encoder", "decoder"), self._sides(), strict=True)
+        rows = {name: param[...] for name, param in names if param is not None}
+        return bundle_of(rows, self.visibility, after_text=self.after_text)
 
     def _sides(self) -> tuple[PromptParam | None, PromptParam | None]:
         return self.encoder, self.decoder

@@ -8,12 +8,13 @@ never keep their inputs: only gradients of weights would need them.
 Shapes: B rows, T columns, D emb_dim.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 KEPT = "kept"
 
@@ -38,6 +39,11 @@ def within(mesh: Mesh, function: Callable) -> Callable:
             return function(*args)
 
     return inside
+
+
+def unsplit() -> contextlib.AbstractContextManager[Any]:
+    """Where `split` knows no mesh: for activations that every chip has whole."""
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
 
 
 def split(x_BTD: jax.Array) -> jax.Array:

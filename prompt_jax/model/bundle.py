@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import settings
 
 PrefixPositions = Literal["none", "before"]
@@ -38,12 +39,24 @@ class Visibility:
     Attributes:
       input: whether prompt rows attend to the columns of their own example.
       prompt: among prompt rows, `all` see all, each sees the `causal` past, or only it`self`.
+      computed_once: rows that do not see the input are the same for every example. They stand in
+        no column: one copy a step goes through the encoder, and every example attends to its keys
+        and values (`T5.computed_once`). Loss and gradients are those of rows beside each example.
 
     Source: the attention masks of Lester et al.'s released code; `all` with `input` is the paper.
     """
 
     input: bool = True
     prompt: Literal["all", "causal", "self"] = "all"
+    computed_once: bool = False
+
+    def check(self):
+        if self.computed_once and self.input:
+            raise UserError(
+                Setting("Visibility", "computed_once", True),
+                "prompt rows that see the input differ from example to example",
+                "bind Visibility.input = False",
+            )
 
 
 @struct.dataclass
@@ -67,7 +80,8 @@ class AttentionEdit:
 
     Attributes:
       keys, values: float32 [L, X, P, C]; seen by every column, in every segment of a packed row.
-      present: bool [L, X, P]: which of them each prompt has; None: all.
+      present: bool [L, X, P]: which of them each prompt has; None: all. In a layer also
+        [B, T, P]: which of them each column sees.
     """
 
     keys: jax.Array | None = None
@@ -114,10 +128,12 @@ class PromptBundle:
       encoder_layers, decoder_layers: what changes inside the layers.
       encoder_ids: int32 [B, T], which of the X prompts each column of the encoder shows; None: as
         the batch says.
-      encoder_positions, decoder_positions: int32 [X, P], the positions of the keys of that stack's
-        `attention`, counted from its first column, so that keys before it are negative; NOWHERE: a
-        key without a position. None: no key has one. Rows whose keys have positions must not be
-        packed.
+      encoder_positions: int32 [X, P], the positions of the keys of the encoder's `attention`, or
+        of rows that are computed once, for every example of a row: those below 0 count back from
+        its first column, others on from behind its last. NOWHERE: a key without a position. None:
+        no key has one.
+      decoder_positions: int32 [X, P], the positions of the keys of the decoder's `attention`,
+        counted from its first column. Rows whose keys have positions there must not be packed.
       decoder_present: bool [X, P']: which decoder rows each prompt has; None: all.
       visibility: the attention policy of the encoder's prompt columns.
     """
@@ -168,15 +184,20 @@ def bundle_of(
     arrays: Mapping[str, Any],
     visibility: Visibility = Visibility(),  # noqa: B008 (frozen)
     prefix_positions: PrefixPositions = "none",
+    after_text: bool = False,
 ) -> PromptBundle:
     """The bundle with one prompt of named arrays: the inverse of `named`. Names are those of AXES.
 
     `prefix_positions`: the keys of self-attention stand at no position (`none`), or `before` the
-    first column, as those of transformers' past keys do.
+    first column, as those of transformers' past keys do. `after_text`: where rows stand that are
+    computed once.
     """
     bundle = PromptBundle(visibility=visibility)
     for name, value in arrays.items():
         bundle = put(bundle, name, jnp.expand_dims(value, AXES[name].index("X")))
+    if visibility.computed_once and bundle.encoder is not None:
+        positions = beside_text(1, bundle.encoder.shape[1], after_text)
+        bundle = dataclasses.replace(bundle, encoder_positions=positions)
     if prefix_positions == "none":
         return bundle
     return dataclasses.replace(
@@ -191,7 +212,13 @@ def _before(edit: LayerEdit) -> jax.Array | None:
     if edit.attention.keys is None:
         return None
     _, X, P, _ = edit.attention.keys.shape
-    return jnp.broadcast_to(jnp.arange(-P, 0, dtype=jnp.int32), (X, P))
+    return beside_text(X, P, after=False)
+
+
+def beside_text(X: int, P: int, after: bool) -> jax.Array:
+    """int32 [X, P]: the positions of P columns right before an example's text, or right after."""
+    first = 0 if after else -P
+    return jnp.broadcast_to(jnp.arange(first, first + P, dtype=jnp.int32), (X, P))
 
 
 def _put(node: Any, parts: list[str], value: Any) -> Any:
@@ -246,18 +273,39 @@ def of_row(x_X: jax.Array, ids_B: jax.Array | None) -> jax.Array:
     return x_X[ids_B]
 
 
-def picked(edit: LayerEdit, ids_B: jax.Array | None) -> LayerEdit:
+def picked(edit: LayerEdit, ids_B: jax.Array | None, ids_BT: jax.Array | None = None) -> LayerEdit:
     """One layer's edit with the arrays of each row's prompt: X gives way to B, or to nothing where
-    there is one prompt. Rows that enter layers keep X: their columns pick for themselves.
+    there is one prompt. Rows that enter layers keep X: their columns pick for themselves. Where
+    only the columns say whose they are, the keys of all prompts are there, and every column sees
+    those of its own.
 
     Raises:
       ValueError: there are several prompts and the batch does not say whose each row is.
     """
-
+    if ids_B is None and ids_BT is not None:
+        attention, cross = (_all_keys(a, ids_BT) for a in (edit.attention, edit.cross))
+        edit = dataclasses.replace(edit, attention=attention, cross=cross)
     chosen = jax.tree.map(
         lambda x: of_row(x, ids_B), dataclasses.replace(edit, rows=None, added=None, replaces=None)
     )
     return dataclasses.replace(chosen, rows=edit.rows, added=edit.added, replaces=edit.replaces)
+
+
+def _all_keys(edit: AttentionEdit, ids_BT: jax.Array) -> AttentionEdit:
+    """One layer's keys of all prompts as those of one, [1, X * P, C], present where a column has
+    that prompt: [1, B, T, X * P]. As it is where there is one prompt, or no key."""
+    if edit.keys is None or edit.values is None or len(edit.keys) == 1:
+        return edit
+    X, P, C = edit.keys.shape
+    present_BTX1 = (ids_BT[:, :, None] == jnp.arange(X)[None, None])[..., None]
+    present_XP = jnp.ones((X, P), bool) if edit.present is None else edit.present
+    present = present_BTX1 & present_XP[None, None]
+    return dataclasses.replace(
+        edit,
+        keys=edit.keys.reshape(1, X * P, C),
+        values=edit.values.reshape(1, X * P, C),
+        present=present.reshape(1, *ids_BT.shape, X * P),
+    )
 
 
 def insert_rows(
@@ -298,9 +346,38 @@ def _spread(x_BTD, rows_XPD, slots_BT, ids_BT) -> jax.Array:
     return rows_XPD.reshape(prompts * length, width).astype(x_BTD.dtype)[index_BT]
 
 
+def with_keys_values(bundle: PromptBundle, own, cross) -> PromptBundle:
+    """The bundle of rows that have been computed once: `own` and `cross` are the keys and values,
+    [L, X, P, H, K] each, that the encoder's text and the decoder see of them.
+
+    Raises:
+      ValueError: the bundle has other such keys, or does not say where its rows stand.
+    """
+    attention, cross_edit = bundle.encoder_layers.attention, bundle.decoder_layers.cross
+    if attention.keys is not None or cross_edit.keys is not None:
+        raise ValueError("rows that are computed once, beside other keys")
+    if bundle.encoder_positions is None:
+        raise ValueError("rows that are computed once, and no encoder_positions")
+    (k, v), (cross_k, cross_v) = (
+        [x.reshape(*x.shape[:3], -1) for x in pair] for pair in (own, cross)
+    )
+    attention = dataclasses.replace(attention, keys=k, values=v)
+    cross_edit = dataclasses.replace(cross_edit, keys=cross_k, values=cross_v)
+    encoder_layers = dataclasses.replace(
+        bundle.encoder_layers, rows=None, added=None, replaces=None, attention=attention
+    )
+    return dataclasses.replace(
+        bundle,
+        encoder=None,
+        encoder_layers=encoder_layers,
+        decoder_layers=dataclasses.replace(bundle.decoder_layers, cross=cross_edit),
+        visibility=Visibility(),
+    )
+
+
 def visible(policy: Visibility, slots_BT: jax.Array | None) -> jax.Array | None:
     """The policy as a mask, bool [B, T, T] (query, key), or None where everything is visible."""
-    if slots_BT is None or policy == Visibility():
+    if slots_BT is None or (policy.input and policy.prompt == "all"):
         return None
     query, key = slots_BT[:, :, None], slots_BT[:, None, :]
     to_prompt = {"all": key > 0, "causal": key <= query, "self": key == query}[policy.prompt]

@@ -104,6 +104,7 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
 
     `batch` is that of `generate`. The encoder runs once per example.
     """
+    bundle = t5.computed_once(bundle)
     encoded = t5.encode(batch, bundle)
 
     def one(targets_BT):
@@ -122,7 +123,7 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
 
 def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
     """float32 [B, D]: the mean of the encoder's output over the columns of text, EOS included."""
-    encoded = t5.encode(batch, bundle).astype(jnp.float32)
+    encoded = t5.encode(batch, t5.computed_once(bundle)).astype(jnp.float32)
     text = encoder_segments(batch) > 0
     if "encoder_prompt_slots" in batch:
         text = text & (batch["encoder_prompt_slots"] == 0)
@@ -146,6 +147,7 @@ def teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Arr
 def start_decoding(t5: T5, batch, bundle: PromptBundle, max_length: int) -> tuple[Callable, Cache]:
     """`step(tokens int32 [R], cache) -> (log-probabilities float32 [R, V], cache)`, and the cache
     of the B rows of the batch, which `step` takes as it is or repeated (R = B * K)."""
+    bundle = t5.computed_once(bundle)
 
     def step(tokens, rows):
         return cache.step(t5, rows, tokens, bundle)

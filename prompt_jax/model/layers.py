@@ -121,6 +121,40 @@ class RelativeBias(nnx.Module):
         nowhere = (keys == NOWHERE)[:, None, None, :]
         return jnp.where(nowhere, 0.0, bias_HBST.swapaxes(0, 1))
 
+    def of_text(self, columns_T: jax.Array, before_BTP: jax.Array | None) -> jax.Array:
+        """float32 [1 or B, H, T, P + T]: of T columns on each other, after that of the P keys at
+        distances `before` from them (`of_distances`); None: there are no such keys."""
+        bias = self(columns_T, columns_T)
+        if before_BTP is None:
+            return bias
+        before = self.of_distances(before_BTP)
+        return jnp.concatenate([before, jnp.broadcast_to(bias, (len(before), *bias.shape[1:]))], -1)
+
+    def of_distances(self, distance_BTP: jax.Array) -> jax.Array:
+        """float32 [B, H, T, P] for int32 distances, each of a key minus its query; NOWHERE: 0."""
+        reach, buckets = self.max_distance, self.rel_embedding.shape[-1]
+        table = _buckets(reach, self.bidirectional, buckets, self.max_distance)
+        bucket_BTP = jnp.asarray(table)[jnp.clip(distance_BTP, -reach, reach) + reach]
+        bias_HBTP = self.rel_embedding[...].astype(jnp.float32)[:, bucket_BTP]
+        return jnp.where((distance_BTP == NOWHERE)[:, None], 0.0, bias_HBTP.swapaxes(0, 1))
+
+
+def within_segments(segments_BT: jax.Array, positions_P: jax.Array) -> jax.Array:
+    """int32 [B, T, P]: the distance of keys that every segment of a row has for itself, from each
+    column. Positions int32 [P] or [B, P] below 0 count back from the segment's first column, others
+    on from behind its last; NOWHERE has none."""
+    T = segments_BT.shape[1]
+    columns_1T = jnp.arange(T, dtype=jnp.int32)[None]
+    change = segments_BT[:, 1:] != segments_BT[:, :-1]
+    begins = jnp.pad(change, ((0, 0), (1, 0)), constant_values=True)
+    ends = jnp.pad(change, ((0, 0), (0, 1)), constant_values=True)
+    first_BT = jax.lax.cummax(jnp.where(begins, columns_1T, 0), axis=1)
+    last_BT = jax.lax.cummin(jnp.where(ends, columns_1T, T - 1), axis=1, reverse=True)
+    positions = jnp.atleast_2d(positions_P)[:, None, :]
+    from_first, from_behind = first_BT - columns_1T, last_BT + 1 - columns_1T
+    distance = positions + jnp.where(positions < 0, from_first[..., None], from_behind[..., None])
+    return jnp.where(positions == NOWHERE, NOWHERE, distance)
+
 
 def positions(columns_T: jax.Array, before: jax.Array | None) -> jax.Array:
     """int32 [T] or [B, P + T], positions of keys: `before` [P] or [B, P], then the columns."""
@@ -197,7 +231,7 @@ class Attention(nnx.Module):
         P = edit.keys.shape[-2]
         if edit.present is None:
             return _widened(mask, P + mask.shape[-1], True)
-        present = edit.present.reshape(-1, 1, 1, P)
+        present = edit.present.reshape(len(edit.present) if edit.present.ndim > 1 else 1, 1, -1, P)
         mask = jnp.broadcast_to(mask, (rows, *mask.shape[1:]))
         present = jnp.broadcast_to(present, (rows, 1, mask.shape[2], P))
         return jnp.concatenate([present, mask], axis=-1)

@@ -11,13 +11,14 @@ the initialiser). Dropout is on when, and only when, a key is passed in.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.model.activations import REMAT, kept, split
+from prompt_jax.model.activations import REMAT, kept, split, unsplit
 from prompt_jax.model.bundle import (
     NO_PROMPT,
     LayerEdit,
@@ -27,6 +28,7 @@ from prompt_jax.model.bundle import (
     of_row,
     picked,
     visible,
+    with_keys_values,
 )
 from prompt_jax.model.layers import (
     MLP,
@@ -39,8 +41,11 @@ from prompt_jax.model.layers import (
     kernel,
     positions,
     split_keys,
+    within_segments,
 )
 from prompt_jax.model.quantised import matmul
+
+ONCE_KEY = 2**16 + 1  # folded into a step's key for rows that are computed once
 
 
 class Shown(NamedTuple):
@@ -51,12 +56,14 @@ class Shown(NamedTuple):
       columns: int32 [B, T], the prompt of each column; None: the first.
       rows: int32 [B], the prompt of each row; None: there is one.
       before: int32 [P] or [B, P], positions of keys before the first column; None: they have none.
+      distances: int32 [B, T, P], of such keys from each column, where segments have their own.
     """
 
     slots: jax.Array | None = None
     columns: jax.Array | None = None
     rows: jax.Array | None = None
     before: jax.Array | None = None
+    distances: jax.Array | None = None
 
 
 class EncoderLayer(nnx.Module):
@@ -70,17 +77,18 @@ class EncoderLayer(nnx.Module):
         self.config = config
 
     def __call__(self, x, bias, mask, edit: LayerEdit, places, dropout_key):
-        """`places`: the positions of queries and keys, for a bias of the layer's own."""
+        """[B, T, D], and the keys and values of its own attention. `places`: columns and distances,
+        for a bias of the layer's own."""
         k = split_keys(dropout_key, 4)
         rate = self.config.dropout_rate
         if self.config.relpos_per_layer:
-            bias = self.relpos_bias(*places)
+            bias = self.relpos_bias.of_text(*places)
         y = self.pre_attention_layer_norm(x)
         now = self.attention.keys_values(y, edit.attention)
         y = self.attention(y, now, bias, mask, edit.attention, k[0])
         x = kept(split(x + dropout(y, rate, k[1])))
         y = self.mlp(self.pre_mlp_layer_norm(x), edit, k[2])
-        return split(x + dropout(y, rate, k[3]))
+        return split(x + dropout(y, rate, k[3])), now
 
 
 class DecoderLayer(nnx.Module):
@@ -144,19 +152,30 @@ class Encoder(nnx.Module):
         self.config = config
 
     def __call__(self, x_BTD, mask_B1TT, edits: LayerEdit, shown: Shown, dropout_key):
+        return self._run(x_BTD, mask_B1TT, edits, shown, dropout_key, lambda keys_values: None)[0]
+
+    def with_keys_values(self, x_XPD, mask_X1PP, edits: LayerEdit, shown: Shown, dropout_key):
+        """The output [X, P, D], and the keys and values of every layer, [L, X, P, H, K]."""
+        return self._run(
+            x_XPD, mask_X1PP, edits, shown, dropout_key, lambda keys_values: keys_values
+        )
+
+    def _run(self, x_BTD, mask_B1TT, edits, shown: Shown, dropout_key, keep: Callable):
+        """The output, and what `keep` takes of every layer's keys and values."""
         c = self.config
         k = split_keys(dropout_key, 3)
-        columns = jnp.arange(x_BTD.shape[1])
-        places = (columns, positions(columns, shown.before))
-        bias = None if c.relpos_per_layer else self.relpos_bias(*places)
+        places = (jnp.arange(x_BTD.shape[1]), shown.distances)
+        bias = None if c.relpos_per_layer else self.relpos_bias.of_text(*places)
         x = dropout(x_BTD, c.dropout_rate, k[0])
 
         def call(layer, x, key, edit):
             x = enter(x, edit, shown.slots, shown.columns)
-            return layer(x, bias, mask_B1TT, picked(edit, shown.rows), places, key), None
+            edit = picked(edit, shown.rows, shown.columns)
+            x, keys_values = layer(x, bias, mask_B1TT, edit, places, key)
+            return x, keep(keys_values)
 
-        x, _ = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
-        return dropout(self.encoder_norm(x), c.dropout_rate, k[2])
+        x, kept = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
+        return dropout(self.encoder_norm(x), c.dropout_rate, k[2]), kept
 
 
 class Decoder(nnx.Module):
@@ -182,7 +201,7 @@ class Decoder(nnx.Module):
         def call(layer, x, layer_key, inputs):
             edit, cache = inputs
             x = enter(x, edit, shown.slots, shown.columns)
-            edit = picked(edit, shown.rows)
+            edit = picked(edit, shown.rows, shown.columns)
             return layer(x, encoded, cache, offset, bias, mask, cross_mask, edit, places, layer_key)
 
         xs = (edits, cache)
@@ -211,7 +230,13 @@ class T5(nnx.Module):
         return table[tokens].astype(jnp.dtype(self.config.dtype))
 
     def encode(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
-        """The encoder's output [B, T, D] of a batch in T5X's feature names."""
+        """The encoder's output [B, T, D] of a batch in T5X's feature names.
+
+        Raises:
+          ValueError: rows that are computed once have not been (`computed_once`).
+        """
+        if bundle.visibility.computed_once:
+            raise ValueError("rows that are computed once: give what T5.computed_once returns")
         segments, shown = encoder_segments(batch), encoder_shown(batch, bundle)
         x = self.embed(batch["encoder_input_tokens"])
         x = insert_rows(x, bundle.encoder, shown.slots, shown.columns)
@@ -219,6 +244,32 @@ class T5(nnx.Module):
         policy = visible(bundle.visibility, shown.slots)
         mask = mask if policy is None else mask & policy
         return self.encoder(x, mask[:, None], bundle.encoder_layers, shown, dropout_key)
+
+    def computed_once(self, bundle: PromptBundle, dropout_key=None) -> PromptBundle:
+        """The bundle with keys and values in place of the rows that `Visibility.computed_once`
+        speaks of: those of every encoder layer, and what the decoder's layers see of the encoder's
+        output. Other bundles are returned as they are.
+
+        `bundle.encoder` [X, P, D] goes through the encoder as X rows of P columns, which is what
+        prompt columns compute beside each example where they do not see it. The gradient of the
+        keys and values, and so of the rows, is the sum over all examples that saw them.
+        """
+        rows = bundle.encoder
+        if not bundle.visibility.computed_once or rows is None:
+            return bundle
+        X, P, _ = rows.shape
+        slots = jnp.broadcast_to(jnp.arange(1, P + 1, dtype=jnp.int32), (X, P))
+        ids = None if X == 1 else jnp.arange(X, dtype=jnp.int32)
+        columns = jnp.broadcast_to(jnp.arange(X, dtype=jnp.int32)[:, None], (X, P))
+        mask, shown = visible(bundle.visibility, slots), Shown(slots, columns, ids)
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, ONCE_KEY)
+        x = rows.astype(jnp.dtype(self.config.dtype))
+        with unsplit():
+            encoded, own = self.encoder.with_keys_values(
+                x, mask[:, None], bundle.encoder_layers, shown, key
+            )
+            cross = self.cross_keys_values(encoded, bundle, ids)
+        return with_keys_values(bundle, own, cross)
 
     def __call__(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] under teacher forcing.
@@ -229,6 +280,7 @@ class T5(nnx.Module):
         columns whose token (for the decoder: target) is not 0 are one segment, as in T5X.
         """
         k = split_keys(dropout_key, 2)
+        bundle = self.computed_once(bundle, dropout_key)
         return self.decode_logits(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
 
     def decode_logits(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
@@ -316,6 +368,9 @@ def encoder_shown(batch, bundle: PromptBundle) -> Shown:
     """What the encoder's rows show of a bundle."""
     shape = batch["encoder_input_tokens"].shape
     shown = _shown(batch, "encoder", bundle.encoder_positions, shape)
+    if shown.before is not None:
+        distances = within_segments(encoder_segments(batch), shown.before)
+        shown = shown._replace(before=None, distances=distances)
     return shown if bundle.encoder_ids is None else shown._replace(columns=bundle.encoder_ids)
 
 
@@ -329,5 +384,8 @@ def _shown(batch, side: str, positions_XP, shape: tuple[int, int]) -> Shown:
     rows, columns = batch.get("prompt_ids"), batch.get(f"{side}_task_ids")
     if columns is None and rows is not None:
         columns = jnp.broadcast_to(rows[:, None], shape)
-    before = None if positions_XP is None else of_row(positions_XP, rows)
+    before = positions_XP
+    if positions_XP is not None:
+        by_column = rows is None and columns is not None  # the keys of all prompts are there
+        before = positions_XP.reshape(-1) if by_column else of_row(positions_XP, rows)
     return Shown(batch.get(f"{side}_prompt_slots"), columns, rows, before)

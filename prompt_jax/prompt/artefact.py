@@ -53,9 +53,10 @@ SIDES = ("encoder", "decoder")
 OWN = ("mixture/", "own/")  # names of arrays that only their method understands (`restored`)
 
 # What whoever saves a prompt says of it. `settings`: the method's, as plain JSON. `placement`: as
-# in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility. `backbone`: {"name",
-# "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value}, or null. More may be there:
-# `prefix_positions`, as in LayerEdit, where it is not "none"; `factors`, where rows have owners.
+# in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility, and "computed_once" where it
+# is so. `backbone`: {"name", "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value},
+# or null. More may be there: `prefix_positions`, as in LayerEdit, where it is not "none";
+# `factors`, where rows have owners.
 FIELDS = (
     "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
     "step", "seed",
@@ -106,7 +107,13 @@ class Prompt:
         placement = self.manifest.get("placement", "prefix")
         of = factors.of_manifest(self.manifest.get("factors", ()))
         count = factors.length(of) if of else rows["encoder"]
-        return PromptLayout(encoder=count, placement=placement, decoder=rows["decoder"], factors=of)
+        return PromptLayout(
+            encoder=count,
+            placement=placement,
+            decoder=rows["decoder"],
+            factors=of,
+            computed_once=self.visibility.computed_once,
+        )
 
     @property
     def folds(self) -> bool:
@@ -119,7 +126,8 @@ class Prompt:
         if not self.manifest:
             return Visibility()
         told = self.manifest["visibility"]
-        return Visibility(input=told["input"], prompt=told["prompt"])
+        once = told.get("computed_once", False)
+        return Visibility(input=told["input"], prompt=told["prompt"], computed_once=once)
 
     @property
     def prefix_positions(self) -> PrefixPositions:
@@ -129,7 +137,8 @@ class Prompt:
     def bundle(self) -> PromptBundle:
         """The prompt as the T5 takes it: float32 [1, P, D], [1, P', D], and what is in layers."""
         arrays = {name: jnp.asarray(value) for name, value in self.arrays.items()}
-        return bundle_of(arrays, self.visibility, self.prefix_positions)
+        after_text = self.layout.placement == "suffix"
+        return bundle_of(arrays, self.visibility, self.prefix_positions, after_text)
 
 
 def save_prompt(

@@ -28,6 +28,7 @@ class PromptLayout:
         last (EOS included); `before_eos`: after the text and before its EOS.
       decoder: rows before the decoder's start token.
       factors: whose the encoder's rows are, where not every example has the same ones.
+      computed_once: the encoder's rows take no column of an example (`Visibility.computed_once`).
 
     Source: Lester et al. 2021 (prefix) and the placements of their released code.
     """
@@ -36,6 +37,7 @@ class PromptLayout:
     placement: Placement = "prefix"
     decoder: int = 0
     factors: Factors = ()
+    computed_once: bool = False
 
     def check(self):
         if self.encoder < 0 or self.decoder < 0:
@@ -44,6 +46,11 @@ class PromptLayout:
             raise UserError(
                 f"PromptLayout {self.encoder}", f"the factors have {length(self.factors)}"
             )
+
+    @property
+    def columns(self) -> int:
+        """How many columns of the encoder every example takes beside its text."""
+        return 0 if self.computed_once else self.encoder
 
     def plain_rows(self) -> dict[str, int]:
         """How many rows each side has that has some."""
@@ -71,8 +78,11 @@ NO_ROWS = PromptLayout()
 
 
 def encoder_slots(tokens: np.ndarray, layout: PromptLayout, task: str | None = None) -> np.ndarray:
-    """int32 [n + P]: the slots of one example of `task` whose text is `tokens` [n]."""
+    """int32 [n + P]: the slots of one example of `task` whose text is `tokens` [n]; int32 [n] where
+    the rows take no column."""
     n = len(tokens)
+    if layout.computed_once:
+        return np.zeros(n, np.int32)
     ends_in_eos = n > 0 and tokens[-1] == EOS
     before = {"prefix": 0, "after_bos": min(1, n), "suffix": n, "before_eos": n - ends_in_eos}
     at = before[layout.placement]
@@ -105,7 +115,7 @@ def lay_out(batch: dict[str, np.ndarray], layout: PromptLayout) -> dict[str, np.
     batch = {name: np.asarray(value) for name, value in batch.items()}
     encoder = {k: v for k, v in batch.items() if k.startswith("encoder_")}
     decoder = {k: v for k, v in batch.items() if k.startswith("decoder_")}
-    if layout.encoder:
+    if layout.columns:
         encoder = _widen(encoder, "encoder", "encoder_input_tokens", layout)
     if layout.decoder and decoder:
         decoder = _widen(decoder, "decoder", "decoder_target_tokens", layout)

@@ -4,7 +4,7 @@ What one prompt has and another lacks is filled in so that it changes nothing th
 rank with zeros, scales with ones; keys, decoder rows and rows that enter layers are marked absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,19 +54,23 @@ _AT_END = frozenset(
 
 @dataclass(frozen=True)
 class PromptStack:
-    """Saved prompts of one visibility as one bundle; prompt n is that of id n."""
+    """Saved prompts of one visibility as one bundle; prompt n is that of id n.
+
+    `computed`: what is made of each before they are stacked (`T5.computed_once`).
+    """
 
     prompts: Sequence[Prompt]
+    computed: Callable[[PromptBundle], PromptBundle] = lambda bundle: bundle
 
     def bundle(self) -> PromptBundle:
-        return stacked([prompt.bundle() for prompt in self.prompts])
+        return stacked([self.computed(prompt.bundle()) for prompt in self.prompts])
 
 
 def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:
     """Bundles of one prompt each and of one visibility as one bundle, one after the other along X.
 
     Raises:
-      ValueError: their visibilities differ.
+      ValueError: their visibilities differ, or rows that are computed once differ in number.
     """
     if len({bundle.visibility for bundle in bundles}) > 1:
         raise ValueError("prompts of one batch share one visibility")
@@ -77,6 +81,8 @@ def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:
     if all(kind == kinds[0] for kind in kinds) and _alike(each):
         each = [arrays_by_name(bundle) for bundle in bundles]  # nothing has to be marked
     longest = {side: _longest(side, each) for side in ("encoder", "decoder")}
+    if bundles[0].visibility.computed_once and not _alike(each):
+        raise ValueError("rows of several numbers, to be computed once: give T5.computed_once each")
     whole = PromptBundle(visibility=bundles[0].visibility)
     for name in dict.fromkeys(name for arrays in each for name in arrays):
         axes = _ALL[name]

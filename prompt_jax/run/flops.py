@@ -23,17 +23,19 @@ def least(run: Train, config: T5Config) -> tuple[float, float]:
     `full` computes all of a layer again but its last product; `dots` the logits of attention.
     """
     layout, data, c = run.method.layout, run.data, config
-    B, T, S = data.batch_size, data.input_length + layout.encoder, data.target_length
+    B, T, S = data.batch_size, data.input_length + layout.columns, data.target_length
     S += layout.decoder
+    once = layout.encoder - layout.columns  # prompt rows that are no columns: keys of every example
     D, HK = c.emb_dim, c.num_heads * c.head_dim
     matrices = len(c.mlp_activations) + 1
-    encoder = T * (4 * D * HK + matrices * D * c.mlp_dim)
-    decoder = S * (6 * D * HK + matrices * D * c.mlp_dim) + T * 2 * D * HK
-    layers = 2.0 * B * (c.num_encoder_layers * encoder + c.num_decoder_layers * decoder)
-    last = 2.0 * B * (c.num_encoder_layers * T + c.num_decoder_layers * S) * D * c.mlp_dim
+    T_all, S_all = B * T + once, B * S
+    encoder = T_all * (4 * D * HK + matrices * D * c.mlp_dim)
+    decoder = S_all * (6 * D * HK + matrices * D * c.mlp_dim) + T_all * 2 * D * HK
+    layers = 2.0 * (c.num_encoder_layers * encoder + c.num_decoder_layers * decoder)
+    last = 2.0 * (c.num_encoder_layers * T_all + c.num_decoder_layers * S_all) * D * c.mlp_dim
     head = 2.0 * B * S * D * c.vocab_size
-    attended = c.num_encoder_layers * T * T + c.num_decoder_layers * (S * S + S * T)
-    attention = 4.0 * B * HK * attended
+    attended = c.num_encoder_layers * T * (T + once) + c.num_decoder_layers * S * (S + T + once)
+    attention = 4.0 * HK * (B * attended + c.num_encoder_layers * once * once)
     weights = 3 if run.method.trains_model else 2
     again = {"none": 0.0, "full": layers - last + attention}
     return weights * (layers + head) + 3 * attention, again.get(c.remat, attention / 2)
