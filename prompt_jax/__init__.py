@@ -10,18 +10,31 @@ from typing import TYPE_CHECKING, Any
 from prompt_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from prompt_jax.api import generate, load_prompt, logits, loss_and_prompt_grad, score, train
+    from prompt_jax.api import (
+        Engine,
+        embed,
+        generate,
+        load_prompt,
+        logits,
+        loss_and_prompt_grad,
+        score,
+        text,
+        train,
+    )
     from prompt_jax.backbone.load import load_backbone
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads data here
 
 __all__ = [
+    "Engine",
+    "embed",
     "generate",
     "load_backbone",
     "load_prompt",
     "logits",
     "loss_and_prompt_grad",
     "score",
+    "text",
     "train",
 ]
 

@@ -28,6 +28,7 @@ from prompt_jax.answer.arrays import (
     features_of,
     logits,
     prompt_of,
+    vocabulary_of,
 )
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
@@ -36,14 +37,18 @@ from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.objective.loss import Loss
 from prompt_jax.prompt.artefact import Prompt, load_prompt
 from prompt_jax.prompt.layout import lay_out
+from prompt_jax.serve.engine import Engine
 
 __all__ = [
+    "Engine",
+    "embed",
     "generate",
     "load_backbone",
     "load_prompt",
     "logits",
     "loss_and_prompt_grad",
     "score",
+    "text",
     "train",
 ]
 
@@ -166,6 +171,47 @@ def score(
 @partial(jax.jit, static_argnums=0)
 def _score(graphdef, params, batch, bundle, choices):
     return decode.score(nnx.merge(graphdef, params), batch, bundle, choices)
+
+
+def embed(
+    backbone: Backbone, ids: ArrayLike | Sequence[Any], prompt: Prompt | ArrayLike | None = None
+) -> np.ndarray:
+    """float32 [B, D]: the mean of the encoder's states over the columns of text, EOS included.
+
+    `ids` are rows of token ids, padded with 0 or of unequal lengths, or texts. The prompt's own
+    columns do not count. It is what `eval --mode=retrieve` compares.
+
+    Raises:
+      UserError: as `generate`.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> embed(backbone, [[7, 8, 1], [9, 1]]).shape
+    (2, 128)
+    """
+    bundle, batch = encoder_batch(backbone, ids, prompt)
+    return np.asarray(_embed(*nnx.split(backbone.model), batch, bundle))
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(graphdef, params, batch, bundle):
+    return decode.embed(nnx.merge(graphdef, params), batch, bundle)
+
+
+def text(backbone: Backbone, ids: ArrayLike) -> list[str] | list[list[str]]:
+    """The texts of ids [..., N], each up to its first EOS: what `generate` wrote, in words.
+
+    Raises:
+      UserError: the backbone has no vocabulary.
+
+    >>> backbone = load_backbone("random:nano?seed=0", vocabulary="bytes")
+    >>> text(backbone, [[107, 108, 1, 0]])
+    ['hi']
+    """
+    words = vocabulary_of(backbone)
+    array = np.asarray(ids)
+    if array.ndim == 1:
+        return words.decode(array.tolist())
+    return [text(backbone, row) for row in array]
 
 
 def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> dict[str, Any]:

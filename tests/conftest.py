@@ -36,7 +36,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 # Fixtures that files share.
-pytest_plugins = ("tiny", "spot_library", "launching")
+pytest_plugins = ("tiny", "kinds", "spot_library", "launching")
 
 SHARED_UNSET = "PROMPT_JAX_SHARED is not set"
 

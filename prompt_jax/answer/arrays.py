@@ -4,8 +4,9 @@ A batch is a mapping of T5X's features, as `prompt_jax.api` describes it; the co
 are added here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from prompt_jax.backbone.load import Backbone
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.artefact import Prompt, check_backbone
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout, lay_out
 
@@ -88,7 +91,41 @@ def encoder_batch(backbone: Backbone, tokens: ArrayLike, prompt):
     """The bundle, and the encoder's features with the prompt's columns."""
     bundle, layout = prompt_of(backbone, prompt)
     name = "encoder_input_tokens"
+    tokens = token_rows(backbone, tokens)
     return bundle, lay_out({name: checked_tokens(backbone, name, tokens, ndim=2)}, layout)
+
+
+def vocabulary_of(backbone: Backbone) -> Vocabulary:
+    """The backbone's; UserError where it has none."""
+    if backbone.vocabulary is None:
+        raise UserError(
+            f"backbone {backbone.name!r}", "has no vocabulary", "load it with vocabulary=FILE.model"
+        )
+    return backbone.vocabulary
+
+
+def token_rows(backbone: Backbone, rows: ArrayLike | Sequence[Any]) -> ArrayLike:
+    """Texts, or rows of ids of unequal lengths, as ids padded with 0; anything else as it is.
+
+    Texts end in EOS, and their width is rounded up to a multiple of 8, so that few shapes come.
+    """
+    if isinstance(rows, str):
+        raise UserError("inputs", "one text", "give a list of texts")
+    if isinstance(rows, np.ndarray | jax.Array) or not len(rows):
+        return rows
+    multiple = 1
+    if all(isinstance(row, str) for row in rows):
+        words, multiple = vocabulary_of(backbone), 8
+        rows = [[*words.encode(row), EOS] for row in rows]
+    lengths = [len(row) if isinstance(row, Sequence | np.ndarray) else 0 for row in rows]
+    if 0 in lengths or (multiple == 1 and len(set(lengths)) == 1):
+        return rows
+    padded = np.zeros(
+        (len(rows), -(-max(lengths) // multiple) * multiple), np.asarray(rows[0]).dtype
+    )
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return padded
 
 
 def checked_tokens(backbone: Backbone, name: str, value: ArrayLike, ndim: int) -> np.ndarray:

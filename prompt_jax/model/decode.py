@@ -263,6 +263,20 @@ def sampler(sampling: Sampling) -> Callable:
     return draw
 
 
+def drawn_or_likeliest(temperature_R, top_k_R, top_p_R, logp_RV, counts_R, keys_R) -> jax.Array:
+    """int32 [R]: tokens drawn as `Sampling` says, each row by numbers of its own; the likeliest
+    where its temperature is 0. A row draws as `sampler` does for it alone."""
+    greedy = temperature_R == 0
+    heat, V = jnp.where(greedy, 1.0, temperature_R)[:, None], logp_RV.shape[-1]
+    tempered = logp_RV / heat
+    ordered = jnp.sort(tempered, axis=-1)[:, ::-1]
+    inside = jnp.arange(V)[None] < jnp.where(top_k_R > 0, top_k_R, V)[:, None]
+    logits = _head(tempered, jnp.where(inside, ordered, -jnp.inf), top_p_R[:, None])
+    keys = jax.vmap(jax.random.fold_in)(keys_R, counts_R)
+    drawn = jax.vmap(jax.random.categorical)(keys, logits)
+    return jnp.where(greedy, likeliest(logp_RV, counts_R, keys_R), drawn)
+
+
 def truncated(logp_RV: jax.Array, sampling: Sampling) -> jax.Array:
     """Tempered logits float32 [R, V], -inf outside the head; tokens that tie with its last stay."""
     x = logp_RV / sampling.temperature
@@ -270,8 +284,13 @@ def truncated(logp_RV: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.top_k:
         inside = jnp.arange(x.shape[-1]) < sampling.top_k
         ordered = jnp.where(inside[None], ordered, -jnp.inf)
+    return _head(x, ordered, sampling.top_p)
+
+
+def _head(x: jax.Array, ordered: jax.Array, top_p) -> jax.Array:
+    """x [R, V] with -inf below the last of those `ordered`, descending, that reach `top_p`."""
     p = jax.nn.softmax(ordered, axis=-1)
-    head = (jnp.cumsum(p, axis=-1) - p < sampling.top_p) & (ordered > -jnp.inf)
+    head = (jnp.cumsum(p, axis=-1) - p < top_p) & (ordered > -jnp.inf)
     last = jnp.min(jnp.where(head, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(x >= last, x, -jnp.inf)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prompt_jax.model.bundle import (
     AXES,
@@ -26,7 +27,7 @@ _MARKS = {"encoder_positions": "XP", "decoder_positions": "XP", "decoder_present
 for _stack in ("encoder_layers", "decoder_layers"):
     _MARKS |= {f"{_stack}/{name}/present": "LXP" for name in ("attention", "cross")}
     _MARKS |= {f"{_stack}/replaces": "LX"}
-_ALL = {**AXES, **_MARKS}
+ALL_AXES = {**AXES, **_MARKS}
 # What changes nothing, by the last part of a name; zeros elsewhere.
 _NEUTRAL: dict[str, Any] = {
     "input_scale": 1.0,
@@ -85,7 +86,7 @@ def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:
         raise ValueError("rows of several numbers, to be computed once: give T5.computed_once each")
     whole = PromptBundle(visibility=bundles[0].visibility)
     for name in dict.fromkeys(name for arrays in each for name in arrays):
-        axes = _ALL[name]
+        axes = ALL_AXES[name]
         given = [arrays[name] for arrays in each if name in arrays]
         shape = [max(x.shape[n] for x in given) for n in range(len(axes))]
         if name in AXES and per_column(name):  # a slot is the same row in each of these
@@ -93,6 +94,36 @@ def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:
         parts = [_filled(name, shape, arrays.get(name)) for arrays in each]
         whole = put(whole, name, jnp.concatenate(parts, axes.index("X")))
     return whole
+
+
+def marked_arrays(bundle: PromptBundle) -> dict[str, np.ndarray]:
+    """The arrays of a bundle with one prompt, and what marks them as present: what `stacked` puts
+    together, but numpy."""
+    return {name: np.asarray(x) for name, x in _marked(arrays_by_name(bundle)).items()}
+
+
+def host_arrays(prompt: Prompt) -> dict[str, np.ndarray]:
+    """Those of a saved prompt that takes columns of its own; nothing is put on a device."""
+    arrays = {n: np.expand_dims(x, AXES[n].index("X")) for n, x in prompt.arrays.items()}
+    found = _marked(arrays)
+    if prompt.prefix_positions == "before":
+        for name in ("encoder_positions", "decoder_positions"):
+            if name in found:
+                P = found[name].shape[1]
+                found[name] = np.arange(-P, 0, dtype=np.int32)[None]
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+def neutral_of(name: str) -> Any:
+    """The value of an array's entries that changes nothing."""
+    return _NEUTRAL.get(name.rsplit("/", 1)[-1], 0.0)
+
+
+def ends_at_text(name: str) -> bool:
+    """Whether a shorter prompt's part of an array stands at the end of the axis P: keys and decoder
+    rows end where the text begins; an encoder's rows are found by their slots."""
+    layers = ("decoder_layers/rows", "decoder_layers/added")
+    return name.rsplit("/", 1)[-1] in _AT_END or name in layers
 
 
 def _longest(side: str, each: Sequence[dict[str, jax.Array]]) -> int:
@@ -110,33 +141,32 @@ def _alike(each: Sequence[dict[str, jax.Array]]) -> bool:
     return all(x.shape == each[0][name].shape for arrays in each for name, x in arrays.items())
 
 
-def _marked(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _marked(arrays: dict[str, Any]) -> dict[str, Any]:
     """The arrays, with a mark beside each that other prompts may lack."""
-    marks: dict[str, jax.Array] = {}
+    marks: dict[str, Any] = {}
     for stack in ("encoder", "decoder"):
         for attention in ("attention", "cross"):
             if (keys := f"{stack}_layers/{attention}/keys") in arrays:
-                present = jnp.ones(arrays[keys].shape[:3], bool)
+                present = np.ones(arrays[keys].shape[:3], bool)
                 marks[f"{stack}_layers/{attention}/present"] = present
         if (keys := f"{stack}_layers/attention/keys") in arrays:
-            nowhere = jnp.full(arrays[keys].shape[1:3], NOWHERE, jnp.int32)
+            nowhere = np.full(arrays[keys].shape[1:3], NOWHERE, np.int32)
             marks[f"{stack}_positions"] = nowhere
         if (rows := f"{stack}_layers/rows") in arrays:
-            marks[f"{stack}_layers/replaces"] = jnp.ones(arrays[rows].shape[:2], bool)
+            marks[f"{stack}_layers/replaces"] = np.ones(arrays[rows].shape[:2], bool)
     if "decoder" in arrays:
-        marks["decoder_present"] = jnp.ones(arrays["decoder"].shape[:2], bool)
+        marks["decoder_present"] = np.ones(arrays["decoder"].shape[:2], bool)
     return marks | arrays
 
 
 def _filled(name: str, shape: Sequence[int], x: jax.Array | None) -> jax.Array:
     """One prompt's array, or what stands for none, in `shape` but for X."""
-    axes, last = _ALL[name], name.rsplit("/", 1)[-1]
-    neutral = _NEUTRAL.get(last, 0.0)
+    axes = ALL_AXES[name]
+    neutral = neutral_of(name)
     sizes = [1 if axis == "X" else size for axis, size in zip(axes, shape, strict=True)]
     if x is None:
         return jnp.full(sizes, neutral)
-    # Keys and decoder rows end where the text begins; an encoder's rows are found by their slots.
-    at_end = last in _AT_END or name in ("decoder_layers/rows", "decoder_layers/added")
+    at_end = ends_at_text(name)
     pads = []
     for axis, wanted, size in zip(axes, sizes, x.shape, strict=True):
         room = wanted - size

@@ -1,0 +1,1 @@
+"""A server of prompts: the engine, and what speaks HTTP for it."""

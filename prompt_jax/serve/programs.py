@@ -1,0 +1,205 @@
+"""What an engine compiles: prefilling rows into slots, advancing all slots, ranking, embedding.
+
+The prompts of a batch come in as arrays by name whose axis X is its rows (`table.py`). A slot holds
+what steps of the decoder read of its prompt, so that a prompt may go while a request still has it.
+
+Shapes: B slots, R rows of a batch, T encoder columns, N tokens of output, C choices.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from prompt_jax.methods.base import PromptedT5
+from prompt_jax.model import cache, decode
+from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.model.decode import Rows
+from prompt_jax.model.t5 import T5, encoder_segments
+from prompt_jax.prompt.stack import ALL_AXES
+from prompt_jax.serve.table import Sizes, bundle_of, dtype_of, stays
+
+Arrays = dict[str, jax.Array]
+
+
+class Family(NamedTuple):
+    """What rows of one batch share, as static arguments: the policy of the encoder's prompt rows,
+    and the structure of a method that makes them from the text, if one does."""
+
+    visibility: Visibility
+    module: Any = None
+
+
+@struct.dataclass
+class Slots:
+    """The state of all requests that are being answered.
+
+    Attributes:
+      rows: `decode.Rows` of B rows.
+      own: what steps read of each row's prompt, arrays by name with X = B.
+      sums: float32 [B, N], the log-probability of the tokens up to each.
+      temperature, top_p: float32 [B]; temperature 0: greedy. top_k: int32 [B].
+    """
+
+    rows: Rows
+    own: Arrays
+    sums: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+
+
+class Programs(NamedTuple):
+    """What is compiled for a mesh."""
+
+    make_slots: Callable
+    prefill: Callable
+    advance: Callable
+    score: Callable
+    embed: Callable
+
+
+def make_slots(graphdef, shape: tuple[int, int, int, int], sizes: Sizes, params) -> Slots:
+    """Slots in which every row has ended; `shape`: slots, encoder columns, tokens of output, and
+    the decoder columns of prompts."""
+    t5 = nnx.merge(graphdef, params)
+    slots, width, N, length = shape
+    keys = decode.row_keys(jax.random.key(0), jnp.zeros(slots, jnp.int32), 1)
+    blank = cache.empty(t5.config, slots, width, N + length)
+    none, zeros = jnp.zeros(slots, jnp.int32), jnp.zeros(slots)
+    rows = decode.start_rows(blank, jnp.ones(slots, bool), none, keys, N)
+    own = {}
+    for name, size in sizes:
+        if stays(name):
+            shape = [slots if a == "X" else n for a, n in zip(ALL_AXES[name], size, strict=True)]
+            own[name] = jnp.zeros(shape, dtype_of(name))
+    return Slots(rows, own, jnp.zeros((slots, N)), zeros, none, zeros)
+
+
+def prefill(graphdef, family: Family, params, module, slots: Slots, batch, arrays: Arrays) -> Slots:
+    """`slots` with the rows of the batch in its `slots` int32 [R], before their first token."""
+    t5 = nnx.merge(graphdef, params)
+    N = slots.rows.ids.shape[1]
+    batch = {**batch, "prompt_ids": jnp.arange(len(batch["limits"]), dtype=jnp.int32)}
+    bundle = _bundle(t5, family, module, batch, arrays)
+    new = cache.prefill(t5, batch, bundle, columns=N)
+    keys = jax.vmap(_key)(batch["seeds"])
+    empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    rows = decode.start_rows(new, empty, batch["limits"], keys, N)
+
+    def put(old, new, axis=0):
+        index = (slice(None),) * axis + (batch["slots"],)
+        return old.at[index].set(new, mode="drop")
+
+    return Slots(
+        rows=decode.insert(slots.rows, rows, batch["slots"]),
+        own={n: put(x, arrays[n], ALL_AXES[n].index("X")) for n, x in slots.own.items()},
+        sums=put(slots.sums, jnp.zeros((len(empty), N))),
+        temperature=put(slots.temperature, batch["temperature"]),
+        top_k=put(slots.top_k, batch["top_k"]),
+        top_p=put(slots.top_p, batch["top_p"]),
+    )
+
+
+def _key(seed: jax.Array) -> jax.Array:
+    """What `decode.generate` draws the first row of a batch with, given `jax.random.key(seed)`."""
+    return decode.row_keys(jax.random.key(seed), jnp.zeros(1, jnp.int32), 1)[0]
+
+
+def _bundle(t5: T5, family: Family, module, batch, arrays: Arrays) -> PromptBundle:
+    if family.module is None:
+        return bundle_of(arrays, family.visibility)
+    made = PromptedT5(t5, nnx.merge(family.module, module)).bundle(batch)
+    return bundle_of(arrays, family.visibility).replace(
+        encoder=made.encoder, encoder_ids=made.encoder_ids
+    )
+
+
+def advance(graphdef, params, slots: Slots, stopped, ended, steps):
+    """The slots, advanced until `ended` of them have ended or for `steps` tokens, those in
+    `stopped`, bool [B], ended at once; and their ids and sums [B, N], counts int32 [B] and whether
+    they have ended, bool [B]."""
+    t5 = nnx.merge(graphdef, params)
+    bundle = bundle_of(slots.own)
+    B = len(slots.temperature)
+    at = dataclasses.replace(slots.rows.cache, prompts=jnp.arange(B, dtype=jnp.int32))
+    rows = dataclasses.replace(slots.rows, cache=at, ended=slots.rows.ended | stopped)
+    drawing = jnp.any((slots.temperature > 0) & ~rows.ended)
+    cuts = (slots.temperature, slots.top_k, slots.top_p)
+
+    def choose(logp, counts, keys):
+        draw = partial(decode.drawn_or_likeliest, *cuts)
+        return jax.lax.cond(drawing, draw, decode.likeliest, logp, counts, keys)
+
+    def going_on(carry):
+        n, rows, _ = carry
+        return (n < steps) & (jnp.sum(rows.ended) < ended)
+
+    def go_on(carry):
+        n, rows, sums = carry
+        after = decode.advance(partial(_step, t5, bundle), choose, rows)
+        here = jnp.arange(sums.shape[1])[None] == rows.counts[:, None]
+        sums = jnp.where(here & ~rows.ended[:, None], after.logp[:, None], sums)
+        return n + 1, after, sums
+
+    _, rows, sums = jax.lax.while_loop(going_on, go_on, (jnp.int32(0), rows, slots.sums))
+    slots = dataclasses.replace(slots, rows=rows, sums=sums)
+    return slots, (rows.ids, sums, rows.counts, rows.ended)
+
+
+def _step(t5, bundle, tokens, rows):
+    return cache.step(t5, rows, tokens, bundle)
+
+
+def score(graphdef, family: Family, params, module, batch, arrays: Arrays) -> jax.Array:
+    """float32 [R, C]: the log-likelihood of each of the `choices` int32 [R, C, N] of the batch."""
+    t5 = nnx.merge(graphdef, params)
+    choices = batch["choices"]
+    batch = {**batch, "prompt_ids": jnp.arange(len(choices), dtype=jnp.int32)}
+    return decode.score(t5, batch, _bundle(t5, family, module, batch, arrays), choices)
+
+
+def embed(graphdef, family: Family, params, module, batch, arrays: Arrays) -> jax.Array:
+    """float32 [R, D]: `decode.embed` of the batch."""
+    t5 = nnx.merge(graphdef, params)
+    rows = len(batch["encoder_input_tokens"])
+    batch = {**batch, "prompt_ids": jnp.arange(rows, dtype=jnp.int32)}
+    return decode.embed(t5, batch, _bundle(t5, family, module, batch, arrays))
+
+
+@lru_cache
+def programs(mesh: Mesh, names: tuple[str, ...]) -> Programs:
+    """Made once for every mesh and set of arrays, so that engines share what was compiled."""
+    row: Any = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    layered: Any = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+    rows = Rows(
+        cache=cache.Cache(row, row, row, attention=layered, cross=layered),
+        ids=row,
+        counts=row,
+        limits=row,
+        last=row,
+        logp=row,
+        ended=row,
+        keys=row,
+    )
+    own = {n: layered if ALL_AXES[n].index("X") else row for n in names if stays(n)}
+    places = Slots(rows, own, row, row, row, row)
+    return Programs(
+        jax.jit(make_slots, static_argnums=(0, 1, 2), out_shardings=places),
+        jax.jit(prefill, static_argnums=(0, 1), out_shardings=places, donate_argnums=4),
+        jax.jit(advance, static_argnums=0, out_shardings=(places, row), donate_argnums=2),
+        jax.jit(score, static_argnums=(0, 1), out_shardings=row),
+        jax.jit(embed, static_argnums=(0, 1), out_shardings=row),
+    )
+
+
+def placed(arrays: Mapping[str, Any], mesh: Mesh) -> Arrays:
+    """Arrays of a batch on the mesh, their axis X over its data and fsdp axes."""
+    split = ("data", "fsdp")
+    spec = {n: PartitionSpec(*[None] * ALL_AXES[n].index("X"), split) for n in arrays}
+    return {n: jax.device_put(x, NamedSharding(mesh, spec[n])) for n, x in arrays.items()}
