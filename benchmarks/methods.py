@@ -22,7 +22,7 @@ from etils import epath
 from scoreboard_cells import COLUMNS, ROWS
 
 from prompt_jax.errors import UserError
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 
 COLUMN = next(column for column in COLUMNS if column.name == "empath")
 TRAINED = [
@@ -39,7 +39,7 @@ class Stepping:
         cell = scoreboard.Cell(row, COLUMN, 0)
         run = scoreboard.load(cell, scoreboard.bindings_of(cell, COLUMN.backbone, [])).root
         run = dataclasses.replace(run, evaluation=None, best_metric=None)
-        self.job = Job(run, epath.Path(folder))
+        self.job = Run(run, epath.Path(folder))
         self.state, self.batch = self.job.first_state(), self.job.batch(0)[0]
         self.best = float("inf")
         self.step()

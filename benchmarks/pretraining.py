@@ -26,7 +26,7 @@ from etils import epath
 from prompt_jax.errors import UserError
 from prompt_jax.recipe import config
 from prompt_jax.run import flops
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 
 SIZE, STEPS, ROUNDS = 2048, 3, 6
 
@@ -47,7 +47,7 @@ def measure(recipe: str, corpus: str, vocabulary: str | None) -> dict[str, float
         first = root.stages[0]
         backbone = dataclasses.replace(first.backbone, vocabulary=str(spiece))
         run = dataclasses.replace(first, backbone=backbone, evaluation=None, best_metric=None)
-        job = Job(run, epath.Path(folder))
+        job = Run(run, epath.Path(folder))
     state, batch = job.first_state(), job.batch(0)[0]
     per_step = flops.of_jaxpr(jax.make_jaxpr(job.train_step)(state, job.frozen, batch).jaxpr)
     square = jnp.ones((SIZE, SIZE), jnp.float32)

@@ -38,7 +38,7 @@ from prompt_jax.model.sharding import MeshShape, put_all
 from prompt_jax.objective.optim import Adafactor, Schedule, by_group
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe.registered import REGISTERED
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import make_grad
 
@@ -124,7 +124,7 @@ class Trained:
             steps=STEPS,
         )
         self.run = run
-        self.job = job = Job(run, epath.Path(folder), jax.devices()[:1])
+        self.job = job = Run(run, epath.Path(folder), jax.devices()[:1])
         self.batch = job.batch(0)[0]
         self.state = job.first_state()
         self.outputs = jax.eval_shape(job.train_step, self.state, job.frozen, self.batch)
@@ -224,7 +224,7 @@ def test_packed_equals_unpacked(trained):
 
 def test_eight_devices_give_the_gradient_of_one(trained):
     run = dataclasses.replace(trained.run, mesh=MeshShape(data=2, fsdp=2, model=2))
-    eight = Job(run, epath.Path(trained.folder), jax.devices())
+    eight = Run(run, epath.Path(trained.folder), jax.devices())
     functions = (trained.grad, jax.jit(make_grad(eight.graphdef, run.loss)))
     grads = [
         host(grad(job.trainable, job.frozen, job.batch(0)[0], None)[0])

@@ -24,7 +24,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.fit import estimate
 from prompt_jax.model import quantised, sharding, t5
 from prompt_jax.recipe import config
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 
 CONFIG = t5.T5Config(64, 32, 4, 8, 64, 3, 2, dtype="float32")
 STEP = {"int8": 1 / 127.5, "int4": 1 / 7.5, "float8_e4m3fn": 2**-3}  # of the largest value
@@ -145,7 +145,7 @@ def test_a_step_on_int8_moves_the_prompt_and_the_artefact_says_int8(tiny, tmp_pa
     bindings = ["Backbone.weights_dtype='int8'", "Train.mesh=@MeshShape()",
                 "MeshShape.fsdp=2", "MeshShape.model=2"]  # fmt: skip
     run = config.load("Train", [str(tiny / "run.gin")], bindings).root
-    job = Job(run, epath.Path(tmp_path))
+    job = Run(run, epath.Path(tmp_path))
     assert {x.dtype.name for x in jax.tree.leaves(job.frozen)} == {"int8", "float32"}
     start = np.asarray(job.trainable.prompt.encoder[...])
     state, metrics = job.train_step(job.first_state(), job.frozen, job.batch(0)[0])
@@ -281,7 +281,7 @@ def test_weights_of_a_copy_are_not_trained(tiny, tmp_path):
     bindings = [f"BACKBONE='orbax:{tmp_path / 'q'}'", "Train.method=@FullTuning()"]
     run = config.load("Train", [str(tiny / "run.gin")], bindings).root
     with pytest.raises(UserError, match="'int8': FullTuning trains the weights themselves; bind"):
-        Job(run, epath.Path(tmp_path / "run"), jax.devices()[:1])
+        Run(run, epath.Path(tmp_path / "run"), jax.devices()[:1])
     lines = {line.check: line for line in examine(run, str(tmp_path / "run"))}
     assert lines["dtype"].status == "fail" and "FullTuning" in lines["dtype"].value
 
@@ -292,7 +292,7 @@ def test_a_run_on_a_copy_is_a_run_on_its_source(tiny, tmp_path):
     results = []
     for bindings in (["Backbone.weights_dtype='int8'"], [f"BACKBONE='orbax:{tmp_path / 'q'}'"]):
         run = config.load("Train", [str(tiny / "run.gin")], bindings).root
-        job = Job(run, epath.Path(tmp_path), jax.devices()[:1])
+        job = Run(run, epath.Path(tmp_path), jax.devices()[:1])
         state, _ = job.train_step(job.first_state(), job.frozen, job.batch(0)[0])
         job.save_prompt(state, "last", None)
         manifest = json.loads((tmp_path / "prompt/last/manifest.json").read_text())

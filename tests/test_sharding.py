@@ -19,7 +19,7 @@ from prompt_jax.methods.base import PromptParam
 from prompt_jax.model.sharding import MeshShape, check_rows, params
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.recipe import config
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 
 STEPS = 20
 MESHES = {"8 data": (8, 1, 1), "mixed": (2, 2, 2), "8 model": (1, 1, 8)}
@@ -35,7 +35,7 @@ def trajectory(recipe: Path, folder: Path, shape: tuple[int, int, int]):
     sizes = zip(("data", "fsdp", "model"), shape, strict=True)
     bindings = ["Train.mesh=@MeshShape()", *(f"MeshShape.{name}={n}" for name, n in sizes)]
     run = config.load("Train", [str(recipe)], bindings).root
-    job = Job(run, epath.Path(folder), jax.devices()[: int(np.prod(shape))])
+    job = Run(run, epath.Path(folder), jax.devices()[: int(np.prod(shape))])
     state, first = job.first_state(), None
     with compilations() as compiled:
         for step in range(STEPS):
@@ -78,7 +78,7 @@ def test_the_gradient_is_the_same_on_every_mesh(tiny, tmp_path):
         sizes = zip(("data", "fsdp", "model"), shape, strict=True)
         bindings = ["Train.mesh=@MeshShape()", *(f"MeshShape.{name}={n}" for name, n in sizes)]
         run = config.load("Train", [str(tiny / "run.gin")], bindings).root
-        job = Job(run, epath.Path(tmp_path), jax.devices()[: int(np.prod(shape))])
+        job = Run(run, epath.Path(tmp_path), jax.devices()[: int(np.prod(shape))])
         grad = jax.jit(make_grad(job.graphdef, run.loss))
         prompt = grad(job.trainable, job.frozen, job.batch(0)[0], None)[0].prompt
         grads.append(np.asarray(prompt.encoder[...]))
@@ -158,7 +158,7 @@ def test_weights_are_gathered_where_activations_would_be_exchanged(tiny, tmp_pat
     """With `fsdp`, what passes between layers keeps its features whole: only weights move."""
     bindings = ["Train.mesh=@MeshShape()", "MeshShape.data=1", "MeshShape.fsdp=8"]
     run = config.load("Train", [str(tiny / "run.gin")], bindings).root
-    job = Job(run, epath.Path(tmp_path))
+    job = Run(run, epath.Path(tmp_path))
     lowered = job.train_step.lower(job.first_state(), job.frozen, job.batch(0)[0])
     reduced = re.findall(r"= f32\[([\d,]+)\]\S* all-reduce", lowered.compile().as_text())
     rows = run.data.batch_size // 8

@@ -17,7 +17,7 @@ from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe import config
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 from prompt_jax.run.stages import Stages, resolved
 from prompt_jax.tasks.text import jsonl_task
 
@@ -89,7 +89,7 @@ def test_the_prompts_stay_and_the_model_changes(program, tiny):
 def test_no_prompt_trains_and_each_example_sees_its_own(program):
     recipe, model_dir = program
     run = resolved(built(recipe), epath.Path(model_dir))[-1]
-    job = Job(run, epath.Path(model_dir), jax.devices()[:1])
+    job = Run(run, epath.Path(model_dir), jax.devices()[:1])
     paths = jax.tree_util.tree_leaves_with_path(job.first_state())
     assert not [path for path, _ in paths if "prompt" in jax.tree_util.keystr(path)]
     (rows,) = [np.asarray(x) for x in jax.tree.leaves(job.frozen)]
@@ -162,11 +162,11 @@ def test_a_stage_measures_rows_and_the_next_begins_with_the_best(tiny, tmp_path)
 
     program = config.load(("Stages", "Train"), [recipe], [], [str(tiny)]).root
     first, second = resolved(program, epath.Path(model_dir))
-    begun = Job(second, epath.Path(model_dir / "stage_2"), jax.devices()[:1])
+    begun = Run(second, epath.Path(model_dir / "stage_2"), jax.devices()[:1])
     (rows,) = jax.tree.leaves(begun.trainable)
     assert np.asarray(rows).tobytes() == pruned.array.tobytes()
 
-    job = Job(first, epath.Path(model_dir / "stage_1"), jax.devices()[:1])
+    job = Run(first, epath.Path(model_dir / "stage_1"), jax.devices()[:1])
     model, scale = PromptedT5(job.backbone.model, FixedPrompt(whole.bundle())), 1e-3
     batches = [job.batch(n)[0] for n in range(2)]
 

@@ -28,7 +28,7 @@ from prompt_jax.objective.prograd import ProGrad
 from prompt_jax.objective.terms import minimised
 from prompt_jax.objective.wayward import Wayward
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import accumulated, make_grad, make_grads, normalised, split
 
@@ -208,7 +208,7 @@ def test_a_run_projects_after_the_optimizer_and_compiles_once(tiny, tmp_path):
         grad_rule=ProGrad(),
         post_update=NormBall(radius=0.2),
     )
-    job = Job(run, epath.Path(tmp_path), jax.devices()[:1])
+    job = Run(run, epath.Path(tmp_path), jax.devices()[:1])
     state = job.first_state()
     for step in range(3):
         state, metrics = job.train_step(state, job.frozen, job.batch(step)[0])

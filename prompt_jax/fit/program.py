@@ -1,6 +1,6 @@
 """The steps of a recipe over described devices: real functions, shapes for arrays.
 
-`train_program` builds what `train.Job` builds, of `jax.ShapeDtypeStruct`s with shardings, so that
+`train_program` builds what `job.Run` builds, of `jax.ShapeDtypeStruct`s with shardings, so that
 the step can be compiled for chips that are not there and for weights that were never read.
 """
 

@@ -17,7 +17,7 @@ from etils import epath
 from prompt_jax.data.source import DECODER_FEATURES, Data
 from prompt_jax.errors import UserError
 from prompt_jax.model import sharding
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import make_grad
 
@@ -72,7 +72,7 @@ def measure(
         )
     if not steps or min(steps) < 0:
         raise UserError(f"steps {list(steps)}", remedy="give some, of 0 or more")
-    job = Job(run, epath.Path(folder))
+    job = Run(run, epath.Path(folder))
     cosine, state, found = make_cosine(job.graphdef, run.loss), job.first_state(), []
     for step in range(max(steps) + 1):
         if step in steps:
@@ -85,10 +85,10 @@ def measure(
     return found
 
 
-def both(job: Job, step: int) -> list[dict[str, jax.Array]]:
+def both(job: Run, step: int) -> list[dict[str, jax.Array]]:
     """A step's batch and the same with shuffled targets, as global arrays."""
-    size, places = job.run.data.batch_size, sharding.rows(job.mesh)
+    size, places = job.settings.data.batch_size, sharding.rows(job.mesh)
     here, batch = sharding.local_rows(places, size), job.data.batch(step)
-    parts = (batch, shuffled(batch, job.run.seed, step))
+    parts = (batch, shuffled(batch, job.settings.seed, step))
     local = [{name: x[here] for name, x in part.items()} for part in parts]
     return [sharding.put_rows(part, places, here, size) for part in local]

@@ -1,8 +1,10 @@
 """What a run is made of, once its settings are read."""
 
+import contextlib
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from etils import epath
 from flax import nnx
 
 from prompt_jax import hosts
+from prompt_jax.backbone.load import Backbone
+from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.data.source import Data, TaskText
 from prompt_jax.evaluate.scorer import TaskScorer, write_predictions
@@ -19,24 +23,37 @@ from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
 from prompt_jax.objective.terms import minimised
-from prompt_jax.run.identity import data_fact, identity
-from prompt_jax.run.log import MetricsLog, Screen, check_best_metric
+from prompt_jax.run.identity import FILE, compare, data_fact, identity, write
+from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
+from prompt_jax.run.observe import Observer, Opened
 from prompt_jax.run.settings import Train
 from prompt_jax.run.speed import Speed, platform
+from prompt_jax.run.state import RunCheckpoints
 from prompt_jax.run.step import TrainState, make_train_step, split
+
+T = TypeVar("T")
+
+
+def dropout_key(run: Train) -> jax.Array | None:
+    """The key of all that is random in a run's steps; None where nothing is."""
+    drops = run.backbone.dropout_rate or run.method.dropout_rate
+    return jax.random.fold_in(jax.random.key(run.seed), 1) if drops else None
+
+
+def loss_of(run: Train, vocabulary: Any = None) -> Callable:
+    """What a run minimises."""
+    layout = run.method.layout
+    return minimised(
+        run.loss, run.terms, run.grad_rule is not None, vocabulary, layout, run.accumulate
+    )
 
 
 def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = None) -> Any:
     """The compiled step of a run; `state`, arrays or shapes, says where it stays."""
-    drops = run.backbone.dropout_rate or run.method.dropout_rate
-    key = jax.random.fold_in(jax.random.key(run.seed), 1) if drops else None
     places = jax.tree.map(lambda x: x.sharding, state)
-    tx, layout = run.transform(), run.method.layout
-    rule, after = run.grad_rule, run.post_update
-    loss = minimised(run.loss, run.terms, rule is not None, vocabulary, layout, run.accumulate)
-    loss = activations.within(places.step.mesh, loss)
-    count = run.loss.count
-    return make_train_step(graphdef, loss, tx, key, places, run.accumulate, rule, after, count)
+    loss = activations.within(places.step.mesh, loss_of(run, vocabulary))
+    parts = (run.transform(), dropout_key(run), places, run.accumulate)
+    return make_train_step(graphdef, loss, *parts, run.grad_rule, run.post_update, run.loss.count)
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
@@ -45,23 +62,63 @@ def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
     return jax.tree.map(lambda x: places.get(x.shape, everywhere), opt_state)
 
 
-class Job:
-    """What a run is made of: backbone, method, data, compiled step, evaluation.
+class Setup:
+    """What runs share: a mesh, and what has been read, a backbone above all.
 
     `devices`: those that the mesh is built of; None: all.
     """
 
-    def __init__(self, run: Train, folder: epath.Path, devices: Sequence[Any] | None = None):
-        self.run, self.folder = run, folder
+    def __init__(self, settings: Train, devices: Sequence[Any] | None = None):
+        self.mesh = settings.mesh.build(devices)
+        self._read: list[tuple[Any, Any]] = []
+
+    def read(self, what: Any, make: Callable[[], T]) -> T:
+        """What `make` reads, once for every `what` (settings that say what it is)."""
+        for known, value in self._read:
+            if known == what:
+                return value
+        self._read.append((what, make()))
+        return self._read[-1][1]
+
+    def backbone(self, settings: BackboneSettings) -> Backbone:
+        return self.read(settings, lambda: settings.load(self.mesh))
+
+
+class Run:
+    """One prompt's training: settings, data stream, compiled step, evaluation, log and best.
+
+    `setup` is shared by several; None: one of its own, over `devices` (None: all). `begin` opens
+    the records and checkpoints of its folder, and `close` closes them.
+    """
+
+    log: MetricsLog
+    meter: Meter
+    screen: Screen
+    checkpoints: RunCheckpoints
+
+    def __init__(
+        self,
+        settings: Train,
+        folder: epath.Path,
+        devices: Sequence[Any] | None = None,
+        setup: Setup | None = None,
+    ):
+        run = settings
+        self.settings, self.folder = settings, folder
         self.digests: BatchDigests | None = None
-        self.mesh = run.mesh.build(devices)
+        setup = setup or Setup(run, devices)
+        self.mesh = setup.mesh
+        self._open = contextlib.ExitStack()
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
-        text = run.data.read()
-        held_out = None if run.evaluation is None else run.evaluation.read(run.data)
+        text = setup.read(run.data, run.data.read)
+        held_out = None
+        if run.evaluation is not None:
+            reading = (run.evaluation, run.data)
+            held_out = setup.read(reading, lambda: run.evaluation.read(run.data))
         for read in (text, held_out):
             if isinstance(read, TaskText):
                 run.method.check_tasks(list(read.by_task))
-        self.backbone = run.backbone.load(self.mesh)
+        self.backbone = setup.backbone(run.backbone)
         if run.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
@@ -80,7 +137,6 @@ class Job:
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
         self.speed = Speed.of(run, self.backbone.config, self.mesh)
         self.tx = run.transform()
-        self.train_step = build_step(run, self.graphdef, self.first_state(), vocabulary)
         self.facts = {
             "seed": run.seed,
             "batch_size": run.data.batch_size,
@@ -97,22 +153,28 @@ class Job:
             contents["the evaluation's data"] = held_out.digest()
         self.identity = identity(run, contents)
 
+    @cached_property
+    def train_step(self) -> Callable:
+        """The compiled step, of this run alone."""
+        state = self.first_state()
+        return build_step(self.settings, self.graphdef, state, self.backbone.vocabulary)
+
     def _choices(self) -> tuple[str, ...]:
-        if not isinstance(self.run.data, Data):
+        if not isinstance(self.settings.data, Data):
             return ()
         from prompt_jax.tasks import text
 
-        return text.CHOICES.get(self.run.data.task, ())
+        return text.CHOICES.get(self.settings.data.task, ())
 
     def _shortfalls(self) -> list[str]:
         """What is trained and scored on that is less than was published."""
-        if not isinstance(self.run.data, Data):
+        if not isinstance(self.settings.data, Data):
             return []
         from prompt_jax.tasks.text import shortfalls
 
-        splits = {(self.run.data.task, self.run.data.split): None}
+        splits = {(self.settings.data.task, self.settings.data.split): None}
         if isinstance(self.evaluator, TaskScorer):
-            scored = self.run.evaluation.scored(self.run.data)
+            scored = self.settings.evaluation.scored(self.settings.data)
             splits[scored["task"], scored["split"]] = None
         return [line for task, split in splits for line in shortfalls(task, split)]
 
@@ -130,7 +192,7 @@ class Job:
         This process assembles the rows of its own devices alone; of several processes, each takes
         those of the others to be as full as its own.
         """
-        size, places = self.run.data.batch_size, sharding.rows(self.mesh)
+        size, places = self.settings.data.batch_size, sharding.rows(self.mesh)
         here = sharding.local_rows(places, size)
         batch = self.data.batch(step, here)
         if self.digests is not None:
@@ -140,19 +202,101 @@ class Job:
         counts = (self.data.examples(step), tokens)
         return sharding.put_rows(batch, places, here, size), counts
 
+    def begin(
+        self,
+        operative: str = "",
+        observers: Sequence[Observer] = (),
+        show: bool = False,
+        name: str = "",
+    ) -> TrainState:
+        """The first state, or that of the latest checkpoint; opens log, checkpoints and screen.
+
+        `name`: of the folder, as the user gave it.
+
+        Raises:
+          UserError: the folder holds another run.
+        """
+        known = (self.folder / FILE).exists()
+        changes = compare(self.folder, self.identity)
+        run, opened = self.settings, self._open
+        self.checkpoints = RunCheckpoints(self.folder, run.checkpoints, self.facts)
+        opened.callback(self.checkpoints.close)
+        state = self.checkpoints.restore(self.first_state(), same_run=known)
+        start = int(state.step)
+        if hosts.writes():
+            write(self.folder, self.identity)
+            keep_config(self.folder, operative, start)
+        scored = {} if run.evaluation is None else run.evaluation.scored(run.data)
+        self.log = MetricsLog(self.folder, start, scored, observers)
+        self.meter = Meter(self.speed)
+        hosts.check_same("records in metrics.jsonl", len(self.log.records))
+        self.screen = Screen(show, start, run.steps)
+        opened.callback(self.screen.close)
+        self.screen.say(self.opening(start, name or str(self.folder)))
+        for change in changes:
+            self.screen.say(f"changed since the run began: {change}")
+        self.log.start(
+            Opened(run, self.folder, start, operative, self.log.records, self.screen.say)
+        )
+        opened.callback(self.log.close)
+        return state
+
+    def close(self) -> None:
+        self._open.close()
+
+    def after(self, step: int, state: Callable[[], TrainState], stop: Stop) -> bool:
+        """What is due once a step is done: records, an evaluation, a checkpoint; `state()` is that
+        after the step. Returns whether the run is over.
+
+        Raises:
+          Stopped: in the midst of an evaluation.
+        """
+        run = self.settings
+        evaluating = self.evaluation_due(step)
+        saving = step % run.checkpoints.period == 0 or step == run.steps
+        if evaluating or saving or step % run.log_period == 0:
+            self.report(step)
+        if evaluating:
+            self.evaluate(state(), stop)
+        over = self.over(step)
+        if saving or over:
+            self.save(state())
+        if evaluating or saving:
+            self.meter.restart_clock()
+        return over
+
+    def report(self, step: int) -> None:
+        """Writes the record of the steps since the last one, if there were some."""
+        record = self.meter.record(step)
+        if record is not None:
+            self.log.write(record)
+            self.screen.step(record)
+
+    def save(self, state: TrainState) -> None:
+        """The prompt as it is, then a checkpoint."""
+        self.save_prompt(state, "last", self.log.evaluation_at(int(state.step)))
+        self.checkpoints.save(state)
+
     def evaluation_due(self, step: int) -> bool:
         """At step 0, at the end, and every `period` steps."""
-        evaluation = self.run.evaluation
-        return evaluation is not None and (step % evaluation.period == 0 or step == self.run.steps)
+        run = self.settings
+        due = run.evaluation is not None and step % run.evaluation.period == 0
+        return due or (run.evaluation is not None and step == run.steps)
 
-    def over(self, step: int, log: MetricsLog) -> bool:
+    def over(self, step: int) -> bool:
         """Whether all steps are done, or `patience` evaluations were no better than the best."""
-        run = self.run
+        run, log = self.settings, self.log
         if run.patience is None or run.best_metric is None:
             return step >= run.steps
         return step >= run.steps or log.evaluations_since_best(*run.best_metric) >= run.patience
 
-    def evaluate(self, state: TrainState, log: MetricsLog, screen: Screen, stop: Stop) -> None:
+    def evaluate_first(self, state: TrainState, stop: Stop) -> None:
+        """The evaluation at the step that the run begins or goes on at, where one is missing."""
+        step = int(state.step)
+        if self.evaluation_due(step) and self.log.evaluation_at(step) is None:
+            self.evaluate(state, stop)
+
+    def evaluate(self, state: TrainState, stop: Stop) -> None:
         """Evaluates; the record is written last, when all that belongs to it is on disk.
 
         Raises:
@@ -161,22 +305,22 @@ class Job:
         began, step = time.perf_counter(), int(state.step)
         inputs = (self.graphdef, state.trainable, self.frozen)
         metrics, rows = self.evaluator(*inputs, stop.check)
-        best = self.run.best_metric
+        best = self.settings.best_metric
         if best:
             check_best_metric(best, metrics)
         write_predictions(self.folder, f"step_{step}", rows)
-        if best and log.beats(metrics[best[0]], *best):
+        if best and self.log.beats(metrics[best[0]], *best):
             self.save_prompt(state, "best", metrics)
         seconds = time.perf_counter() - began
-        scored = self.run.evaluation.scored(self.run.data)
+        scored = self.settings.evaluation.scored(self.settings.data)
         record = {"step": step, "kind": "eval", **scored, **metrics, "seconds": seconds}
-        log.evaluation(record, rows)
+        self.log.evaluation(record, rows)
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
-        screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
+        self.screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
     def origin(self) -> dict[str, Any]:
         """Task, backbone and tokenizer, as a prompt's manifest names them."""
-        run, backbone = self.run, self.backbone
+        run, backbone = self.settings, self.backbone
         return {
             "task": run.data.task if isinstance(run.data, Data) else None,
             "backbone": {"name": backbone.name, "digest": backbone.digest},
@@ -185,7 +329,7 @@ class Job:
 
     def save_prompt(self, state: TrainState, name: str, metrics: dict[str, Any] | None) -> None:
         """Writes the artefact `prompt/NAME`; `metrics`: the evaluation at this step, if any."""
-        run, best = self.run, self.run.best_metric
+        run, best = self.settings, self.settings.best_metric
         facts = {
             **self.origin(),
             "step": int(state.step),
@@ -209,7 +353,7 @@ class Job:
             run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
 
     def opening(self, start: int, model_dir: str) -> str:
-        run = self.run
+        run = self.settings
         told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                          for k, v in self.data.describe().items())  # fmt: skip
         count = run.method.count(self.backbone.config)
@@ -222,12 +366,13 @@ class Job:
             f"steps {start} to {run.steps}  model_dir {model_dir}"
         )
 
-    def closing(self, log: MetricsLog, screen: Screen) -> dict[str, Any]:
+    def closing(self) -> dict[str, Any]:
         """Says what came out and where it is; returns the last metrics ({} if none are left)."""
+        log, screen = self.log, self.screen
         screen.close()
         evals = [r for r in log.records if r["kind"] == "eval"]
         last = [{}, *log.records, *evals][-1]
-        best = self.run.best_metric
+        best = self.settings.best_metric
         if best and evals and (found := log.best(*best)):
             name, (value, step) = best[0], found
             majority = self.evaluator.majority() if isinstance(self.evaluator, TaskScorer) else {}
@@ -238,3 +383,11 @@ class Job:
             if (self.folder / name).exists():
                 screen.say(f"  {self.folder / name}")
         return last
+
+
+def keep_config(folder: epath.Path, operative: str, start: int) -> None:
+    """Writes `config.gin`; one that says something else stays as `config.STEP.gin`."""
+    path = folder / "config.gin"
+    if path.exists() and path.read_text() != operative:
+        (folder / f"config.{start}.gin").write_text(path.read_text())
+    path.write_text(operative)

@@ -16,7 +16,7 @@ from flax import nnx
 from prompt_jax import hosts
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
-from prompt_jax.run.job import Job
+from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd
 from prompt_jax.settings import settings
@@ -72,7 +72,7 @@ class PruneRows(OnEnd):
 
 def importance(done: Done, prompt: Prompt, batches: int) -> np.ndarray:
     """float32 [P]: how much each encoder row of a stage's prompt matters to the stage's loss."""
-    job = Job(done.run, done.folder)
+    job = Run(done.run, done.folder)
     graphdef, weights = nnx.split(job.backbone.model)
     bundle = prompt.bundle()
     assert bundle.encoder is not None

@@ -87,26 +87,35 @@ def normalised(grad: Callable, count: str | None) -> Callable:
     return divided
 
 
-def make_train_step(
-    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None, count=None
+def make_gradient(
+    graphdef,
+    loss: Callable,
+    accumulate: int = 1,
+    rule: Callable | None = None,
+    count: str | None = None,
 ) -> Callable:
-    """The jitted step `(state, frozen, batch) -> (state, metrics)`; `state` is donated.
+    """`(state, frozen, batch, key) -> (gradient, sums)`; `key` is the dropout key of a run.
 
-    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. With
-    `rule` (`rules.GradRule`) `loss` gives its parts, and the rule makes one gradient of theirs;
-    `after` (`PostUpdate`) changes what the optimizer gives. `count` (`Loss.count`) names the sum
-    that the gradient of the whole batch is divided by. Metrics are float32 scalars: the sums
-    of the loss and the norms of gradient, update and trainables.
+    With `rule` (`rules.GradRule`) `loss` gives its parts; the rule makes one gradient of theirs.
+    `count` (`Loss.count`) names the sum that the gradient of the whole batch is divided by.
     """
     make = make_grad if rule is None else make_grads
     grad = normalised(accumulated(make(graphdef, loss), accumulate), count)
     combine = rule or (lambda grads, trainable: grads)
-    project = after or (lambda trainable: trainable)
-    fold = (lambda step: None) if seed_key is None else (lambda s: jax.random.fold_in(seed_key, s))
 
-    def train_step(state: TrainState, frozen, batch):
-        grads, sums = grad(state.trainable, frozen, batch, fold(state.step), state.step)
-        grads = combine(grads, state.trainable)
+    def gradient(state: TrainState, frozen, batch, key):
+        key = None if key is None else jax.random.fold_in(key, state.step)
+        grads, sums = grad(state.trainable, frozen, batch, key, state.step)
+        return combine(grads, state.trainable), sums
+
+    return gradient
+
+
+def make_update(tx, after: Callable | None = None) -> Callable:
+    """`(state, gradient, sums) -> (state, metrics)`: the optimizer, then `after` (`PostUpdate`)."""
+    project = after or (lambda trainable: trainable)
+
+    def update(state: TrainState, grads, sums):
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = project(optax.apply_updates(state.trainable, updates))
         norms = {
@@ -115,6 +124,23 @@ def make_train_step(
             "trainable_norm": optax.tree.norm(trainable),
         }
         return TrainState(state.step + 1, trainable, opt_state), {**sums, **norms}
+
+    return update
+
+
+def make_train_step(
+    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None, count=None
+) -> Callable:
+    """The jitted step `(state, frozen, batch) -> (state, metrics)`; `state` is donated.
+
+    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. Metrics
+    are float32 scalars: the sums of the loss and the norms of gradient, update and trainables.
+    """
+    gradient = make_gradient(graphdef, loss, accumulate, rule, count)
+    update = make_update(tx, after)
+
+    def train_step(state: TrainState, frozen, batch):
+        return update(state, *gradient(state, frozen, batch, seed_key))
 
     out = (state_sharding, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=out)

@@ -28,7 +28,7 @@ from prompt_jax.transfer import similarity
 from prompt_jax.transfer.embed import early_prompt, keeps, kept_steps, rows_of
 
 if TYPE_CHECKING:
-    from prompt_jax.run.job import Job
+    from prompt_jax.run.job import Run
 
 Strategy = Literal["best", "average", "mixture"]
 STRATEGIES: tuple[Strategy, ...] = ("best", "average", "mixture")
@@ -120,7 +120,7 @@ class Transfer:
         )
 
     def _run(
-        self, name: str, bindings: Sequence[str], check: Callable[["Job"], Any] | None = None
+        self, name: str, bindings: Sequence[str], check: Callable[["Run"], Any] | None = None
     ) -> str:
         """Trains, or goes on, in `model_dir/name`; that folder. `check`: as of `train`."""
         from prompt_jax.run.train import train
@@ -225,9 +225,9 @@ def _facts(prompt: Prompt) -> dict[str, Any]:
     return {**told, "length": rows_of(prompt)}
 
 
-def _facts_of(job: "Job") -> dict[str, Any]:
+def _facts_of(job: "Run") -> dict[str, Any]:
     """The same of a run whose prompt is not trained yet."""
-    layout = job.run.method.layout
+    layout = job.settings.method.layout
     return {**job.origin(), "length": {"encoder": layout.encoder, "decoder": layout.decoder}}
 
 
