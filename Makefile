@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Two processes. One of them runs all tests of a file, so that its fixtures are made once.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
 
-.PHONY: setup test lint types parity fit fit-xxl check nightly quickstart scoreboard scoreboard-quick clean
+.PHONY: setup test lint types parity fit fit-xxl check docs nightly quickstart scoreboard scoreboard-quick clean
 
 # Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
 setup: $(VENV)/.stamp
@@ -29,6 +29,10 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp
 	$(PIP) -e '.[parity]'
+	@touch $@
+
+$(VENV)/.stamp-docs: $(VENV)/.stamp
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.stamp-fit: $(VENV)/.stamp
@@ -71,12 +75,20 @@ check:
 	$(MAKE) parity
 	$(MAKE) fit
 
+# The documentation, strictly: a stale generated page, a link that leads nowhere or a missing anchor
+# fails. The commands of the pages run in tests/test_docs_commands.py.
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/soft_prompt.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # Every test but parity and fit, those that take minutes included; then the quick ones with the
 # newest Python and JAX, in an environment of their own.
 nightly: setup
 	PROMPT_JAX_OPTIMIZED=1 $(PYTEST) -m "not parity and not fit"
 	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST)
 
+# `setup` installs the extra `quickstart` too, by way of `test`.
 quickstart: setup
 	$(BIN)/prompt-jax train --gin_file=runs/quickstart.gin --model_dir=runs/quickstart
 
@@ -88,5 +100,5 @@ scoreboard-quick: setup
 	$(BIN)/python benchmarks/scoreboard.py --quick
 
 clean:
-	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

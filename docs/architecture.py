@@ -1,9 +1,9 @@
-"""Draws `docs/architecture.md`'s figure and lists from the imports of the code.
+"""Draws `docs/architecture.md`'s figure and lists from the imports of the code; runs `generate`.
 
     python docs/architecture.py            # writes the lists and rooms.svg
     python docs/architecture.py --check    # exit code 1 if the page is out of date
 
-Everything is read from the source text: nothing of the package is imported.
+Everything is read from the source text. `generate.py` alone imports the program.
 """
 
 import ast
@@ -11,6 +11,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, FIGURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "rooms.svg"
@@ -175,6 +177,7 @@ def main() -> int:
         return int(page != PAGE.read_text())
     PAGE.write_text(page)
     draw(sources)
+    generate.write()
     return 0
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from types import ModuleType
 
 from prompt_jax.errors import UserError
-from prompt_jax.tasks.quickstart import Entry, register, word_family
+from prompt_jax.tasks.quickstart import INSTALL, Entry, register, word_family
 
 GROUPS = {
     "Smileys & Emotion": "smileys",
@@ -36,7 +36,7 @@ def _packages() -> tuple[ModuleType, ModuleType]:
         import emoji
         from emojis import db
     except ImportError as error:
-        raise UserError(error.name, "not installed", "run pip install emoji emojis") from None
+        raise UserError(error.name, "not installed", INSTALL) from None
     return emoji, db
 
 

@@ -56,6 +56,7 @@ LANGUAGES = {
     "vi": "Vietnamese",
 }
 KINDS = ("city", "currency", "language", "script", "territory")
+INSTALL = "run pip install 'prompt-jax[quickstart]'"
 _ENDING = re.compile(r"(?:e?ful|ingly|edly|ings?|ed|e?ly|ers?|ous|ness|es|e|s|y)$")
 
 # (family, inputs, targets): rows of one family share a split.
@@ -110,7 +111,7 @@ def _vendored(package: str, file: str) -> Path:
     try:
         return Path(str(importlib.metadata.distribution(package).locate_file(file)))
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(package, "not installed", f"run pip install {package}") from None
+        raise UserError(package, "not installed", INSTALL) from None
 
 
 def cldr_language_entries() -> Iterable[Entry]:
@@ -166,7 +167,7 @@ def _babel() -> ModuleType:
     try:
         from babel import core
     except ImportError:
-        raise UserError("Babel", "not installed", "run pip install Babel") from None
+        raise UserError("Babel", "not installed", INSTALL) from None
     return core
 
 

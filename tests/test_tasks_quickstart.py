@@ -89,5 +89,6 @@ def test_a_missing_package_is_named(monkeypatch):
         raise quickstart.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(quickstart.importlib.metadata, "distribution", absent)
-    with pytest.raises(UserError, match="vaderSentiment: not installed; run pip install"):
+    with pytest.raises(UserError, match="vaderSentiment: not installed; run pip install") as error:
         text.load_examples("vader_polarity", "train")
+    assert error.value.remedy == "run pip install 'prompt-jax[quickstart]'"

@@ -238,12 +238,6 @@ def _model(m: Migration, value: Any) -> str | None:
     return "models here are encoder-decoders with the cross-entropy of T5X"
 
 
-def _divisor(m: Migration, value: Any) -> str | None:
-    if isinstance(value, str):
-        return "a loss is divided by a number here, or by nothing"
-    return to("Loss.loss_normalizing_factor")(m, value)
-
-
 def _distance(m: Migration, value: Any) -> str | None:
     squared = isinstance(value, Reference) and value.name == "squared_l2_distance"
     return None if squared else "the distance is squared L2 here"
@@ -297,7 +291,10 @@ RULES = _rules(
     # Loss
     (r"Z_LOSS|(.*)EncoderDecoderModel\.z_loss", to("Loss.z_loss")),
     (r"LABEL_SMOOTHING|(.*)EncoderDecoderModel\.label_smoothing", to("Loss.label_smoothing")),
-    (r"LOSS_NORMALIZING_FACTOR|(.*)EncoderDecoderModel\.loss_normalizing_factor", _divisor),
+    (
+        r"LOSS_NORMALIZING_FACTOR|(.*)EncoderDecoderModel\.loss_normalizing_factor",
+        to("Loss.loss_normalizing_factor"),
+    ),
     # The frozen model
     (r"DROPOUT_RATE|(.*/)?Dropout\.rate|T5Config\.dropout_rate", to("Backbone.dropout_rate")),
     (r"MultiHeadDotProductAttention\.dropout_rate", to("Backbone.dropout_rate")),
@@ -308,6 +305,7 @@ RULES = _rules(
     # Optimizer
     (r"Adafactor\.decay_rate", to("Adafactor.decay_rate")),
     (r"Adafactor\.clipping_threshold", to("Adafactor.clipping_threshold")),
+    (r"Adafactor\.global_norm_clip_threshold", unless_none("Adafactor.clip_global_norm")),
     (r"Adafactor\.factored", to("Adafactor.factored")),
     (r"Adafactor\.multiply_by_parameter_scale", to("Adafactor.multiply_by_parameter_scale")),
     (r"Adafactor\.weight_decay_rate", unless_none("Adafactor.weight_decay")),
