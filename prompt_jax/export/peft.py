@@ -15,16 +15,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.export import peft_layers
 from prompt_jax.export.formats import checked_rows
 
 if TYPE_CHECKING:
+    from prompt_jax.backbone.load import Backbone
     from prompt_jax.export.formats import About
     from prompt_jax.prompt.artefact import Prompt
 
 CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
-FOLDS = ("PROMPT_TUNING", "P_TUNING")  # P-tuning saves the output of its MLP: rows like any others
 WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prompt can stand for
     "ADALORA": "it changes the weights of attention by singular values",
     "MULTITASK_PROMPT_TUNING": "its rows depend on the task's number and stand in the decoder too",
@@ -74,8 +74,7 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
     config: Any = peft.PeftConfig.from_pretrained(path)
     held = peft.utils.load_peft_weights(path, device="cpu")
     if config.peft_type.value in peft_layers.KINDS:
-        arrays = {name: value.float().numpy() for name, value in held.items()}
-        found = peft_layers.convert(config.to_dict(), arrays, path)[0]
+        found = {name: value.float().numpy() for name, value in held.items()}
     else:
         found = {"encoder": held[KEY][: config.num_virtual_tokens].float().numpy()}
     if "folder" not in request:
@@ -98,18 +97,17 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def read(path: str) -> "Prompt":
+    """A prompt's rows; of an adapter inside the layers its arrays as PEFT names them, float32."""
     from prompt_jax.prompt.artefact import Prompt
 
     config = _config(Path(path) / CONFIG)
-    held = _arrays(Path(path) / WEIGHTS)
+    arrays = _arrays(Path(path) / WEIGHTS)
     if config["peft_type"] in peft_layers.KINDS:
-        arrays, told = peft_layers.convert(config, held, path)
-        arrays = {name: checked_rows(value, name, path) for name, value in arrays.items()}
-        seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
-        return Prompt(arrays, {**seen, **told, "peft": config}, path)
-    if set(held) != {KEY}:
-        raise UserError(path, f"holds {sorted(held)}", f"a prompt is {KEY!r} alone")
-    rows = held[KEY].astype(np.float32)
+        floats = {name: _finite(value, name, path) for name, value in arrays.items()}
+        return Prompt(floats, {"peft": config}, path)
+    if set(arrays) != {KEY}:
+        raise UserError(path, f"holds {sorted(arrays)}", f"a prompt is {KEY!r} alone")
+    rows = arrays[KEY]
     used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"] or 2
     if len(rows) != used * modules:
         raise UserError(
@@ -118,33 +116,72 @@ def read(path: str) -> "Prompt":
     return Prompt({"encoder": checked_rows(rows[:used], KEY, path)}, {}, path)
 
 
+def _finite(array: np.ndarray, name: str, path: str) -> np.ndarray:
+    if array.dtype.kind not in "fV" or 0 in array.shape:  # V: bfloat16
+        problem = f"{name} holds {array.dtype} {list(array.shape)}"
+        raise UserError(path, problem, "an adapter holds floats")
+    floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise UserError(path, f"{name} holds NaN or infinity", "take an earlier one")
+    return floats
+
+
+def adapter_of(path: str) -> str | None:
+    """The base model that an adapter's folder names, if it does."""
+    return _config(Path(path) / CONFIG)["base_model_name_or_path"]
+
+
+def tolerance(found: "Prompt") -> float:
+    """How far PEFT's logits may be from ours, as a part of the largest.
+
+    PiSSA's share of the weights comes out of a float32 decomposition each time an adapter is
+    loaded. Two libraries of linear algebra differ in it by about 3e-6, and PEFT's own logits by
+    2e-4 (measured with torch and numpy on the same folder).
+    """
+    return 1e-3 if found.manifest["peft"].get("init_lora_weights") == "pissa" else 1e-4
+
+
+def in_layers(found: "Prompt", backbone: "Backbone") -> "Prompt":
+    """What `read` gave of an adapter inside the layers, as the arrays of a bundle."""
+    from prompt_jax.prompt.artefact import Prompt
+
+    config = found.manifest["peft"]
+    arrays, about = peft_layers.convert(config, found.arrays, backbone.model, found.path)
+    arrays = {name: checked_rows(value, name, found.path) for name, value in arrays.items()}
+    seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
+    return Prompt(arrays, {**found.manifest, **seen, **about}, found.path)
+
+
 def _config(path: Path) -> dict[str, Any]:
     """A checked adapter_config.json."""
-    try:
+    with reading(path, "give an adapter's folder"):
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{str(path)!r}", f"cannot be read ({error})", "give an adapter's folder"
-        ) from None
+        if not isinstance(config, dict):
+            raise UserError(path, "is no JSON object", "give an adapter's folder")
     wanted = (
-        "peft_type", "task_type", "num_virtual_tokens", "num_transformer_submodules", "r",
-        "feedforward_modules", "lora_alpha", "use_rslora", "num_layers", "token_dim",
+        "peft_type", "task_type", "modules_to_save", "base_model_name_or_path",
+        "num_virtual_tokens", "num_transformer_submodules", "num_layers", "token_dim",
     )  # fmt: skip
-    defaults: dict[str, Any] = dict.fromkeys((*wanted, "modules_to_save"))
-    config = {**defaults, **config}
+    config = {**dict.fromkeys(wanted), **config}
     kind, task = config["peft_type"], config["task_type"]
-    if kind not in (*FOLDS, *peft_layers.KINDS):
-        why = WHY_NOT[kind] if kind in WHY_NOT else "it is none of " + ", ".join(FOLDS)
+    if kind not in peft_layers.READ:
+        why = WHY_NOT.get(kind, "it is none of " + ", ".join(peft_layers.READ))
         raise UserError(path, f"{kind} is no prompt, {why}", "use it through PEFT")
-    if task != "SEQ_2_SEQ_LM":
+    if task is None and kind not in ("LORA", "IA3"):
+        problem = "task_type is null, and PEFT then runs the T5 without the prompt's rows"
+        raise UserError(path, problem, "set it to SEQ_2_SEQ_LM if the prompt was trained so")
+    if task not in (None, "SEQ_2_SEQ_LM"):
         raise UserError(path, f"task_type is {task!r}", "only a SEQ_2_SEQ_LM prompt suits a T5")
     if config["modules_to_save"]:
         names = ", ".join(config["modules_to_save"])
         raise UserError(path, f"{names} of the model were tuned too", "use it through PEFT")
-    numbers = {"LORA": ("r", "lora_alpha"), "IA3": ()}.get(kind, ("num_virtual_tokens",))
-    for name in numbers:
-        if type(config[name]) is not int:
-            raise UserError(path, f"{name} is no whole number", "copy it again")
+    peft_layers.check_fields(config, str(path))
+    for name in {"LORA": (), "IA3": ()}.get(kind, ("num_virtual_tokens",)):
+        if type(config[name]) is not int or config[name] < 1:
+            raise UserError(path, f"{name} is no whole number above 0", "copy it again")
+    alpha = config.get("lora_alpha")
+    if kind == "LORA" and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+        raise UserError(path, f"lora_alpha is {alpha!r}, no number", "copy it again")
     return config
 
 

@@ -5,85 +5,272 @@ They become the arrays of a bundle that give PEFT's own logits. A prefix of PEFT
 runs, and a T5 of L layers sees only the parts 4l and 4l + 1 (modulo 2 L) of its 2 L in layer l, at
 the positions before the text. It is imported as it was trained; ours is `methods/prefix.py`.
 
+LoRA's B is read with its factor alpha / r (alpha / sqrt(r) for rsLoRA). DoRA is LoRA with a scale
+of each output. PiSSA and OLoRA take a part of the weights out when PEFT loads them: that part is
+found again in the backbone and subtracted, as a second product of rank r.
+
 Names and formulas: PEFT 0.21.2.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from prompt_jax.errors import UserError
+from prompt_jax.model.t5 import T5
 
 KINDS = ("LORA", "IA3", "PREFIX_TUNING")
-_LAYER = re.compile(
-    r"base_model\.model\.(encoder|decoder)\.block\.(\d+)\.layer\.\d+\."
-    r"(SelfAttention|EncDecAttention|DenseReluDense)\.(\w+)\.(lora_A\.weight|lora_B\.weight|ia3_l)"
+THROUGH_PEFT, OTHER_T5 = "use it through PEFT", "give the backbone that it was tuned for"
+_MODULE = re.compile(
+    r"(encoder|decoder)\.block\.(\d+)\.layer\.\d+\."
+    r"(SelfAttention|EncDecAttention|DenseReluDense)\.(\w+)"
 )
+_FIELDS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_magnitude_vector": "magnitude",
+    "ia3_l": "scale",
+}
 _BLOCKS = {"SelfAttention": "attention/", "EncDecAttention": "cross/", "DenseReluDense": ""}
 _MATRICES = {"q": "query", "k": "key", "v": "value", "o": "out"}
-_PLAIN = {  # settings of LORA that change its formula, and the value that does not
-    "use_dora": False, "use_qalora": False, "lora_bias": False, "fan_in_fan_out": False,
-    "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "layer_replication": None,
+_KERNELS = {  # where the T5 has the matrices of a block
+    "encoder_layers/attention/": "encoder/layers/attention",
+    "encoder_layers/": "encoder/layers/mlp",
+    "decoder_layers/attention/": "decoder/layers/self_attention",
+    "decoder_layers/cross/": "decoder/layers/encoder_decoder_attention",
+    "decoder_layers/": "decoder/layers/mlp",
+}
+
+# Every field of a configuration: used here, seen in the arrays' names and shapes, without an effect
+# on a finished adapter, or another formula.
+_SHARED = {
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "modules_to_save",
 }  # fmt: skip
+_ROWS = {
+    "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads",
+    "num_layers",
+}  # fmt: skip
+READ = {
+    "PROMPT_TUNING": _SHARED | _ROWS | {
+        "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
+        "tokenizer_kwargs",
+    },
+    "P_TUNING": _SHARED | _ROWS | {
+        "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers",
+        "encoder_dropout",
+    },
+    "PREFIX_TUNING": _SHARED | _ROWS | {
+        "init_weights", "encoder_hidden_size", "prefix_projection",
+    },
+    "IA3": _SHARED | {
+        "target_modules", "exclude_modules", "feedforward_modules", "fan_in_fan_out",
+        "init_ia3_weights",
+    },
+    "LORA": _SHARED | {
+        "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out",
+        "bias", "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern",
+        "rank_pattern", "alpha_pattern", "megatron_core", "loftq_config", "eva_config",
+        "corda_config", "lora_ga_config", "use_dora", "velora_config", "qalora_group_size",
+        "monteclora_config", "runtime_config", "ensure_weight_tying",
+    },
+}  # fmt: skip
+OTHER_FORMULA = {  # fields that must be empty, and what they do otherwise
+    "use_qalora": "it averages groups of inputs",
+    "lora_bias": "it adds a bias",
+    "layer_replication": "it repeats layers",
+    "alora_invocation_tokens": "it works only behind these tokens of the text",
+    "arrow_config": "it chooses between adapters",
+    "kasa_config": "it changes the weights by their singular values",
+    "use_bdlora": "its matrices have blocks",
+    "target_parameters": "it changes arrays that are no matrix of a layer",
+    "trainable_token_indices": "it trains embeddings of tokens",
+    "megatron_config": "it is of a model in parts",
+}
+
+
+def check_fields(config: Mapping[str, Any], where: str) -> None:
+    """Every field of adapter_config.json is one that this module knows what to do with.
+
+    Raises:
+      UserError: one that is set and unknown, or that gives the adapter another formula.
+    """
+    kind = config["peft_type"]
+    for name, value in config.items():
+        if name in READ[kind] or value in (None, False, [], {}, ""):
+            continue
+        why = OTHER_FORMULA.get(name, "it is not known here")
+        shown = " ".join(repr(value).split())[:60]
+        raise UserError(where, f"{kind} with {name} = {shown}: {why}", THROUGH_PEFT)
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(("corda", "loftq", "pissa_niter")):
+        problem = f"init_lora_weights = {start!r} changed the weights by what is not in the folder"
+        raise UserError(where, problem, "convert it to plain LoRA by PEFT, and save it again")
 
 
 def convert(
-    config: dict[str, Any], arrays: dict[str, np.ndarray], where: str
+    config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model: T5, where: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by the names of `bundle.py`, float32, and what the manifest says beside them.
+    """An adapter's arrays, by PEFT's names, as those of a bundle for this T5.
+
+    Returns:
+      (float32 arrays by the names of `bundle.py`, what the manifest says beside them).
 
     Raises:
-      UserError: a kind of LORA with another formula, or an array of a part that is not known.
+      UserError: an array of a part that is not known, or of another T5.
     """
     if config["peft_type"] == "PREFIX_TUNING":
-        return _prefix(config, arrays, where), {"prefix_positions": "before"}
-    if config["peft_type"] == "LORA":
-        odd = [n for n, value in _PLAIN.items() if n in config and config[n] != value]
-        if odd:
-            told = f"{odd[0]} = {config[odd[0]]!r}"
-            raise UserError(where, f"LORA with {told} has another formula", "use it through PEFT")
-    found: dict[str, dict[int, np.ndarray]] = {}
-    for name, value in arrays.items():
-        match = _LAYER.fullmatch(name)
+        found = _prefix(config, arrays, model.config.num_decoder_layers, where)
+        return found, {"prefix_positions": "before"}
+    kernels = {
+        "/".join(str(part) for part in path): value.get_value()
+        for path, value in nnx.to_flat_state(nnx.state(model))
+    }
+    places: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    for module, fields in _by_module(arrays, where).items():
+        match = _MODULE.fullmatch(module)
         if match is None:
-            raise UserError(where, f"{name!r} is no part of a T5's layers", "use it through PEFT")
-        stack, layer, block, matrix, what = match.groups()
-        place = f"{stack}_layers/{_BLOCKS[block]}{_MATRICES.get(matrix, matrix)}"
-        field, part = _part(config, matrix, what, value.astype(np.float32))
-        found.setdefault(f"{place}/{field}", {})[int(layer)] = part
-    return {name: _stacked(layers, name, where) for name, layers in found.items()}, {}
+            raise UserError(where, f"{module!r} is no matrix of a T5's layers", THROUGH_PEFT)
+        stack, layer, block, matrix = match.groups()
+        start, name = f"{stack}_layers/{_BLOCKS[block]}", _MATRICES.get(matrix, matrix)
+        path = f"{_KERNELS.get(start)}/{name}/kernel"
+        if path not in kernels or int(layer) >= len(kernels[path]):
+            raise UserError(where, f"{module!r} is no matrix of this backbone", OTHER_T5)
+        kernel = np.asarray(kernels[path][int(layer)], np.float32)
+        _check_sizes(fields, kernel, module, where)
+        edit = _lora if "a" in fields else _ia3
+        places.setdefault(f"{start}{name}", {})[int(layer)] = edit(config, module, fields, kernel)
+    sides = {"encoder": model.config.num_encoder_layers, "decoder": model.config.num_decoder_layers}
+    return {
+        f"{place}/{field}": value
+        for place, edits in places.items()
+        for field, value in _stacked(edits, sides[place.partition("_")[0]]).items()
+    }, {}
 
 
-def _part(config: dict[str, Any], matrix: str, what: str, value: np.ndarray):
-    """A field of DenseEdit and its value for one layer."""
-    if what == "ia3_l":
-        inputs = matrix in (config["feedforward_modules"] or ())
-        return "input_scale" if inputs else "output_scale", value.reshape(-1)
-    if what == "lora_A.weight":
-        return "a", value.T
-    rank = config["r"] ** 0.5 if config["use_rslora"] else config["r"]
-    return "b", value.T * np.float32(config["lora_alpha"] / rank)
+def _by_module(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:
+    """Module of the T5, by its name in transformers -> its arrays by field, in float32."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in arrays.items():
+        end = next((end for end in _FIELDS if name.endswith(f".{end}")), None)
+        if end is None:
+            raise UserError(where, f"{name!r} is no part of a T5's layers", THROUGH_PEFT)
+        module = name.removeprefix("base_model.model.").removesuffix(f".{end}")
+        modules.setdefault(module, {})[_FIELDS[end]] = value.astype(np.float32)
+    return modules
 
 
-def _stacked(layers: dict[int, np.ndarray], name: str, where: str) -> np.ndarray:
-    if sorted(layers) != list(range(len(layers))):
-        raise UserError(where, f"{name} is of layers {sorted(layers)} alone", "use it through PEFT")
-    return np.stack([layers[n] for n in range(len(layers))])
+def _check_sizes(fields: dict[str, np.ndarray], kernel: np.ndarray, module: str, where: str):
+    """Every array of a module has the widths of its matrix [I, O]."""
+    inputs, outputs = kernel.shape
+    if ("a" in fields) != ("b" in fields) or not {"a", "scale"} & set(fields):
+        raise UserError(where, f"{module!r} has {sorted(fields)} alone", "copy it again")
+    fit = {
+        "a": lambda shape: len(shape) == 2 and shape[1] == inputs,
+        "b": lambda shape: len(shape) == 2 and shape == (outputs, len(fields["a"])),
+        "magnitude": lambda shape: shape == (outputs,),
+        "scale": lambda shape: int(np.prod(shape)) in (inputs, outputs),
+    }
+    for name, value in fields.items():
+        if not fit[name](value.shape):
+            problem = f"{module!r} has {name} {list(value.shape)} for a matrix {[inputs, outputs]}"
+            raise UserError(where, problem, OTHER_T5)
 
 
-def _prefix(config: dict[str, Any], arrays: dict[str, np.ndarray], where: str):
+def _ia3(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray):
+    """A scale of inputs for modules of the MLP that `feedforward_modules` matches, else of outputs.
+
+    PEFT takes one regular expression of the whole name, or a list of ends of names.
+    """
+    return {
+        "input_scale" if _matches(config.get("feedforward_modules"), module) else "output_scale":
+        fields["scale"].reshape(-1)
+    }  # fmt: skip
+
+
+def _matches(pattern: str | list[str] | None, module: str) -> bool:
+    if isinstance(pattern, str):
+        return re.fullmatch(pattern, module) is not None
+    return any(module == end or module.endswith(f".{end}") for end in pattern or ())
+
+
+def _lora(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray):
+    """LoRA's product, with what its start took out of the weights, and DoRA's scale of outputs."""
+    rank = len(fields["a"])
+    factor = np.float32(_alpha(config, module) / (rank**0.5 if config.get("use_rslora") else rank))
+    a, b = fields["a"].T, fields["b"].T * factor
+    taken = _taken_out(config.get("init_lora_weights"), kernel, rank, factor)
+    base = kernel
+    if taken is not None:
+        left, right = taken
+        base = kernel - left @ right
+        a, b = np.concatenate([a, -left], axis=1), np.concatenate([b, right], axis=0)
+    if "magnitude" not in fields:
+        return {"a": a, "b": b}
+    tuned = base + fields["a"].T @ (fields["b"].T * factor)
+    return {"a": a, "b": b, "output_scale": fields["magnitude"] / np.linalg.norm(tuned, axis=0)}
+
+
+def _alpha(config, module: str) -> float:
+    """`lora_alpha`, or what `alpha_pattern` says of the module: expressions of the names' ends."""
+    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return alpha
+    return config["lora_alpha"]
+
+
+def _taken_out(start: object, kernel: np.ndarray, rank: int, factor: np.float32):
+    """What PEFT subtracts from W [I, O] when it loads an adapter, as ([I, r], [r, O]), if anything.
+
+    PiSSA: the part of the r largest singular values. (Its fast form, `pissa_niter_N`, draws at
+    random anew whenever it is loaded.) OLoRA: `factor` times the first r columns of Q and rows of
+    R. Both of the transpose and in float32, as PEFT does it: where singular values lie close
+    together, rounding decides about their vectors.
+    """
+    if start == "pissa":
+        left, values, right = np.linalg.svd(np.ascontiguousarray(kernel.T), full_matrices=False)
+        return right[:rank].T * values[:rank], left[:, :rank].T
+    if isinstance(start, str) and start.lower() == "olora":
+        q, r = np.linalg.qr(np.ascontiguousarray(kernel.T))
+        return r[:rank].T * factor, q[:, :rank].T
+    return None
+
+
+def _stacked(edits: dict[int, dict[str, np.ndarray]], layers: int) -> dict[str, np.ndarray]:
+    """The edits of some layers [layers, ...]; the others are not changed, smaller ranks padded."""
+    rank = max((edit["a"].shape[1] for edit in edits.values() if "a" in edit), default=0)
+    fields = {field: value for edit in edits.values() for field, value in edit.items()}
+    stacked = {}
+    for field, example in fields.items():
+        neutral = np.ones if field.endswith("_scale") else np.zeros
+        shape = {"a": (len(example), rank), "b": (rank, example.shape[-1])}
+        rows = neutral((layers, *shape.get(field, example.shape)), np.float32)
+        for layer, edit in edits.items():
+            value = edit[field] if field in edit else rows[layer]
+            rows[(layer, *(slice(size) for size in value.shape))] = value
+        stacked[field] = rows
+    return stacked
+
+
+def _prefix(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], side: int, where: str):
+    if set(arrays) != {"prompt_embeddings"}:
+        raise UserError(where, f"holds {sorted(arrays)}", "a prefix is 'prompt_embeddings' alone")
     table, layers, width = arrays["prompt_embeddings"], config["num_layers"], config["token_dim"]
     wanted = (config["num_virtual_tokens"], 2 * layers * width)
-    if table.shape != wanted or config["num_transformer_submodules"] != 2:
-        raise UserError(
-            where,
-            (
-                f"prompt_embeddings is {list(table.shape)}, its configuration says "
-                f"{list(wanted)} for 2 submodules"
-            ),
-            "copy it again",
+    if table.shape != wanted:
+        problem = f"prompt_embeddings is {list(table.shape)}, its configuration says {list(wanted)}"
+        raise UserError(where, problem, "copy it again")
+    if config["num_transformer_submodules"] == 1:
+        problem = (
+            "num_transformer_submodules is 1: PEFT then shows the decoder's keys to its "
+            "cross-attention, and fails on padded inputs"
         )
+        raise UserError(where, problem, "train it with 2")
+    if layers != side:
+        raise UserError(where, f"is of {layers} layers, the backbone's decoder of {side}", OTHER_T5)
     parts = table.astype(np.float32).reshape(len(table), 2 * layers, width).transpose(1, 0, 2)
     first = [4 * n % (2 * layers) for n in range(layers)]
     return {

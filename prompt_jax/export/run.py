@@ -9,7 +9,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from prompt_jax.answer.arrays import logits
 from prompt_jax.backbone.formats.write import write_hf
 from prompt_jax.backbone.load import Backbone, load_backbone, open_checkpoint
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.export import fresh
+from prompt_jax.export import fresh, peft
 from prompt_jax.export.formats import About, check_consumer, check_expressible, get_format
 from prompt_jax.export.inputs import real_inputs
 from prompt_jax.methods.base import plain_rows
@@ -103,13 +103,28 @@ def import_prompt(
     if not unverified:
         check_consumer(format)
     whole = "method" in found.manifest  # an artefact's manifest came along
-    prompt = found if whole else Prompt(found.arrays, {}, source)
-    loaded = _load(backbone, prompt, allow_other_backbone, given=True)
     inside = "peft" in found.manifest  # an adapter inside the layers, with a policy of its own
     if inside:
-        prompt = Prompt(found.arrays, {**found.manifest, "backbone": _named(loaded)}, source)
+        loaded = load_backbone(backbone, "float32")
+        inner = peft.in_layers(found, loaded)
+        prompt = Prompt(inner.arrays, {**inner.manifest, "backbone": _named(loaded)}, source)
+    else:
+        prompt = found if whole else Prompt(found.arrays, {}, source)
+        loaded = _load(backbone, prompt, allow_other_backbone, given=True)
     record = {"format": format, "from": source, "prompt_jax": __version__}
-    record |= verify(format, Path(source), prompt, loaded, task, split, unverified)
+    if format == "peft":
+        record |= _bases(peft.adapter_of(source), backbone)
+    record |= verify(
+        format,
+        Path(source),
+        prompt,
+        loaded,
+        task,
+        split,
+        unverified,
+        stored=found.arrays,
+        tolerance=peft.tolerance(found) if inside else TOLERANCE,
+    )
     words = loaded.vocabulary
     manifest = found.manifest if whole else {
         **(_adapter(found.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
@@ -122,7 +137,7 @@ def import_prompt(
         "step": found.manifest.get("step"),
         "seed": None,
     }  # fmt: skip
-    save_prompt(output, found.arrays, {**manifest, "backbone": _named(loaded), "imported": record})
+    save_prompt(output, prompt.arrays, {**manifest, "backbone": _named(loaded), "imported": record})
     return record
 
 
@@ -139,9 +154,12 @@ def verify(
     task: str | None,
     split: str,
     unverified: bool,
+    stored: Mapping[str, np.ndarray] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Compares what the format's consumer reads at `path` with `prompt`; the part of the record.
 
+    `stored`: the arrays as the format names them, where those of `prompt` were made from them.
     `rows_max_abs_diff` is 0.0. With a backbone `logits_max_abs_diff` compares the consumer's
     logits (where it has a forward pass; else ours, of the rows that it read, as a plain prefix)
     with ours, at the columns that have a target.
@@ -164,14 +182,17 @@ def verify(
             model["tied"] = backbone.config.logits_via_embedding
         found = fresh.consume(folder, format, path, batch if model else None, **model)
     record: dict[str, Any] = {"verified": True, "consumer": found.versions}
-    record["rows_max_abs_diff"] = _compare_rows(format, found.arrays, prompt)
+    record["rows_max_abs_diff"] = _compare_rows(format, found.arrays, stored or prompt.arrays)
     if backbone is not None and batch is not None:
-        record |= {"inputs": told, **compare_logits(format, found.arrays, prompt, backbone, batch)}
+        compared = compare_logits(format, found.arrays, prompt, backbone, batch, tolerance)
+        record |= {"inputs": told, **compared}
     return record
 
 
-def _compare_rows(format: str, found: dict[str, np.ndarray], prompt: Prompt) -> float:
-    for side, wanted in prompt.arrays.items():
+def _compare_rows(
+    format: str, found: dict[str, np.ndarray], stored: Mapping[str, np.ndarray]
+) -> float:
+    for side, wanted in stored.items():
         rows = found.get(side)
         if rows is None or rows.shape != wanted.shape or not np.array_equal(rows, wanted):
             told = "nothing" if rows is None else f"other values {rows.dtype} {list(rows.shape)}"
@@ -183,7 +204,12 @@ def _compare_rows(format: str, found: dict[str, np.ndarray], prompt: Prompt) -> 
 
 
 def compare_logits(
-    format: str, found: dict[str, np.ndarray], prompt: Prompt, backbone: Backbone, batch
+    format: str,
+    found: dict[str, np.ndarray],
+    prompt: Prompt,
+    backbone: Backbone,
+    batch: Mapping[str, np.ndarray],
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """The largest difference between our logits and those of the reader of what was written.
 
@@ -203,10 +229,10 @@ def compare_logits(
         theirs, by = logits(backbone, batch, reread)[real], "prompt_jax"
     largest = float(np.abs(ours).max())
     worst = float(np.abs(ours - theirs).max())
-    if not worst <= TOLERANCE * max(1.0, largest):
+    if not worst <= tolerance * max(1.0, largest):
         raise RunError(
             f"--format={format}: the logits of {by} differ from ours by {worst:.3g} (largest "
-            f"{largest:.3g}), more than {TOLERANCE:g} of it: nothing is kept"
+            f"{largest:.3g}), more than {tolerance:g} of it: nothing is kept"
         )
     return {
         "logits_of": by,
@@ -240,6 +266,14 @@ def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone
         ) from None
     check_backbone(prompt, backbone, allow_other=allow_other)
     return backbone
+
+
+def _bases(adapter_of: str | None, backbone: str) -> dict[str, str]:
+    """What an adapter's folder says of its base model beside `--backbone`, for the record."""
+    if adapter_of is None:
+        return {}
+    same = peft.base_model(backbone) == adapter_of
+    return {"adapter_of": adapter_of if same else f"{adapter_of} (--backbone={backbone} was given)"}
 
 
 def _named(backbone: Backbone) -> dict[str, str]:
