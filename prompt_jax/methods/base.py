@@ -190,6 +190,10 @@ class PromptedT5(nnx.Module):
         text = Text(embeddings, encoder_segments(batch), batch.get("encoder_prompt_slots"))
         return self.prompt(Context(key, step, text))
 
+    def decoded(self, batch, dropout_key=None, step=0) -> jax.Array:
+        """The decoder's output [B, S, D], of which `t5.logits` makes logits."""
+        return self.t5.decoded(batch, self.bundle(batch, dropout_key, step), dropout_key)
+
     def __call__(self, batch, dropout_key=None, step=0) -> jax.Array:
         """Logits float32 [B, S, V] of a batch that carries the method's prompt slots."""
         return self.t5(batch, self.bundle(batch, dropout_key, step), dropout_key)

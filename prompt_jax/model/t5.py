@@ -279,12 +279,19 @@ class T5(nnx.Module):
         of the same shapes, and `prompt_ids` [B], the prompt of every row. Without segment ids,
         columns whose token (for the decoder: target) is not 0 are one segment, as in T5X.
         """
+        return self.logits(self.decoded(batch, bundle, dropout_key))
+
+    def decoded(self, batch, bundle: PromptBundle = NO_PROMPT, dropout_key=None) -> jax.Array:
+        """The decoder's output [B, S, D], of which `logits` are made."""
         k = split_keys(dropout_key, 2)
         bundle = self.computed_once(bundle, dropout_key)
-        return self.decode_logits(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
+        return self._decode(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
 
     def decode_logits(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] under teacher forcing, given the encoder's output."""
+        return self.logits(self._decode(encoded_BTD, batch, bundle, dropout_key))
+
+    def _decode(self, encoded_BTD, batch, bundle, dropout_key) -> jax.Array:
         shown = decoder_shown(batch, bundle)
         slots = shown.slots
         x = self.embed(batch["decoder_input_tokens"])
@@ -297,8 +304,7 @@ class T5(nnx.Module):
         mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
         cross = segments[:, :, None] == encoder_segments(batch)[:, None, :]
         args = (encoded_BTD, None, 0, mask[:, None], cross[:, None])
-        y, _ = self.decoder(x, *args, bundle.decoder_layers, shown, dropout_key)
-        return self.logits(y)
+        return self.decoder(x, *args, bundle.decoder_layers, shown, dropout_key)[0]
 
     def logits(self, y_BSD: jax.Array) -> jax.Array:
         """float32 [B, S, V] of the decoder's output."""

@@ -77,9 +77,19 @@ class Loss:
         divided by: `loss`, `z_loss`, `accuracy` (right tokens), `tokens` (the sum of the weights),
         and `count`.
         """
-        targets, weights = batch["decoder_target_tokens"], loss_weights(batch)
-        loss, z_loss = token_losses(logits, targets, self.z_loss, self.label_smoothing)
-        right = (jnp.argmax(logits, axis=-1) == targets) * weights
+        return self.summed(*self.of_tokens(logits, batch["decoder_target_tokens"]), batch)
+
+    def of_tokens(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        """Of every target [B, S]: its loss and z-loss, float32, and the likeliest token, int32."""
+        losses = token_losses(logits, targets, self.z_loss, self.label_smoothing)
+        return *losses, jnp.argmax(logits, axis=-1)
+
+    def summed(
+        self, loss: jax.Array, z_loss: jax.Array, likeliest: jax.Array, batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`of`, from what `of_tokens` gives."""
+        weights = loss_weights(batch)
+        right = (likeliest == batch["decoder_target_tokens"]) * weights
         shares, counted = SHARES[self.count](batch, weights)
         sums = {
             "loss": jnp.sum(loss * weights),

@@ -22,6 +22,7 @@ from prompt_jax.hosts.stop import Stop
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
+from prompt_jax.objective.pieces import InPieces
 from prompt_jax.objective.terms import minimised
 from prompt_jax.run.identity import FILE, compare, data_fact, identity, write
 from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
@@ -43,9 +44,11 @@ def dropout_key(run: Train) -> jax.Array | None:
 def loss_of(run: Train, vocabulary: Any = None) -> Callable:
     """What a run minimises."""
     layout = run.method.layout
-    return minimised(
+    loss = minimised(
         run.loss, run.terms, run.grad_rule is not None, vocabulary, layout, run.accumulate
     )
+    alone = loss is run.loss and not run.method.trains_model
+    return InPieces(run.loss) if alone else loss
 
 
 def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = None) -> Any:
