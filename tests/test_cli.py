@@ -173,7 +173,15 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
     assert calls == [((), EVAL_DEFAULTS | changed)]
 
 
-TASK = {"name": "cb", "source": "x", "splits": ["train"], "metrics": ["accuracy"], "choices": None}
+TASK = {
+    "name": "cb",
+    "source": "x",
+    "splits": ["train"],
+    "rows": {"train": 250},
+    "present": [],
+    "metrics": ["accuracy"],
+    "choices": None,
+}
 
 
 def test_tasks_list(callee, capsys):
@@ -182,6 +190,24 @@ def test_tasks_list(callee, capsys):
     assert json.loads(capsys.readouterr().out) == [TASK]
     assert main(["tasks", "list"]) == 0
     assert "accuracy" in capsys.readouterr().out
+    assert main(["tasks", "list", "--family=cb"]) == 0
+    assert "train: 250" in capsys.readouterr().out
+    assert main(["tasks", "list", "--family=ca"]) == 2
+    assert "--family=ca: there is none of this name; did you mean cb?" in capsys.readouterr().err
+
+
+def test_tasks_list_shows_families_at_80_columns(callee, capsys, monkeypatch):
+    """No word is broken, whatever the width; a table that cannot hold its words becomes lines."""
+    names = [f"xtreme_panx_in_language_{code}" for code in ("af", "ar", "de", "zh")]
+    callee("cli.task_list", "list_tasks", [TASK, *({**TASK, "name": name} for name in names)])
+    for columns in ("80", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["tasks", "list"]) == 0
+        out = capsys.readouterr().out
+        assert "xtreme_panx_in_language" in out and "accuracy" in out and names[0] not in out
+        assert columns == "20" or max(map(len, out.splitlines())) <= 80
+    assert main(["tasks", "list", "--family=xtreme_panx_in_language"]) == 0
+    assert all(name in capsys.readouterr().out for name in names[:1])
 
 
 def test_tasks_show(callee, capsys):

@@ -11,17 +11,31 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows that share their keys as a table; the first column is never broken."""
+    """Prints rows that share their keys as a table, as wide as the terminal (80 in a file).
+
+    A word is never broken: a table that is too narrow for its longest words is printed as
+    `print_rows` does.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console, columns = Console(), list(rows[0]) if rows else []
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    widths = [
+        max(len(word) for text in (name, *column) for word in text.split() or [""])
+        for name, column in zip(columns, zip(*cells, strict=True), strict=True)
+    ]
+    widths = [max(widths[0], *(len(row[0]) for row in cells)), *widths[1:]] if cells else []
+    if sum(widths) + 3 * len(widths) + 1 > console.width:  # rich's borders and padding
+        print_rows(title, rows)
+        return
     table = Table(title=Text(title), title_justify="left")
-    for index, column in enumerate(rows[0] if rows else ()):
-        table.add_column(column, no_wrap=index == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    Console().print(table)
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, no_wrap=index == 0, min_width=width)
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    console.print(table)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """What `prompt-jax tasks list | show T` report, as plain lists and dicts."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS
+from prompt_jax.settings import nearest
 
 if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
@@ -25,6 +27,67 @@ def list_tasks() -> list[dict]:
     tasks = [_describe_task(name) for name in seqio.TaskRegistry.names()]
     mixtures = [_describe_mixture(name) for name in seqio.MixtureRegistry.names()]
     return sorted(tasks + mixtures, key=lambda entry: entry["name"])
+
+
+LEAST = 4  # so many tasks with a common beginning of their names are a family
+
+
+def families(tasks: list[dict]) -> dict[str, list[dict]]:
+    """Tasks by family: the longest beginning of a name, in whole words, that LEAST tasks share.
+
+    A task whose name shares less is a family by itself.
+
+    >>> glue = [{"name": f"glue_{name}"} for name in ("cola", "mnli", "rte", "sst2")]
+    >>> [(name, len(found)) for name, found in families([*glue, {"name": "trec"}]).items()]
+    [('glue', 4), ('trec', 1)]
+    """
+    beginnings = {entry["name"]: _beginnings(entry["name"]) for entry in tasks}
+    count = Counter(beginning for found in beginnings.values() for beginning in found)
+    grouped: dict[str, list[dict]] = {}
+    for entry in tasks:
+        name = entry["name"]
+        shared = [beginning for beginning in beginnings[name] if count[beginning] >= LEAST]
+        grouped.setdefault(shared[-1] if shared else name, []).append(entry)
+    return dict(sorted(grouped.items()))
+
+
+def _beginnings(name: str) -> list[str]:
+    words = name.split("_")
+    return ["_".join(words[:n]) for n in range(1, len(words) + 1)]
+
+
+def describe_families(tasks: list[dict]) -> list[dict]:
+    """A row for each family: its tasks, how many of them have data at hand, and their metrics."""
+    return [
+        {
+            "family": name,
+            "tasks": len(found),
+            "at hand": sum(bool(entry["present"]) for entry in found),
+            "metrics": list(dict.fromkeys(m for entry in found for m in entry["metrics"])),
+        }
+        for name, found in families(tasks).items()
+    ]
+
+
+def describe_family(tasks: list[dict], name: str) -> list[dict]:
+    """A row for each task of a family, shorter than in `list_tasks`.
+
+    Raises:
+      UserError: there is no such family.
+    """
+    grouped = families(tasks)
+    if name not in grouped:
+        remedy = nearest(name, grouped)
+        raise UserError(f"--family={name}", "there is none of this name", remedy)
+    return [
+        {
+            "name": entry["name"],
+            "rows": entry["rows"] or entry["splits"],
+            "at hand": entry["present"] or None,
+            "metrics": entry["metrics"],
+        }
+        for entry in grouped[name]
+    ]
 
 
 def _describe_task(name: str) -> dict:

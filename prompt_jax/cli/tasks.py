@@ -30,26 +30,33 @@ tasks_app = typer.Typer(
 
 @tasks_app.command("list")
 def tasks_list(
+    family: Annotated[
+        str | None,
+        typer.Option("--family", metavar="NAME", help="The tasks of one family, each in a row."),
+    ] = None,
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The tasks that can be trained on.
+    """The tasks that can be trained on, by families of names; --json tells all about each task.
 
     \b
     Example:
-      prompt-jax tasks list --json
+      prompt-jax tasks list --family=super_glue
     """
     use_data_dir(data_dir)
     import_tasks(tasks_module)
-    from prompt_jax.cli.task_list import list_tasks
+    from prompt_jax.cli.task_list import describe_families, describe_family, families, list_tasks
 
     tasks = list_tasks()
+    rows = describe_families(tasks) if family is None else describe_family(tasks, family)
     if json:
-        print_json(tasks)
+        print_json(tasks if family is None else families(tasks)[family])
+    elif family is None:
+        print_table(f"{len(tasks)} tasks and mixtures; --family=NAME shows one family", rows)
     else:
-        print_table("tasks", tasks)
+        print_table(family, rows)
 
 
 @tasks_app.command("show")
