@@ -197,7 +197,7 @@ def _embed(graphdef, params, batch, bundle):
     return decode.embed(nnx.merge(graphdef, params), batch, bundle)
 
 
-def text(backbone: Backbone, ids: ArrayLike) -> list[str] | list[list[str]]:
+def text(backbone: Backbone, ids: ArrayLike) -> str | list[Any]:
     """The texts of ids [..., N], each up to its first EOS: what `generate` wrote, in words.
 
     Raises:

@@ -111,19 +111,19 @@ def token_rows(backbone: Backbone, rows: ArrayLike | Sequence[Any]) -> ArrayLike
     """
     if isinstance(rows, str):
         raise UserError("inputs", "one text", "give a list of texts")
-    if isinstance(rows, np.ndarray | jax.Array) or not len(rows):
+    if not isinstance(rows, Sequence) or not rows:
         return rows
+    listed: list[Any] = list(rows)
     multiple = 1
-    if all(isinstance(row, str) for row in rows):
+    if all(isinstance(row, str) for row in listed):
         words, multiple = vocabulary_of(backbone), 8
-        rows = [[*words.encode(row), EOS] for row in rows]
-    lengths = [len(row) if isinstance(row, Sequence | np.ndarray) else 0 for row in rows]
+        listed = [[*words.encode(row), EOS] for row in listed]
+    lengths = [len(row) if isinstance(row, Sequence | np.ndarray) else 0 for row in listed]
     if 0 in lengths or (multiple == 1 and len(set(lengths)) == 1):
-        return rows
-    padded = np.zeros(
-        (len(rows), -(-max(lengths) // multiple) * multiple), np.asarray(rows[0]).dtype
-    )
-    for line, row in zip(padded, rows, strict=True):
+        return listed
+    width = -(-max(lengths) // multiple) * multiple
+    padded = np.zeros((len(listed), width), np.asarray(listed[0]).dtype)
+    for line, row in zip(padded, listed, strict=True):
         line[: len(row)] = row
     return padded
 

@@ -40,6 +40,7 @@ from prompt_jax.cli.options import (
 )
 from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
+from prompt_jax.cli.serve import serve
 from prompt_jax.cli.show import print_json, print_table
 from prompt_jax.cli.spot import app as spot_app
 from prompt_jax.cli.tasks import tasks_app
@@ -67,6 +68,7 @@ app.command("infer")(infer)
 app.command("export")(export)
 app.command("import")(import_)
 app.command("rehearse")(rehearse)
+app.command("serve")(serve)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

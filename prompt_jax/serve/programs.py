@@ -76,8 +76,8 @@ def make_slots(graphdef, shape: tuple[int, int, int, int], sizes: Sizes, params)
     own = {}
     for name, size in sizes:
         if stays(name):
-            shape = [slots if a == "X" else n for a, n in zip(ALL_AXES[name], size, strict=True)]
-            own[name] = jnp.zeros(shape, dtype_of(name))
+            sized = [slots if a == "X" else n for a, n in zip(ALL_AXES[name], size, strict=True)]
+            own[name] = jnp.zeros(sized, dtype_of(name))
     return Slots(rows, own, jnp.zeros((slots, N)), zeros, none, zeros)
 
 
@@ -115,9 +115,8 @@ def _bundle(t5: T5, family: Family, module, batch, arrays: Arrays) -> PromptBund
     if family.module is None:
         return bundle_of(arrays, family.visibility)
     made = PromptedT5(t5, nnx.merge(family.module, module)).bundle(batch)
-    return bundle_of(arrays, family.visibility).replace(
-        encoder=made.encoder, encoder_ids=made.encoder_ids
-    )
+    bundle = bundle_of(arrays, family.visibility)
+    return dataclasses.replace(bundle, encoder=made.encoder, encoder_ids=made.encoder_ids)
 
 
 def advance(graphdef, params, slots: Slots, stopped, ended, steps):

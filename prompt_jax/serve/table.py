@@ -25,7 +25,6 @@ from prompt_jax.export import peft
 from prompt_jax.methods.base import method_named
 from prompt_jax.model.bundle import (
     AXES,
-    NO_PROMPT,
     PromptBundle,
     Visibility,
     arrays_by_name,
@@ -166,7 +165,7 @@ def stays(name: str) -> bool:
 
 def bundle_of(arrays: Mapping[str, Any], visibility: Visibility = Visibility()) -> PromptBundle:  # noqa: B008 (frozen)
     """Arrays by name, with X, as a bundle."""
-    bundle = NO_PROMPT.replace(visibility=visibility)
+    bundle = PromptBundle(visibility=visibility)
     for name, x in arrays.items():
         bundle = put(bundle, name, x)
     return bundle
