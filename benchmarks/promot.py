@@ -15,7 +15,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,39 +70,77 @@ class WithUntouched:
     def period(self) -> int:
         return self.target.period
 
-    def read(self, data: Any) -> Any:
-        return self.target.read(data)
+    @property
+    def batch_size(self) -> int:
+        return self.target.batch_size
+
+    @property
+    def answering(self) -> Any:
+        return self.target.answering
+
+    def read(self, data: Any) -> "TextWithUntouched":
+        return TextWithUntouched(self.target.read(data), self.tasks)
 
     def scored(self, data: Any) -> dict[str, str]:
         return self.target.scored(data)
 
-    def open(self, text: Any, vocabulary: Any, layout: Any, seed: int, mesh: Any) -> Callable:
+
+@dataclass(frozen=True)
+class TextWithUntouched:
+    """What `WithUntouched` has read."""
+
+    target: Any
+    tasks: str
+
+    @property
+    def examples(self) -> Any:
+        return self.target.examples
+
+    def digest(self) -> str:
+        return self.target.digest()
+
+    def shortfalls(self) -> list[str]:
+        return self.target.shortfalls()
+
+    def open(self, vocabulary: Any, layout: Any, seed: int, mesh: Any) -> "ScorerWithUntouched":
         from prompt_jax.prompt.layout import PromptLayout
 
-        target = self.target.open(text, vocabulary, layout, seed, mesh)
-        bare = self.target.open(text, vocabulary, PromptLayout(), seed, mesh)
-        others = untouched_scorer(self.tasks, vocabulary, mesh)
+        return ScorerWithUntouched(
+            self.target.open(vocabulary, layout, seed, mesh),
+            self.target.open(vocabulary, PromptLayout(), seed, mesh) if layout.encoder else None,
+            untouched_scorer(self.tasks, vocabulary, mesh),
+        )
 
-        def evaluator(graphdef, trainable, frozen, between=lambda: None):
-            model = without_prompt(graphdef, trainable, frozen)
-            metrics, rows = target(graphdef, trainable, frozen, between)
-            metrics = dict(metrics)
-            if layout.encoder:
-                metrics["without_prompt"] = bare(*model, between)[0]["accuracy"]
-            untouched = others(*model, between)[0]
-            return metrics | {n: x for n, x in untouched.items() if "/accuracy" in n}, rows
 
-        return evaluator
+@dataclass(frozen=True)
+class ScorerWithUntouched:
+    """The target with the prompt, without it where there is one, and other tasks without it."""
+
+    target: Any
+    bare: Any
+    others: Any
+
+    def __call__(self, graphdef: Any, trainable: Any, frozen: Any, between=lambda: None) -> tuple:
+        model = without_prompt(graphdef, trainable, frozen)
+        metrics, rows = self.target(graphdef, trainable, frozen, between)
+        metrics = dict(metrics)
+        if self.bare is not None:
+            metrics["without_prompt"] = self.bare(*model, between)[0]["accuracy"]
+        untouched = self.others(*model, between)[0]
+        return metrics | {n: x for n, x in untouched.items() if "/accuracy" in n}, rows
+
+    def majority(self) -> dict[str, float]:
+        return self.target.majority()
 
 
 def untouched_scorer(tasks: str, vocabulary: Any, mesh: Any) -> Any:
     """What scores a mixture's `test` without a prompt."""
-    from prompt_jax.data.source import Data
-    from prompt_jax.evaluate.scorer import TaskScorer
+    from prompt_jax.data.split import Split
+    from prompt_jax.evaluate.evaluation import Evaluation
     from prompt_jax.prompt.layout import PromptLayout
 
-    data = Data(task=tasks, input_length=128, target_length=16, batch_size=64, split="test")
-    return TaskScorer(data.read(), vocabulary, PromptLayout(), mesh)
+    split = Split(tasks, "test", (128, 16))
+    return Evaluation(split).read().open(vocabulary, PromptLayout(), 0, mesh)
 
 
 def without_prompt(graphdef: Any, trainable: Any, frozen: Any) -> tuple:
@@ -137,7 +175,6 @@ class Program:
 
     def train(self, stages: int | None) -> Any:
         """Trains the first so many of the runs, or all; the folder of the last one."""
-        from flax import nnx
 
         from prompt_jax.run.stages import stage_folder
         from prompt_jax.run.train import train
@@ -145,7 +182,7 @@ class Program:
         place = self.folder
         for number, run in enumerate(self.runs[:stages], start=1):
             place = stage_folder(self.folder, number)
-            if run.method.trainable is nnx.Param:
+            if run.method.trains_model:
                 evaluation = WithUntouched(run.evaluation, promot_tasks.MIXTURE)
                 run = dataclasses.replace(run, evaluation=evaluation)
             train(run, str(place), operative=self.operative)

@@ -121,7 +121,7 @@ def untrained(run: Any, kind: str) -> dict[str, Any]:
     text = train.evaluation.read(train.data)
     mesh = train.mesh.build()
     backbone = train.backbone.load(mesh)
-    scorer = train.evaluation.open(text, backbone.vocabulary, PromptLayout(), train.seed, mesh)
+    scorer = text.open(backbone.vocabulary, PromptLayout(), train.seed, mesh)
     bare = kind == "bare"
     metrics = scorer(*model_of(backbone, FixedPrompt(), mesh))[0] if bare else scorer.majority()
     return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}

@@ -110,17 +110,25 @@ def read_jsonl(
     text_keys: tuple[str, ...] = TEXT_KEYS,
     check: Callable[[dict], None] = lambda row: None,
 ) -> list[dict]:
-    """Every row in file order; UserError "FILE:LINE: what" for a bad line, or one of which `check`
+    """Every row in file order; as `stream_jsonl`, all in memory."""
+    return list(stream_jsonl(path, text_keys, check))
+
+
+def stream_jsonl(
+    path: str,
+    text_keys: tuple[str, ...] = TEXT_KEYS,
+    check: Callable[[dict], None] = lambda row: None,
+) -> Iterator[dict]:
+    """The rows in file order; UserError "FILE:LINE: what" for a bad line, or one of which `check`
     raises a ValueError, or "FILE: no rows"."""
-    rows = []
     with reading(path) as place:
         for place.line, line in numbered_lines(path):
-            rows.append(parse_row(line, text_keys))
-            check(rows[-1])
-    if not rows:
+            row = parse_row(line, text_keys)
+            check(row)
+            yield row
+    if place.line is None:
         wanted = " and ".join(text_keys)
         raise UserError(path, "no rows", f"write one JSON object with {wanted} a line")
-    return rows
 
 
 def stem_of(file_name: str) -> str:

@@ -19,7 +19,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from prompt_jax.errors import Setting, UserError
@@ -62,6 +62,14 @@ def settings(cls: type[T]) -> type[T]:
 
     type.__setattr__(cls, "__post_init__", check_fields)
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def at_least(owner: str, least: int, values: Mapping[str, float | None]) -> None:
+    """UserError for the first of a settings object's fields that is below `least`; None is none."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            remedy = f"give {least} or more" if least == 0 else f"give at least {least}"
+            raise UserError(Setting(owner, name, value), remedy=remedy)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

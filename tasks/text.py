@@ -26,9 +26,10 @@ import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, read_jsonl, split_files, stem_of
+from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, split_files, stem_of
 from prompt_jax.metrics.text import Metric, accuracy
 from prompt_jax.tasks import mixtures
+from prompt_jax.tasks.file_rows import FileRows, held_out, rank, train_or_validation
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
 
@@ -50,8 +51,7 @@ BUNDLED_MODULES = (
     "cldr_names",
     "quickstart",
 )
-READ_BATCH = 4096  # rows that leave TensorFlow at a time
-HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file
+READ_BATCH = 512  # rows that leave TensorFlow at a time
 
 # The label strings of a classification task, by task name, in the order of its class ids.
 CHOICES: dict[str, tuple[str, ...]] = {}
@@ -83,14 +83,14 @@ class RowsSource(seqio.DataSource):
 
     def __init__(
         self,
-        read: Callable[[str], list[dict]],
+        read: Callable[[str], list[dict] | FileRows],
         splits: Sequence[str],
         description: str,
         licence: str = "",
         rows: Mapping[str, int] | None = None,
         where: Callable[[str], str | None] | None = None,
         version: str = "",
-        count: Callable[[list[dict]], int] | None = len,
+        count: Callable[[Any], int] | None = len,
     ) -> None:
         super().__init__(splits=splits)
         self._read = read
@@ -147,11 +147,15 @@ class RowsSource(seqio.DataSource):
         self._given[split] = len(rows)
         if self._count is not None:
             self._records[split] = self._count(rows)
-        columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
-        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        dataset = rows.dataset() if isinstance(rows, FileRows) else _dataset_of(rows)
         if shard_info is not None:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset.shuffle(len(rows), seed=seed) if shuffle else dataset
+
+
+def _dataset_of(rows: list[dict]) -> tf.data.Dataset:
+    columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
+    return tf.data.Dataset.from_tensor_slices(columns)
 
 
 def _column(values: list) -> Any:
@@ -212,8 +216,8 @@ def jsonl_task(
                 "correct it or add it to them"
             )
 
-    def read(split: str) -> list[dict]:
-        return _keep_scalars(read_jsonl(paths[split], check=known))
+    def read(split: str) -> FileRows:
+        return FileRows(paths[split], known)
 
     described = f"JSONL {', '.join(paths.values())}"
     source = RowsSource(read, tuple(paths), described, where=_file_of(paths))
@@ -228,21 +232,6 @@ def _check_choices(name: str, choices: Sequence[str]) -> None:
         raise UserError(f"task '{name}'", f"choices={choices!r}", "give two or more, each once")
 
 
-def _keep_scalars(rows: list[dict]) -> list[dict]:
-    """The rows with only those keys that make a column of one scalar type."""
-    keys = [key for key in rows[0] if key in TEXT_KEYS or _is_column(rows, key)]
-    return [{key: row[key] for key in keys} for row in rows]
-
-
-def _is_column(rows: list[dict], key: str) -> bool:
-    if not all(key in row for row in rows):
-        return False
-    types = {type(row[key]) for row in rows}
-    if types <= {int, float}:
-        return all(abs(row[key]) < 2**63 for row in rows)
-    return types in ({str}, {bool})
-
-
 def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqio.Task:
     """The task of a JSONL file, registered on first use; scored by accuracy.
 
@@ -252,19 +241,18 @@ def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqi
     smallest SHA-256) is held out of `train` as `validation`, so that the two never share an input.
     """
     files = split_files(train_path, validation_path)
-    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in files.items()).encode()).hexdigest()
     stem = re.sub(r"\W", "_", stem_of(epath.Path(train_path).name))
+    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in files.items()).encode()).hexdigest()
     name = f"jsonl:{stem}:{digest[:8]}"
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
     if "validation" in files or "train" not in files:
         return jsonl_task(name, files)
 
-    def read(split: str) -> list[dict]:
+    def read(split: str) -> FileRows:
         if split == "test":
-            return _keep_scalars(read_jsonl(files["test"]))
-        train, validation = hold_out(_keep_scalars(read_jsonl(files["train"])), files["train"])
-        return train if split == "train" else validation
+            return FileRows(files["test"])
+        return train_or_validation(files["train"], split)
 
     splits = ("train", "validation", *(s for s in files if s == "test"))
     described = f"JSONL {files['train']}, a tenth held out as validation"
@@ -284,12 +272,9 @@ def _file_of(files: Mapping[str, str]) -> Callable[[str], str | None]:
 
 def hold_out(rows: list[dict], path: str) -> tuple[list[dict], list[dict]]:
     """(train, validation): the rows of a tenth of the distinct inputs go to validation."""
-    order = {text: hashlib.sha256(text.encode()).digest() for text in {r["inputs"] for r in rows}}
-    if len(order) < 2:
-        raise UserError(path, "one distinct input cannot be split into train and validation")
-    held = set(sorted(order, key=order.__getitem__)[: max(1, round(len(order) / HELD_OUT))])
-    train = [row for row in rows if row["inputs"] not in held]
-    return train, [row for row in rows if row["inputs"] in held]
+    last = held_out((row["inputs"] for row in rows), path)
+    train = [row for row in rows if rank(row["inputs"]) > last]
+    return train, [row for row in rows if rank(row["inputs"]) <= last]
 
 
 def import_bundled() -> None:
@@ -339,18 +324,25 @@ def mixture_rates(name: str) -> dict[str, float]:
 
 
 def load_examples(name: str, split: str) -> dict[str, list[dict]]:
-    """Every example of a split, by task name, in source order, as Python strings and numbers.
+    """Every example of a split, by task name; as `stream_examples`, all in memory."""
+    return {task: list(stream) for task, stream in stream_examples(name, split).items()}
+
+
+def stream_examples(name: str, split: str) -> dict[str, Iterator[dict]]:
+    """The examples of a split, by task name, in source order, as Python strings and numbers.
 
     Each has `inputs` and `targets` and what else the task keeps (`idx`, `label`, ...). As in SeqIO,
-    tasks of a mixture without that split are left out. UserError if no task has the split, a split
-    is empty, or a task gives token ids in place of text.
+    tasks of a mixture without that split are left out. UserError if no task has the split or a task
+    gives token ids in place of text; when its examples are asked for, if there are none.
     """
     tasks = sub_tasks(name)
     having = [task for task in tasks if split in task.splits]
     if not having:
         splits = dict.fromkeys(s for task in tasks for s in task.splits)
         raise UserError(f"task '{name}'", f"has no split '{split}'", f"it has {', '.join(splits)}")
-    return {task.name: _task_examples(task, split) for task in having}
+    for task in having:
+        _check_text_task(task)
+    return {task.name: _stream(task, split) for task in having}
 
 
 def shortfalls(name: str, split: str) -> list[str]:
@@ -363,7 +355,7 @@ def shortfalls(name: str, split: str) -> list[str]:
     ]
 
 
-def _task_examples(task: seqio.Task, split: str) -> list[dict]:
+def _check_text_task(task: seqio.Task) -> None:
     for key in TEXT_KEYS:
         if key not in task.output_features or task.output_features[key].dtype != tf.string:
             raise UserError(
@@ -374,11 +366,15 @@ def _task_examples(task: seqio.Task, split: str) -> list[dict]:
                     "no tokenising step"
                 ),
             )
-    dataset = task.get_dataset(None, split=split, shuffle=False, use_cached=False)
-    examples = list(_examples(dataset))
-    if not examples:
+
+
+def _stream(task: seqio.Task, split: str) -> Iterator[dict]:
+    examples = _examples(task.get_dataset(None, split=split, shuffle=False, use_cached=False))
+    first = next(examples, None)
+    if first is None:
         raise UserError(f"task '{task.name}'", f"its split '{split}' is empty", "check its source")
-    return examples
+    yield first
+    yield from examples
 
 
 def _examples(dataset: tf.data.Dataset) -> Iterator[dict]:

@@ -10,7 +10,8 @@ import pytest
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.data.packing import Piece
-from prompt_jax.data.source import Data, TaskBatches, TokenizedTask, tokenize
+from prompt_jax.data.rows import Rows, rows_of, tokens_of
+from prompt_jax.data.source import Data, TaskBatches
 from prompt_jax.errors import UserError
 from prompt_jax.model import t5
 from prompt_jax.model.bundle import PromptBundle, Visibility
@@ -35,11 +36,10 @@ def sentences(rng, n: int, longest: int) -> list[np.ndarray]:
     return [np.append(rng.integers(2, 60, rng.integers(0, longest)), 1) for _ in range(n)]
 
 
-def toy_task(name: str, seed: int, n: int = 40) -> TokenizedTask:
+def toy_task(name: str, seed: int, n: int = 40) -> Rows:
     rng = np.random.default_rng(seed)
     inputs, targets = sentences(rng, n, 14), sentences(rng, n, 5)
-    as_int32 = lambda arrays: [a.astype(np.int32) for a in arrays]  # noqa: E731
-    return TokenizedTask(name, [{}] * n, as_int32(inputs), as_int32(targets), 0, 0)
+    return Rows(name, [{}] * n, tokens_of(inputs, 48), tokens_of(targets, 48))
 
 
 def batches(layout: PromptLayout, packed: bool = True, tasks: int = 2) -> TaskBatches:
@@ -174,7 +174,7 @@ def test_a_batch_in_t5x_names_alone_gives_the_same_loss(loss_and_grad, name):
 def test_features_of_a_row():
     data = Data(task="toy", input_length=9, target_length=6, batch_size=1)
     examples = [{"inputs": "ab", "targets": "c"}, {"inputs": "d", "targets": "ef"}]
-    task = tokenize("toy", examples, Vocabulary.bytes(), data)
+    task = rows_of("toy", examples, Vocabulary.bytes(), (9, 6))
     layout = PromptLayout(encoder=2, placement="suffix", decoder=1)
     batch = TaskBatches([task], [1.0], data, layout, 0).assemble([[Piece(0, 0), Piece(0, 1)]])
     a, b, c, d, e, f = (3 + ord(letter) for letter in "abcdef")
@@ -217,24 +217,23 @@ def test_padded_rows_hold_one_example():
 
 
 def test_long_texts_are_cut_before_their_eos():
-    data = Data(task="toy", input_length=4, target_length=2, batch_size=1)
     examples = [{"inputs": "abcdef", "targets": "a"}, {"inputs": "abc", "targets": "ab"}]
-    task = tokenize("toy", examples, Vocabulary.bytes(), data)
-    np.testing.assert_array_equal(task.inputs, [[100, 101, 102, 1], [100, 101, 102, 1]])
-    np.testing.assert_array_equal(task.targets, [[100, 1], [100, 1]])
+    task = rows_of("toy", examples, Vocabulary.bytes(), (4, 2))
+    np.testing.assert_array_equal(list(task.inputs), [[100, 101, 102, 1], [100, 101, 102, 1]])
+    np.testing.assert_array_equal(list(task.targets), [[100, 1], [100, 1]])
     assert (task.truncated_inputs, task.truncated_targets) == (1, 1)
 
 
 def test_tokens_are_taken_as_they_are():
     examples = [{"inputs": np.array([5, 6, 1]), "targets": [7]}, {"inputs": "", "targets": "a"}]
-    task = tokenize("toy", examples, Vocabulary.bytes(), DATA)
+    task = rows_of("toy", examples, Vocabulary.bytes(), (48, 24))
     assert [list(x) for x in task.inputs] == [[5, 6, 1], [1]]
     assert [list(x) for x in task.targets] == [[7, 1], [100, 1]]
 
 
 def test_text_needs_a_vocabulary():
     with pytest.raises(UserError, match="task 'toy': is text; the backbone has no vocabulary"):
-        tokenize("toy", [], None, DATA)
+        rows_of("toy", [], None, (48, 24))
 
 
 @pytest.mark.parametrize("name", ["input_length", "target_length", "batch_size"])

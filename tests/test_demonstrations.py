@@ -11,10 +11,9 @@ from prompt_jax.data import token_cache
 from prompt_jax.data.demonstrations import Demonstrations
 from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.scorer import Evaluation
+from prompt_jax.evaluate.evaluation import PeriodicEvaluation
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.run.identity import data_fact
 
 WORDS = Vocabulary.bytes()
 
@@ -34,23 +33,29 @@ def data(task: str, **changes) -> Data:
     return Data(**{"task": task, **sizes, **changes})
 
 
+def asked(read) -> list[str]:
+    """The inputs of the one task, with their demonstrations."""
+    (name,) = read.examples
+    return list(read.text.asked(name))
+
+
 def lines_of(text) -> list[tuple[str, str]]:
     """(what is shown, own input) of each example."""
-    return [tuple(line.rsplit("; ", 1)) for line in text.asked()[0]]
+    return [tuple(line.rsplit("; ", 1)) for line in asked(text)]
 
 
 def test_an_example_never_sees_itself_and_the_draw_is_of_seed_and_number(task):
     read = data(task).read()
-    (examples,) = read.by_task.values()
+    (examples,) = read.examples.values()
     label = {e["inputs"]: e["targets"] for e in examples}
     for (shown, own), example in zip(lines_of(read), examples, strict=True):
         question, answer = shown.split(" answer: ")
         assert own == example["inputs"] != question
         assert label[question] == answer
     assert len({shown for shown, _ in lines_of(read)}) > 4
-    assert data(task).read().asked() == read.asked()
-    assert data(task, demonstration_seed=1).read().asked() != read.asked()
-    two = data(task, demonstrations=2).read().asked()[0]
+    assert asked(data(task).read()) == asked(read)
+    assert asked(data(task, demonstration_seed=1).read()) != asked(read)
+    two = asked(data(task, demonstrations=2).read())
     assert all(line.count(" answer: ") == 2 and line.count("; ") == 2 for line in two)
 
 
@@ -58,8 +63,8 @@ def test_only_what_is_trained_on_is_shown(task):
     few = data(task, max_examples=3).read()
     assert {shown[:7] for shown, _ in lines_of(few)} <= {f"train {i}" for i in range(3)}
     training = data(task, sampled_examples=4)
-    (kept,) = training.read().by_task.values()
-    held_out = Evaluation(period=1).read(training)
+    (kept,) = training.read().examples.values()
+    held_out = PeriodicEvaluation(period=1).read(training)
     assert [own for _, own in lines_of(held_out)] == [f"validation {i}" for i in range(6)]
     shown = {shown.split(" answer")[0] for shown, _ in lines_of(held_out)}
     assert shown <= {example["inputs"] for example in kept}
@@ -67,20 +72,22 @@ def test_only_what_is_trained_on_is_shown(task):
 
 def test_they_are_dropped_before_the_example_is_cut(task):
     for count, length, kept in ((2, 64, 2), (2, 36, 1), (2, 20, 0), (1, 6, 0)):
-        text = data(task, demonstrations=count, input_length=length, max_examples=9).read()
-        (tokens,) = text.tokenized(WORDS)
-        shown = text.shown.of(tokens.name, tokens.examples)
+        changes = {"demonstrations": count, "input_length": length, "max_examples": 9}
+        text = data(task, **changes).read().text
+        (tokens,) = text.rows(WORDS)
+        shown = text.shown.texts(tokens.name, tokens.examples)
         assert tokens.dropped_demonstrations == 9 * (count - kept)
         for row, before, example in zip(tokens.inputs, shown, tokens.examples, strict=True):
             own = "".join([*before[count - kept :], example["inputs"]])
             assert row.tolist() == [*WORDS.encode(own), 1][: length - 1] + [1] * (length == 6)
             assert len(row) <= length
+        assert tokens.inputs.lengths.tolist() == list(map(len, tokens.inputs))
 
 
 def test_packed_rows_hold_whole_demonstrations(task):
     layout = PromptLayout(encoder=2)
     batches = data(task).open(WORDS, layout, seed=0)
-    asked = {tuple([*WORDS.encode(line), 1]) for line in data(task).read().asked()[0]}
+    wanted = {tuple([*WORDS.encode(line), 1]) for line in asked(data(task).read())}
     batch = batches.batch(0)
     found = []
     for tokens, segments, slots in zip(
@@ -91,7 +98,7 @@ def test_packed_rows_hold_whole_demonstrations(task):
     ):
         for segment in range(1, segments.max() + 1):
             found.append(tuple(tokens[(segments == segment) & (slots == 0)].tolist()))
-    assert len(found) > 2 and set(found) <= asked
+    assert len(found) > 2 and set(found) <= wanted
     assert batches.describe()["dropped_demonstrations"] == 0
     halves = [batches.batch(3, slice(n, n + 1))["encoder_input_tokens"] for n in (0, 1)]
     assert np.array_equal(np.concatenate(halves), batches.batch(3)["encoder_input_tokens"])
@@ -103,19 +110,20 @@ def test_tokens_of_another_number_are_never_taken(task, tmp_path, monkeypatch):
     made = {}
     for _ in range(2):
         for changes in ({"demonstrations": 0}, {}, {"demonstration_seed": 1}):
-            (tokens,) = data(task, **changes).read().tokenized(WORDS)
+            read = data(task, **changes).read()
+            (tokens,) = read.text.rows(WORDS)
             rows = [row.tolist() for row in tokens.inputs]
-            assert rows == [[*WORDS.encode(x), 1] for x in data(task, **changes).read().asked()[0]]
+            assert rows == [[*WORDS.encode(x), 1] for x in asked(read)]
             assert made.setdefault(str(changes), rows) == rows
     assert len({str(rows) for rows in made.values()}) == 3
 
 
 def test_a_task_with_too_few_is_named(task):
     with pytest.raises(UserError, match=r"12 demonstrations .*: task .* has 11 training"):
-        data(task, demonstrations=12).read().tokenized(WORDS)
+        data(task, demonstrations=12).read().text.rows(WORDS)
     twice = [{"inputs": "x", "targets": "a"}] * 3
     with pytest.raises(UserError, match=r"task 't' has 0 training examples with another input"):
-        Demonstrations(1, 0, {"t": twice}).of("t", twice)
+        Demonstrations(1, 0, {"t": twice}).numbers("t", twice)
     with pytest.raises(UserError, match=r"Data.demonstrations = -1: give 0 or more"):
         data(task, demonstrations=-1)
 
@@ -150,12 +158,12 @@ def test_a_run_and_eval_show_the_same(tiny, task, tmp_path, capsys):
 
 def test_runs_from_before_demonstrations_go_on(task):
     """Checkpoints name the data; the number of demonstrations is in it where there are some."""
-    assert data_fact(data("t", demonstrations=0)) == (
+    assert data("t", demonstrations=0).fact() == (
         "Data(task='t', input_length=64, target_length=4, batch_size=2, packed=True, "
         "split='train', max_examples=None, examples_per_class=None, sampled_examples=None, "
         "sample_seed=0)"
     )
-    assert data_fact(data("t")).endswith("sample_seed=0, demonstrations=1, demonstration_seed=0)")
+    assert data("t").fact().endswith("sample_seed=0, demonstrations=1, demonstration_seed=0)")
 
 
 def test_a_journal_of_other_demonstrations_is_refused(tiny, task, tmp_path, capsys):

@@ -12,8 +12,9 @@ from prompt_jax.answer.answerer import Answerer, Answering, Question
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.evaluation import PeriodicEvaluation
 from prompt_jax.evaluate.prompts import evaluate_prompt, evaluate_prompts
-from prompt_jax.evaluate.scorer import Evaluation, TaskScorer, write_predictions
+from prompt_jax.evaluate.scorer import TaskScorer, write_predictions
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.prompt.layout import PromptLayout
@@ -21,9 +22,9 @@ from prompt_jax.prompt.layout import PromptLayout
 
 def scorer(tiny, batch_size: int, layout=PromptLayout(), max_examples=None) -> TaskScorer:  # noqa: B008
     data = Data(task=str(tiny / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=1)
-    evaluation = Evaluation(period=1, batch_size=batch_size, max_examples=max_examples)
+    evaluation = PeriodicEvaluation(period=1, batch_size=batch_size, max_examples=max_examples)
     words = load_backbone(f"files:{tiny}/backbone", "float32").vocabulary
-    return evaluation.open(evaluation.read(data), words, layout, 0, MeshShape().build())
+    return evaluation.read(data).open(words, layout, 0, MeshShape().build())
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from flax import nnx
 
 from prompt_jax.answer.answerer import Answerer, Question
 from prompt_jax.data.packing import Piece
-from prompt_jax.data.source import Data, TaskBatches, TokenizedTask
+from prompt_jax.data.rows import Rows, tokens_of
+from prompt_jax.data.source import Data, TaskBatches
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import PromptParam, plain
 from prompt_jax.methods.multitask import MultitaskPrompt
@@ -80,7 +81,8 @@ def test_a_factor_is_checked(wrong, message):
 
 def test_rows_of_several_tasks_share_a_row():
     data = Data(task="mix", input_length=8, target_length=4, batch_size=1)
-    tasks = [TokenizedTask(n, [{}], [TEXT], [TEXT[1:]], 0, 0) for n in ("xnli_sw", "rte")]
+    sides = tokens_of([TEXT], 8), tokens_of([TEXT[1:]], 8)
+    tasks = [Rows(n, [{}], *sides) for n in ("xnli_sw", "rte")]
     batches = TaskBatches(tasks, [1.0, 1.0], data, LAYOUT, 0)
     batches.capacity = (12, 4)
     batch = batches.assemble([[Piece(0, 0), Piece(1, 0)]])
@@ -88,7 +90,7 @@ def test_rows_of_several_tasks_share_a_row():
     np.testing.assert_array_equal(batch["encoder_prompt_slots"][0], slots)
     np.testing.assert_array_equal(batch["encoder_input_tokens"][0], [0, 0, 0, 7, 8, 1] * 2)
     with pytest.raises(UserError, match="task 'cola': the prompt has no rows for its task"):
-        TaskBatches([TokenizedTask("cola", [], [], [], 0, 0)], [1.0], data, LAYOUT, 0)
+        TaskBatches([Rows("cola", [], tokens_of([], 8), tokens_of([], 8))], [1.0], data, LAYOUT, 0)
 
 
 def test_a_question_gets_the_rows_of_its_task():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from prompt_jax.backbone.load import load_backbone
-from prompt_jax.data.source import Data
+from prompt_jax.data.split import Sampling, Split
+from prompt_jax.evaluate.evaluation import Evaluation
 from prompt_jax.evaluate.prompts import model_of
-from prompt_jax.evaluate.scorer import TaskScorer
 from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.prompt.artefact import Prompt
@@ -90,12 +90,11 @@ def test_the_prompt_is_dropped(tiny) -> None:
     rows = np.ones((4, backbone.config.emb_dim), np.float32)
     manifest = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
     stack = PromptStack([Prompt({"encoder": rows}, manifest, "")])
-    data = Data(task=f"{tiny}/toy.train.jsonl", input_length=28, target_length=4, batch_size=8,
-                max_examples=8)  # fmt: skip
+    split = Split(f"{tiny}/toy.train.jsonl", "train", (28, 4), Sampling(max_examples=8))
 
     def scores(model, rows: int) -> list[float]:
         layout = PromptLayout(encoder=rows)
-        scorer = TaskScorer(data.read(), backbone.vocabulary, layout, mesh)
+        scorer = Evaluation(split).read().open(backbone.vocabulary, layout, 0, mesh)
         return [answer.score for answer in scorer.answer(model)[0]]
 
     modules = (FixedPrompt(stack.bundle()), FixedPrompt())

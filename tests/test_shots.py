@@ -10,7 +10,7 @@ EXAMPLES = [{"inputs": str(i), "targets": "abb"[i % 3]} for i in range(60)]
 
 def sample(task="t", examples=EXAMPLES, **changes) -> list[int]:
     data = Data(task="t", input_length=8, target_length=2, batch_size=1, **changes)
-    return [int(e["inputs"]) for e in data.sample(task, examples)]
+    return [int(e["inputs"]) for e in data.examples.sampling.of(task, examples)]
 
 
 def test_every_class_has_k():

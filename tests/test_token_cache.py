@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.data import token_cache
-from prompt_jax.data.source import tokenize_texts
+from prompt_jax.data.rows import tokenize_texts
 
 TEXTS = [f"row {i} " + "word " * (i % 7) for i in range(50)] + ["", "ünï <extra_id_0> \ud800"]
 
@@ -43,12 +43,12 @@ def test_a_second_start_tokenises_nothing_at_any_length(cache):
     made = token_cache.encoded(TEXTS, first)
     assert same(made, token_cache.encoded(TEXTS, again))
     assert (first.asked, again.asked) == (len(TEXTS), 0)
-    assert [len(path.name) > 60 for path in cache.iterdir()] == [True]
+    assert [len(path.name) > 60 for path in cache.iterdir()] == [True, True]
     for length in (4, 16):
-        rows, cut = tokenize_texts(TEXTS, again, length)
+        rows = tokenize_texts(TEXTS, again, length)
         assert [row.tolist() for row in rows] == [[*m[: length - 1], 1] for m in made]
         assert {row.dtype for row in rows} == {np.dtype(np.int32)}
-        assert cut == sum(len(m) > length - 1 for m in made)
+        assert rows.cut == sum(len(m) > length - 1 for m in made)
     assert again.asked == 0
 
 
@@ -80,12 +80,14 @@ def test_other_code_is_another_entry(cache, tmp_path, monkeypatch):
     assert again.asked == len(TEXTS)
 
 
+@pytest.mark.parametrize("file", ["*.ids", "*.npy"])
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
-def test_a_damaged_file_is_made_anew(cache, damage):
-    made = token_cache.encoded(TEXTS, Counting())
-    (path,) = cache.iterdir()
+def test_a_damaged_file_is_made_anew(cache, damage, file):
+    made = [ids.tolist() for ids in token_cache.encoded(TEXTS, Counting())]
+    (path,) = cache.glob(file)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
+    path.unlink()  # what is mapped into memory stays
     path.write_bytes({"cut": data[:-100], "bit": data, "empty": b""}[damage])
     again = Counting()
     assert same(made, token_cache.encoded(TEXTS, again)) and again.asked == len(TEXTS)
@@ -118,4 +120,7 @@ def test_processes_may_race(tmp_path):
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     racers = [subprocess.Popen([sys.executable, "-c", RACER], env=environ) for _ in range(3)]
     assert [racer.wait(60) for racer in racers] == [0, 0, 0]
-    assert [path.suffix for path in tmp_path.glob("prompt_jax-*/*")] == [".npz"]
+    assert [
+        path.suffix
+        for path in sorted(tmp_path.glob("prompt_jax-*/*"), key=lambda path: path.suffix)
+    ] == [".ids", ".npy"]

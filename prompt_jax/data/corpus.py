@@ -10,13 +10,15 @@ import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from prompt_jax.data.rows import Example
+from prompt_jax.data.split import Shown
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.layout import PromptLayout
@@ -65,6 +67,40 @@ class Corpus:
         for name in self.files:
             check_file(Path(self.root) / name)
         return self
+
+    @property
+    def task(self) -> None:
+        """Plain text is of no task."""
+        return None
+
+    @property
+    def examples(self) -> dict[str, Sequence[Example]]:
+        """Plain text has no examples."""
+        return {}
+
+    def shortfalls(self) -> list[str]:
+        """No number of lines was published."""
+        return []
+
+    def choices(self) -> tuple[str, ...]:
+        """Plain text has no labels."""
+        return ()
+
+    def title(self) -> str:
+        """What is trained on, in a few words."""
+        return f"{self.objective} on {', '.join(self.files)}"
+
+    def fact(self) -> str:
+        """The data as checkpoints name them."""
+        return repr(self)
+
+    def shown(self, task: str) -> Shown:
+        """Plain text has no examples to show."""
+        return Shown()
+
+    def demonstrated(self) -> dict[str, int]:
+        """Nothing stands before plain text."""
+        return {}
 
     def digest(self) -> str:
         """SHA-256 of the files' names, sizes and first and last mebibytes."""

@@ -13,17 +13,14 @@ is too short, whole demonstrations are dropped, the first ones first, before the
 """
 
 import zlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from prompt_jax.data import token_cache
+from prompt_jax.data.rows import Behind, Column, Example, Tokens
 from prompt_jax.errors import UserError
-
-Examples = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,31 +35,39 @@ class Demonstrations:
 
     count: int = 0
     seed: int = 0
-    pool: dict[str, Examples] = field(default_factory=dict)
+    pool: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
-    def of(self, task: str, examples: Examples) -> list[list[str]]:
-        """The texts before each example, in their order.
+    def numbers(self, task: str, examples: Sequence[Example]) -> np.ndarray:
+        """int64 [n, count]: which examples of the pool stand before each, in their order.
 
         Raises:
           UserError: the task has too few examples with another input.
         """
-        if not self.count:
-            return [[] for _ in examples]
         pool = self.pool.get(task, [])
-        same = Counter(shown["inputs"] for shown in pool)
-        chosen = []
+        inputs = np.sort(np.fromiter(map(hash, Column(pool, "inputs")), np.int64, len(pool)))
+        chosen = np.zeros((len(examples), self.count), np.int64)
         for number, example in enumerate(examples):
-            others = len(pool) - same[example["inputs"]]
+            first, last = (np.searchsorted(inputs, hash(example["inputs"]), s) for s in SIDES)
+            others = len(pool) - int(last - first)
             if others < self.count:
                 raise UserError(
                     f"{self.count} demonstrations (Data.demonstrations, --shots)",
                     f"task {task!r} has {others} training examples with another input",
                     "give fewer",
                 )
-            chosen.append([written(pool[i]) for i in self._draw(task, number, example, pool)])
+            chosen[number] = self._draw(task, number, example, pool)
         return chosen
 
-    def _draw(self, task: str, number: int, example: dict[str, Any], pool: Examples) -> list[int]:
+    def texts(self, task: str, examples: Sequence[Example]) -> Iterator[list[str]]:
+        """The texts before each example, in their order."""
+        if not self.count:
+            yield from ([] for _ in examples)
+            return
+        pool = self.pool.get(task, [])
+        for chosen in self.numbers(task, examples):
+            yield [written(pool[number]) for number in chosen]
+
+    def _draw(self, task: str, number: int, example: Example, pool: Sequence[Example]) -> list[int]:
         rng = np.random.default_rng([self.seed, zlib.crc32(task.encode()), number])
         drawn: list[int] = []
         while len(drawn) < self.count:
@@ -72,24 +77,31 @@ class Demonstrations:
         return drawn
 
 
-def written(example: dict[str, Any]) -> str:
+SIDES = ("left", "right")
+
+
+def written(example: Example) -> str:
     """A demonstration as text; what it stands before follows at once."""
     return f"{example['inputs']} answer: {example['targets']}; "
 
 
-def prepended(
-    inputs: Sequence[np.ndarray], shown: Sequence[Sequence[str]], vocabulary, length: int
-) -> tuple[list[np.ndarray], int]:
-    """int32 arrays of up to `length` tokens, the demonstrations before each of `inputs`.
+class Written(Sequence):
+    """Some examples of a pool as demonstrations, by number."""
 
-    Returns also how many demonstrations were dropped for lack of room.
-    """
-    texts = list(dict.fromkeys(text for some in shown for text in some))
-    ids = dict(zip(texts, token_cache.encoded(texts, vocabulary), strict=True))
-    arrays, dropped = [], 0
-    for own, some in zip(inputs, shown, strict=True):
-        parts = [ids[text].astype(np.int32) for text in some]
-        while parts and sum(map(len, parts)) + len(own) > length:
-            parts, dropped = parts[1:], dropped + 1
-        arrays.append(np.concatenate([*parts, own]))
-    return arrays, dropped
+    def __init__(self, pool: Sequence[Example], numbers: np.ndarray):
+        self._pool, self._numbers = pool, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number):
+        return written(self._pool[self._numbers[number]])
+
+
+def before(
+    inputs: Tokens | Behind, pool: Sequence[Example], chosen: np.ndarray, vocabulary, length: int
+) -> Behind:
+    """Rows of up to `length` tokens: the chosen demonstrations of the pool before each input."""
+    numbers, places = np.unique(chosen, return_inverse=True)
+    shown = token_cache.encoded(Written(pool, numbers), vocabulary)
+    return Behind(inputs, shown, places.reshape(chosen.shape), length)

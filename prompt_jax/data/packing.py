@@ -4,6 +4,8 @@ Examples are drawn epoch by epoch in an order that depends on the seed, put into
 and rows are taken BATCH_SIZE at a time. Nothing here depends on hosts or devices.
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 
 OPEN_ROWS = 64  # rows that first fit may still add to
 WINDOW = 4096  # examples that are packed together, at least
+BEHIND = 4096  # rows that are kept for a step that is asked for again
 
 
 class Piece(NamedTuple):
@@ -54,8 +57,8 @@ class RowPlan:
         self._restart()
 
     def _restart(self):
-        self._windows = self._window_rows()
-        self._rows: list[Row] = []
+        self._stream = itertools.chain.from_iterable(map(self._pack, self._windows()))
+        self._rows: deque[Row] = deque()
         self._first = 0  # global number of self._rows[0]
 
     def batch(self, step: int) -> list[Row]:
@@ -64,28 +67,25 @@ class RowPlan:
         if start < self._first:
             self._restart()
         while self._first + len(self._rows) < start + self.batch_size:
-            gone = min(max(start - self._first, 0), len(self._rows))
-            self._rows = self._rows[gone:] + next(self._windows)
-            self._first += gone
+            self._rows.append(next(self._stream))
+            if len(self._rows) > self.batch_size + BEHIND:
+                self._rows.popleft()
+                self._first += 1
         at = start - self._first
-        return self._rows[at : at + self.batch_size]
+        return list(itertools.islice(self._rows, at, at + self.batch_size))
 
-    def _window_rows(self) -> Iterator[list[Row]]:
-        for pieces in self._draws():
-            yield self._pack(pieces)
-
-    def _draws(self) -> Iterator[list[Piece]]:
+    def _windows(self) -> Iterator[Iterator[Piece]]:
+        """The examples that are packed together, window by window, in the order of packing."""
         if len(self.columns) == 1:
-            n = len(self.columns[0])
-            epochs = -(-WINDOW // n)
+            epochs = -(-WINDOW // len(self.columns[0]))
             for window in range(2**31):
-                orders = [self._order(0, window * epochs + e) for e in range(epochs)]
-                yield [Piece(0, int(i)) for order in orders for i in order]
+                orders = (self._order(0, window * epochs + e) for e in range(epochs))
+                yield (Piece(0, int(i)) for order in orders for i in order)
         streams = [self._task_stream(task) for task in range(len(self.columns))]
         for window in range(2**31):
             rng = np.random.default_rng([self.seed, 1, window])
             tasks = rng.choice(len(streams), size=WINDOW, p=self.rates)
-            yield [Piece(int(task), next(streams[task])) for task in tasks]
+            yield (Piece(int(task), next(streams[task])) for task in tasks)
 
     def _order(self, task: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 0, task, epoch]).permutation(
@@ -96,18 +96,20 @@ class RowPlan:
         for epoch in range(2**31):
             yield from (int(i) for i in self._order(task, epoch))
 
-    def _pack(self, pieces: list[Piece]) -> list[Row]:
-        rows: list[Row] = []
-        free = np.zeros((0, 2), np.int64)  # columns left in the last OPEN_ROWS rows
+    def _pack(self, pieces: Iterator[Piece]) -> Iterator[Row]:
+        """The rows of a window in their order, each as soon as nothing can be added to it."""
+        rows: deque[Row] = deque()  # the last OPEN_ROWS
+        free = np.zeros((0, 2), np.int64)  # columns left in them
         for piece in pieces:
             need = self.columns[piece.task][piece.example]
             fits = np.flatnonzero((free >= need).all(axis=1))
             if len(fits):
-                at = fits[0]
-                rows[len(rows) - len(free) + at].append(piece)
-                free[at] -= need
+                rows[fits[0]].append(piece)
+                free[fits[0]] -= need
                 continue
             rows.append([piece])
             if self.open_rows:
                 free = np.concatenate([free, [self.capacity - need]])[-self.open_rows :]
-        return rows
+            if len(rows) > self.open_rows:
+                yield rows.popleft()
+        yield from rows

@@ -5,25 +5,23 @@ is part of that of a larger one. Examples keep their order.
 """
 
 import zlib
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from prompt_jax.errors import Setting, UserError
 
-Examples = list[dict[str, Any]]
 
-
-def per_class(examples: Examples, k: int, seed: int, task: str) -> Examples:
-    """k examples of every target, as few-shot papers draw them.
+def per_class(targets: Iterable[str], k: int, seed: int, task: str) -> list[int]:
+    """The numbers of k examples of every target, as few-shot papers draw them, ascending.
 
     Raises:
       UserError: a target has fewer examples.
     """
     by_target: dict[str, list[int]] = {}
-    for i, example in enumerate(examples):
-        by_target.setdefault(example["targets"], []).append(i)
-    kept = []
+    for i, target in enumerate(targets):
+        by_target.setdefault(target, []).append(i)
+    chosen = []
     for target, numbers in sorted(by_target.items()):
         if len(numbers) < k:
             raise UserError(
@@ -31,23 +29,21 @@ def per_class(examples: Examples, k: int, seed: int, task: str) -> Examples:
                 f"task {task!r} has {len(numbers)} of {target!r}",
                 "give fewer, or Data.sampled_examples",
             )
-        kept += [numbers[n] for n in _order(len(numbers), seed, f"{task}\n{target}")[:k]]
-    return [examples[i] for i in sorted(kept)]
+        chosen += [numbers[n] for n in _order(len(numbers), seed, f"{task}\n{target}")[:k]]
+    return sorted(chosen)
 
 
-def whatever(examples: Examples, k: int, seed: int, task: str) -> Examples:
-    """k examples, however their targets are spread.
+def whatever(count: int, k: int, seed: int, task: str) -> list[int]:
+    """The numbers of k of `count` examples, however their targets are spread, ascending.
 
     Raises:
       UserError: there are fewer.
     """
-    if len(examples) < k:
+    if count < k:
         raise UserError(
-            Setting("Data", "sampled_examples", k),
-            f"task {task!r} has {len(examples)}",
-            "give fewer",
+            Setting("Data", "sampled_examples", k), f"task {task!r} has {count}", "give fewer"
         )
-    return [examples[i] for i in sorted(_order(len(examples), seed, task)[:k])]
+    return sorted(int(i) for i in _order(count, seed, task)[:k])
 
 
 def _order(n: int, seed: int, name: str) -> np.ndarray:

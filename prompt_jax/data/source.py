@@ -12,31 +12,18 @@ T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from prompt_jax.data import shots, token_cache
-from prompt_jax.data.demonstrations import Demonstrations, prepended
 from prompt_jax.data.packing import Row, RowPlan
+from prompt_jax.data.rows import Example, Rows
+from prompt_jax.data.split import Sampling, Shown, Split, TaskText
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, place
-from prompt_jax.settings import settings
-
-
-class Batches(Protocol):
-    """The data of a run: the rows of any step, and what is known of them."""
-
-    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]: ...
-
-    def examples(self, step: int) -> int: ...
-
-    def describe(self) -> dict[str, Any]: ...
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -73,49 +60,44 @@ class Data:
     demonstration_seed: int = 0
 
     def check(self):
-        limits = ("max_examples", "examples_per_class", "sampled_examples")
-        for name in ("input_length", "target_length", "batch_size", *limits):
-            if vars(self)[name] is not None and vars(self)[name] < 1:
-                raise UserError(Setting("Data", name, vars(self)[name]), remedy="give at least 1")
+        sizes = {
+            "input_length": self.input_length,
+            "target_length": self.target_length,
+            "batch_size": self.batch_size,
+            "max_examples": self.max_examples,
+            "examples_per_class": self.examples_per_class,
+            "sampled_examples": self.sampled_examples,
+        }
+        at_least("Data", 1, sizes)
         if self.examples_per_class and self.sampled_examples:
             raise UserError(
                 Setting("Data", "sampled_examples", self.sampled_examples),
                 "Data.examples_per_class is given too",
                 "leave one out",
             )
-        for name in ("sample_seed", "demonstrations", "demonstration_seed"):
-            if vars(self)[name] < 0:
-                raise UserError(Setting("Data", name, vars(self)[name]), remedy="give 0 or more")
+        counts = {
+            "sample_seed": self.sample_seed,
+            "demonstrations": self.demonstrations,
+            "demonstration_seed": self.demonstration_seed,
+        }
+        at_least("Data", 0, counts)
 
-    def read(self, training: "Data | None" = None) -> "TaskText":
-        """Every example of the split as text: what can be checked before any weight is read.
+    @property
+    def examples(self) -> Split:
+        """The examples that are trained on."""
+        return Split(
+            self.task,
+            self.split,
+            (self.input_length, self.target_length),
+            Sampling(
+                self.examples_per_class, self.sampled_examples, self.sample_seed, self.max_examples
+            ),
+            Shown(self.demonstrations, self.demonstration_seed),
+        )
 
-        `training`: the data that demonstrations are drawn from; None: these themselves.
-        """
-        from prompt_jax.tasks import text
-
-        read = self._sampled()
-        shown = Demonstrations()
-        if self.demonstrations:
-            source = training or self
-            drawn = read if training is None else source._sampled()
-            pool = {name: examples[: source.max_examples] for name, examples in drawn.items()}
-            shown = Demonstrations(self.demonstrations, self.demonstration_seed, pool)
-        return TaskText(self, read, text.mixture_rates(self.task), shown)
-
-    def _sampled(self) -> dict[str, list[dict[str, Any]]]:
-        from prompt_jax.tasks import text
-
-        by_task = text.load_examples(self.task, self.split)
-        return {name: self.sample(name, examples) for name, examples in by_task.items()}
-
-    def sample(self, task: str, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The examples that k-shot training keeps of a task's, in their order; else all."""
-        if self.examples_per_class:
-            return shots.per_class(examples, self.examples_per_class, self.sample_seed, task)
-        if self.sampled_examples:
-            return shots.whatever(examples, self.sampled_examples, self.sample_seed, task)
-        return examples
+    def read(self) -> "DataText":
+        """Every example of the split as text: what can be checked before any weight is read."""
+        return DataText(self, self.examples.read())
 
     def features(self, layout: PromptLayout) -> dict[str, np.ndarray]:
         """A step's batch with nothing in it: the shapes and dtypes, for which no data are read."""
@@ -126,116 +108,89 @@ class Data:
         """Reads and tokenises the split; the result answers for any step."""
         return self.read().open(vocabulary, layout, seed)
 
+    def choices(self) -> tuple[str, ...]:
+        """The label strings of the task; () where there are none."""
+        from prompt_jax.tasks import text
+
+        return text.CHOICES.get(self.task, ())
+
+    def title(self) -> str:
+        """What is trained on, in a few words."""
+        return f"tasks of {self.task}"
+
+    def fact(self) -> str:
+        """The data as checkpoints of version 0.1 name them; newer fields are in `identity.json`."""
+        values = dataclasses.asdict(self)
+        named = {name: values[name] for name in IN_CHECKPOINTS} | self.demonstrated()
+        return f"Data({', '.join(f'{name}={value!r}' for name, value in named.items())})"
+
+    def shown(self, task: str) -> Shown:
+        """As many demonstrations as in training, drawn from what is trained on."""
+        if not self.demonstrations:
+            return Shown()
+        source = dataclasses.replace(self, task=task).examples
+        return Shown(self.demonstrations, self.demonstration_seed, source)
+
+    def demonstrated(self) -> dict[str, int]:
+        """The demonstrations as a prompt's manifest names them; {} where there are none."""
+        if not self.demonstrations:
+            return {}
+        return {
+            "demonstrations": self.demonstrations,
+            "demonstration_seed": self.demonstration_seed,
+        }
+
+
+IN_CHECKPOINTS = (
+    "task",
+    "input_length",
+    "target_length",
+    "batch_size",
+    "packed",
+    "split",
+    "max_examples",
+    "examples_per_class",
+    "sampled_examples",
+    "sample_seed",
+)
+
 
 @dataclass(frozen=True)
-class TaskText:
-    """The examples of a split by task, and the rate at which each task is mixed in."""
+class DataText:
+    """The examples of `Data` as text."""
 
     data: Data
-    by_task: dict[str, list[dict[str, Any]]]
-    rates: dict[str, float]
-    shown: Demonstrations = Demonstrations()  # noqa: RUF009 (frozen)
+    text: TaskText
 
-    def tokenized(self, vocabulary) -> list["TokenizedTask"]:
-        """Every task's tokens, demonstrations included."""
-        length, tasks = self.data.input_length, []
-        for name in self.by_task:
-            task = tokenize(name, self._kept(name), vocabulary, self.data)
-            if self.shown.count:
-                before = self.shown.of(name, task.examples)
-                inputs, dropped = prepended(task.inputs, before, vocabulary, length)
-                task = dataclasses.replace(task, inputs=inputs, dropped_demonstrations=dropped)
-            tasks.append(task)
-        return tasks
-
-    def asked(self) -> list[list[str]]:
-        """The inputs of every task as text, with their demonstrations."""
-        return [
-            ["".join([*before, e["inputs"]]) for before, e in zip(shown, examples, strict=True)]
-            for name in self.by_task
-            for examples in [self._kept(name)]
-            for shown in [self.shown.of(name, examples)]
-        ]
+    @property
+    def examples(self) -> Mapping[str, Sequence[Example]]:
+        """The examples by task, without demonstrations."""
+        return self.text.examples
 
     def digest(self) -> str:
-        """SHA-256 of all that is read: inputs with demonstrations, targets, rates of tasks."""
-        total = hashlib.sha256()
-        for name, inputs in zip(self.by_task, self.asked(), strict=True):
-            examples = self._kept(name)
-            rows = [[text, str(e["targets"])] for text, e in zip(inputs, examples, strict=True)]
-            total.update(json.dumps([name.split(":")[:2], self.rates[name], rows]).encode())
-        return total.hexdigest()
+        """SHA-256 of all that is read."""
+        return self.text.digest()
 
-    def _kept(self, name: str) -> list[dict[str, Any]]:
-        return self.by_task[name][: self.data.max_examples]
+    def shortfalls(self) -> list[str]:
+        """A line for each task of which less was read than was published."""
+        return self.text.shortfalls()
 
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
-        tasks = self.tokenized(vocabulary)
-        rates = [self.rates[task.name] for task in tasks]
-        return TaskBatches(tasks, rates, self.data, layout, seed)
-
-
-@dataclass(frozen=True)
-class TokenizedTask:
-    """A task's examples as tokens: int32 arrays that end in EOS, and how many were cut short."""
-
-    name: str
-    examples: list[dict[str, Any]]
-    inputs: list[np.ndarray]
-    targets: list[np.ndarray]
-    truncated_inputs: int
-    truncated_targets: int
-    dropped_demonstrations: int = 0
-
-
-def tokenize(name: str, examples, vocabulary, data) -> TokenizedTask:
-    """Encodes `inputs` and `targets` and appends EOS; longer ones are cut before it, as in T5X.
-
-    `data` gives `input_length` and `target_length`. A feature that is an array of integers already
-    is taken as tokens of the backbone's vocabulary.
-    """
-    if vocabulary is None:
-        raise UserError(
-            f"task {name!r}",
-            "is text; the backbone has no vocabulary",
-            "bind VOCABULARY in a recipe, give --vocabulary=FILE.model to eval",
-        )
-    columns = {side: [example[side] for example in examples] for side in ("inputs", "targets")}
-    inputs, cut_inputs = tokenize_texts(columns["inputs"], vocabulary, data.input_length)
-    targets, cut_targets = tokenize_texts(columns["targets"], vocabulary, data.target_length)
-    return TokenizedTask(name, list(examples), inputs, targets, cut_inputs, cut_targets)
-
-
-def tokenize_texts(values: Sequence, vocabulary, length: int) -> tuple[list[np.ndarray], int]:
-    """int32 arrays of up to `length` tokens that end in EOS, and how many were cut."""
-    texts = [value for value in values if isinstance(value, str)]
-    encoded = iter(token_cache.encoded(texts, vocabulary))
-    arrays, cut = [], 0
-    for value in values:
-        ids = next(encoded) if isinstance(value, str) else np.asarray(value)
-        ids = ids[:-1] if len(ids) and ids[-1] == EOS else ids
-        cut += len(ids) > length - 1
-        arrays.append(np.append(ids[: length - 1].astype(np.int32), np.int32(EOS)))
-    return arrays, cut
+        """Tokenises; the result answers for any step."""
+        rates = list(self.text.rates.values())
+        return TaskBatches(self.text.rows(vocabulary), rates, self.data, layout, seed)
 
 
 class TaskBatches:
     """The batches of a run over one or several tokenised tasks."""
 
-    def __init__(self, tasks: list[TokenizedTask], rates, data: Data, layout: PromptLayout, seed):
+    def __init__(self, tasks: list[Rows], rates, data: Data, layout: PromptLayout, seed):
         self.tasks, self.data, self.layout = tasks, data, layout
         for task in tasks:
             _ = layout.rows(task.name)  # a task without rows of its own is named at once
         self.capacity = (data.input_length + layout.columns, data.target_length + layout.decoder)
-        columns = [
-            np.array(
-                [
-                    (len(i) + layout.columns, len(t) + layout.decoder)
-                    for i, t in zip(task.inputs, task.targets, strict=True)
-                ]
-            )
-            for task in tasks
-        ]
+        prompt = np.array([layout.columns, layout.decoder])
+        columns = [task.lengths + prompt for task in tasks]
         self.plan = RowPlan(columns, rates, self.capacity, data.batch_size, seed, data.packed)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """What the doctor's checks look at, each found once: a checkpoint, the task's text, the mesh."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ from prompt_jax.backbone import load as backbones
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.formats import Checkpoint
 from prompt_jax.backbone.vocabulary import Vocabulary
-from prompt_jax.data.source import Data
+from prompt_jax.data.contract import Text
+from prompt_jax.data.rows import Example
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.scorer import MOST_LABELS, Evaluation
+from prompt_jax.evaluate.scorer import MOST_LABELS
 from prompt_jax.model import quantised, sharding
 from prompt_jax.run.settings import Train
 
@@ -58,19 +59,23 @@ class Facts:
         return self._need("words", "vocabulary", lambda: _open_words(self.run, self.checkpoint))
 
     @property
-    def examples(self) -> dict[str, list[dict[str, Any]]]:
+    def examples(self) -> Mapping[str, Sequence[Example]]:
         """The training split by task; {} where the data are no task."""
-        return self._need("examples", "task", lambda: _read_task(self.run))
+        return self._texts[0].examples
 
     @property
-    def held_out(self) -> dict[str, list[dict[str, Any]]]:
+    def held_out(self) -> Mapping[str, Sequence[Example]]:
         """The split that is scored, by task; {} where the run scores none."""
-        return self._need("held_out", "task", lambda: _read_held_out(self.run))
+        return self._texts[1].examples if self._texts[1:] else {}
 
     @property
     def shortfalls(self) -> list[str]:
         """What of the two splits is less than was published."""
-        return _shortfalls(self.run) if self.examples else []
+        return list(dict.fromkeys(line for text in self._texts for line in text.shortfalls()))
+
+    @property
+    def _texts(self) -> list[Text]:
+        return self._need("texts", "task", lambda: _texts(self.run))
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
@@ -86,7 +91,7 @@ class Facts:
         return self._need("weights", "dtype", lambda: _weights_dtype(self.run, self.checkpoint))
 
     @property
-    def sample(self) -> list[dict[str, Any]]:
+    def sample(self) -> list[Example]:
         return [e for examples in self.examples.values() for e in _spread(examples)]
 
 
@@ -128,32 +133,13 @@ def _open_words(run: Train, checkpoint: Checkpoint) -> Vocabulary:
     return Vocabulary.bytes() if name == "bytes" else Vocabulary.from_file(name)
 
 
-def _read_task(run: Train) -> dict[str, list[dict[str, Any]]]:
-    if not isinstance(run.data, Data):
-        return {}
-    limit = run.data.max_examples
-    return {name: examples[:limit] for name, examples in run.data.read().by_task.items()}
+def _texts(run: Train) -> list[Text]:
+    """What is trained on, and what is evaluated on where that is a task."""
+    text = run.data.read()
+    return [text] if run.evaluation is None else [text, run.evaluation.read(run.data)]
 
 
-def _read_held_out(run: Train) -> dict[str, list[dict[str, Any]]]:
-    if not isinstance(run.evaluation, Evaluation):
-        return {}
-    limit = run.evaluation.max_examples
-    by_task = run.evaluation.read(run.data).by_task
-    return {name: examples[:limit] for name, examples in by_task.items()}
-
-
-def _shortfalls(run: Train) -> list[str]:
-    from prompt_jax.tasks.text import shortfalls
-
-    assert isinstance(run.data, Data)
-    splits = {(run.data.task, run.data.split): None}
-    if isinstance(run.evaluation, Evaluation):
-        splits[run.evaluation.task or run.data.task, run.evaluation.split] = None
-    return [line for task, split in splits for line in shortfalls(task, split)]
-
-
-def _spread(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _spread(examples: Sequence[Example]) -> Sequence[Example]:
     """At most SAMPLE of them, from all over the split."""
     return examples[:: math.ceil(len(examples) / SAMPLE) or 1]
 
@@ -163,7 +149,7 @@ def pieces(words: Vocabulary, value: Any) -> int:
     return len(words.encode(value) if isinstance(value, str) else value) + 1
 
 
-def labels_of(examples: Sequence[dict[str, Any]]) -> list[str]:
+def labels_of(examples: Sequence[Example]) -> list[str]:
     """The distinct targets of a classification, [] where there are too many for one."""
     found = {e["targets"] for e in examples if isinstance(e["targets"], str)}
     return sorted(found) if len(found) <= MOST_LABELS else []

@@ -12,7 +12,7 @@ from typing import Any
 
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
 from prompt_jax.answer.output import Output
-from prompt_jax.data.source import tokenize_texts
+from prompt_jax.data.rows import tokenize_texts
 from prompt_jax.errors import Preempted, UserError, reading
 from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import model_of, module_of
@@ -90,7 +90,7 @@ def infer(
     with Output(output, settings, "--output") as out, stop_signal() as stop:
         done = out.check(rows[first:last], first)
         left = rows[first + done : last]
-        ids, cut = tokenize_texts([row["inputs"] for row in left], loaded.vocabulary, limits[0])
+        ids = tokenize_texts([row["inputs"] for row in left], loaded.vocabulary, limits[0])
         window = WINDOW * answerer.batch_size
         questions = [
             Question(ids[i], 0, tuple(row.get("choices", choices)), i // window, first + done + i)
@@ -113,7 +113,7 @@ def infer(
                 "command to go on"
             ) from None
     report = {"output": output, "rows": last - first, "answered": len(left), "skipped": done}
-    return report | {"truncated_inputs": cut}
+    return report | {"truncated_inputs": ids.cut}
 
 
 def read_rows(path: str, how: Answering, choices: tuple[str, ...]) -> list[dict]:

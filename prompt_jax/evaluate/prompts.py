@@ -5,9 +5,6 @@ a LoRA and plain rows. Their majority vote is an ensemble (Lester et al. 2021, s
 """
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,8 +20,9 @@ from prompt_jax.answer.answerer import Answer, Answering, Model
 from prompt_jax.answer.journal import Journal
 from prompt_jax.answer.output import Output
 from prompt_jax.backbone.load import Backbone
-from prompt_jax.data.source import Data, TaskText
+from prompt_jax.data.split import Sampling, Shown, Split
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.evaluation import Evaluation, HeldOutTask
 from prompt_jax.evaluate.opening import Opening, default, opening
 from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
@@ -87,41 +85,36 @@ def evaluate_prompts(
         vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
     )
-    saved, (input_tokens, target_tokens) = asked.prompts, asked.limits
-    data = Data(
-        task=task,
-        split=split,
-        input_length=input_tokens,
-        target_length=target_tokens,
-        batch_size=batch_size,
-        max_examples=max_examples,
-        demonstrations=default(shots, saved, "demonstrations", 0),
-        demonstration_seed=default(shots_seed, saved, "demonstration_seed", 0),
+    saved = asked.prompts
+    train = Split(task, "train", asked.limits)
+    shown = Shown(
+        default(shots, saved, "demonstrations", 0),
+        default(shots_seed, saved, "demonstration_seed", 0),
+        train,
     )
-    text = data.read(dataclasses.replace(data, split="train", max_examples=None))
+    rows = Split(task, split, asked.limits, Sampling(max_examples=max_examples), shown)
+    held_out = Evaluation(rows, how, batch_size).read()
     mesh = sharding.MeshShape().build()
     loaded = asked.load(mesh)
 
-    from prompt_jax.tasks.text import shortfalls
-
     with contextlib.ExitStack() as stack:
-        kept = None
+        answers_on_disk = None
         if journal is not None:
-            settings = _settings(text, asked, loaded, how)
-            kept = Journal(stack.enter_context(Output(journal, settings, "--journal")))
+            settings = _settings(held_out, asked, loaded)
+            answers_on_disk = Journal(stack.enter_context(Output(journal, settings, "--journal")))
 
         def open_scorer(layouts: Sequence[PromptLayout]) -> TaskScorer:
-            return TaskScorer(text, loaded.vocabulary, layouts, mesh, how, kept)
+            return held_out.scorer(loaded.vocabulary, layouts, mesh, answers_on_disk)
 
         scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
-    report = {"task": task, "split": split, "examples": sum(len(t.inputs) for t in scorer.tasks)}
-    if fewer := shortfalls(task, split):
+    report = {"task": task, "split": split, "examples": sum(map(len, scorer.tasks))}
+    if fewer := held_out.shortfalls():
         report["published"] = "; ".join(fewer)
     if len(answers) == 1:
-        metrics, rows = scorer.score(answers[0])
+        metrics, predictions = scorer.score(answers[0])
         table = scorer.confusion(answers[0])
         signed = _signatures(scorer, metrics)
-        return report | metrics | signed | ({"confusion": table} if table else {}), rows
+        return report | metrics | signed | ({"confusion": table} if table else {}), predictions
     return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
 
 
@@ -133,18 +126,19 @@ def _signatures(scorer: TaskScorer, metrics: Mapping[str, float]) -> dict[str, A
     return {"signatures": signed} if signed else {}
 
 
-def _settings(text: TaskText, asked: Opening, backbone: Backbone, how: Answering) -> dict[str, Any]:
+def _settings(held_out: HeldOutTask, asked: Opening, backbone: Backbone) -> dict[str, Any]:
     """What answers depend on; a journal of other ones is refused."""
+    split = held_out.evaluation.split
     return {
-        "task": text.data.task,
-        "split": text.data.split,
-        "inputs": hashlib.sha256(json.dumps(text.asked()).encode()).hexdigest(),
+        "task": split.task,
+        "split": split.split,
+        "inputs": held_out.text.asked_digest(),
         "prompts": [prompt.manifest.get("sha256", prompt.path) for prompt in asked.prompts],
         "backbone": backbone.digest,
         "dtype": asked.dtype,
         "weights_dtype": asked.weights_dtype,
-        "lengths": [text.data.input_length, text.data.target_length],
-        "how": how.record(),
+        "lengths": list(split.limits),
+        "how": held_out.evaluation.answering.record(),
     }
 
 

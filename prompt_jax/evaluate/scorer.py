@@ -4,11 +4,10 @@ The same `TaskScorer` serves the evaluations within a run and the `eval` verb (`
 so that both print the same numbers for the same prompt.
 """
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from etils import epath
@@ -17,89 +16,17 @@ from jax.sharding import Mesh
 from prompt_jax import hosts
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Model, Question, nothing
 from prompt_jax.answer.journal import Journal
-from prompt_jax.data.source import Data, TaskText, TokenizedTask, tokenize_texts
-from prompt_jax.errors import Setting, UserError
+from prompt_jax.data.rows import Rows, tokenize_texts
+from prompt_jax.data.split import TaskText
+from prompt_jax.errors import UserError
 from prompt_jax.metrics import retrieval
 from prompt_jax.metrics.aggregate import aggregates
 from prompt_jax.metrics.text import confusion, label_stats
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
 
-# An `Evaluator` is `(graphdef, trainable, frozen, between) -> (metrics, predictions)`; it calls
-# `between` before each batch, so that a long evaluation can be left.
 MOST_LABELS = 64  # a task with more distinct targets is no classification
 
 Answers = list[list[Answer]]  # by task, by example
-
-
-@settings
-class Evaluation:
-    """Periodic evaluation of a run on a task.
-
-    Attributes:
-      period: steps between evaluations; there is also one at step 0 and one at the end.
-      task: None: the task trained on.
-      split: what is scored.
-      batch_size: rows answered at once.
-      max_examples: only the first so many.
-      examples_per_class: only so many of each target, as in `Data`: a few-shot split for selection.
-      sample_seed: which ones.
-      mode: `generate`, `rank` (the likeliest of the task's choices), `retrieve` or `mine`; see
-        `Answering`.
-      beams: of the search; 1: greedy.
-      length_normalised: `rank` compares log-likelihoods per token.
-    """
-
-    period: int
-    task: str | None = None
-    split: str = "validation"
-    batch_size: int = 64
-    max_examples: int | None = None
-    examples_per_class: int | None = None
-    sample_seed: int = 0
-    mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
-    beams: int = 1
-    length_normalised: bool = False
-
-    def check(self):
-        if self.period < 1:
-            raise UserError(Setting("Evaluation", "period", self.period), remedy="give at least 1")
-        _ = self.answering
-
-    @property
-    def answering(self) -> Answering:
-        return Answering(mode=self.mode, beams=self.beams, length_normalised=self.length_normalised)
-
-    def read(self, data: Data) -> TaskText:
-        """The examples of the split, cut to the lengths of `data`, the run's.
-
-        As many demonstrations as in training stand before them, drawn from what is trained on.
-        """
-        task = self.task or data.task
-        shots = data.demonstrations if isinstance(data, Data) else 0
-        return Data(
-            task=task,
-            split=self.split,
-            input_length=data.input_length,
-            target_length=data.target_length,
-            batch_size=self.batch_size,
-            max_examples=self.max_examples,
-            examples_per_class=self.examples_per_class,
-            sample_seed=self.sample_seed,
-            demonstrations=shots,
-            demonstration_seed=data.demonstration_seed if shots else 0,
-        ).read(dataclasses.replace(data, task=task) if shots else None)
-
-    def scored(self, data: Data) -> dict[str, str]:
-        """What is scored, for the record: task and split; mode and limits if they are special."""
-        special = ("mode", "max_examples", "examples_per_class", "length_normalised")
-        given = {name: value for name in special if (value := vars(self)[name])}
-        given = {k: v for k, v in given.items() if (k, v) != ("mode", "generate")}
-        return {"task": self.task or data.task, "split": self.split, **given}
-
-    def open(self, text: TaskText, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh):
-        """An `Evaluator` of what `read` gave."""
-        return TaskScorer(text, vocabulary, layout, mesh, self.answering)
 
 
 class TaskScorer:
@@ -115,24 +42,18 @@ class TaskScorer:
         self,
         text: TaskText,
         vocabulary,
-        layouts: PromptLayout | Sequence[PromptLayout],
+        layouts: Sequence[PromptLayout],
         mesh: Mesh,
-        how: Answering = Answering(),  # noqa: B008 (frozen)
+        batch_size: int,
+        answering: Answering = Answering(),  # noqa: B008 (frozen)
         journal: Journal | None = None,
     ):
         from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, get_task
 
-        data = text.data
-        if data.demonstrations and how.mode in ("retrieve", "mine"):
-            raise UserError(
-                f"{data.demonstrations} demonstrations (Data.demonstrations, --shots)",
-                f"the mode {how.mode!r} compares inputs alone",
-                "leave them out",
-            )
-        limits = (data.input_length, data.target_length)
-        self.answerer = Answerer(vocabulary, layouts, mesh, limits, data.batch_size, how)
-        self.vocabulary, self.how, self.journal = vocabulary, how, journal
-        self.tasks = text.tokenized(vocabulary)
+        limits = text.split.limits
+        self.answerer = Answerer(vocabulary, layouts, mesh, limits, batch_size, answering)
+        self.vocabulary, self.mode, self.journal = vocabulary, answering.mode, journal
+        self.tasks = text.rows(vocabulary)
         for task in self.tasks:
             for layout in self.answerer.layouts:
                 _ = layout.rows(task.name)  # refuses a prompt that has no rows for the task
@@ -155,40 +76,44 @@ class TaskScorer:
     ) -> Answers:
         """Every example's answer, with the prompt of its task's number, or with `prompt`."""
         numbers = [n if prompt is None else prompt for n in range(len(self.tasks))]
-        if self.how.mode in ("retrieve", "mine"):
+        if self.mode in ("retrieve", "mine"):
             return [self._find(model, between, t, n) for t, n in enumerate(numbers)]
-        return self._split(self._ask(model, self.questions(numbers), between))
+        return self._by_task(self._ask(model, self.questions([numbers]), between))
 
     def answer_all(self, model: Model, prompts: int) -> list[Answers]:
         """Every example's answer with each prompt of a bundle, all in the same batches."""
-        if self.how.mode in ("retrieve", "mine"):
+        if self.mode in ("retrieve", "mine"):
             return [self.answer(model, prompt=n) for n in range(prompts)]
         numbers = [[n] * len(self.tasks) for n in range(prompts)]
-        said = self._ask(model, [q for ns in numbers for q in self.questions(ns)], nothing)
-        size = len(said) // prompts
-        return [self._split(said[n * size : (n + 1) * size]) for n in range(prompts)]
+        answers = self._ask(model, self.questions(numbers), nothing)
+        size = len(answers) // prompts
+        return [self._by_task(answers[n * size : (n + 1) * size]) for n in range(prompts)]
 
     def _ask(self, model: Model, questions: Sequence[Question], between) -> list[Answer]:
         if self.journal is None:
             return self.answerer(model, questions, between)
         return self.journal.complete(self.answerer, model, questions, between)
 
-    def questions(self, prompts: Sequence[int]) -> list[Question]:
-        """Every example of every task; the examples of task t get the prompt `prompts[t]`.
+    def questions(self, prompts: Sequence[Sequence[int]]) -> Sequence[Question]:
+        """Every example of every task, once for each of `prompts`, which names a prompt for each
+        task by its number.
 
         Tasks share batches, but where they are ranked: their choices differ in shape.
         """
-        apart = self.how.mode == "rank"
-        return [
-            Question(ids, prompts[t], self._choices_of(t, example), t * apart, seed, task.name)
-            for t, task in enumerate(self.tasks)
-            for seed, (ids, example) in enumerate(zip(task.inputs, task.examples, strict=True))
-        ]
+        parts = [(t, prompt) for numbers in prompts for t, prompt in enumerate(numbers)]
+        return Questions(
+            [partial(self._question, t, prompt) for t, prompt in parts],
+            [len(self.tasks[t]) for t, _ in parts],
+        )
+
+    def _question(self, number: int, prompt: int, row: int) -> Question:
+        task = self.tasks[number]
+        choices = self._choices_of(number, task.examples[row]) if self.mode == "rank" else ()
+        group = number * (self.mode == "rank")
+        return Question(task.inputs[row], prompt, choices, group, row, task.name)
 
     def _choices_of(self, task: int, example: dict) -> tuple[str, ...]:
-        """The example's own `choices`, else its task's; needed for ranking alone."""
-        if self.how.mode != "rank":
-            return ()
+        """The example's own `choices`, else its task's."""
         choices = tuple(example.get("choices", self.choices[task]))
         if not choices:
             raise UserError(
@@ -201,9 +126,9 @@ class TaskScorer:
             )
         return choices
 
-    def _split(self, answers: list[Answer]) -> Answers:
-        ends = np.cumsum([len(task.inputs) for task in self.tasks])
-        return [answers[e - len(t.inputs) : e] for t, e in zip(self.tasks, ends, strict=True)]
+    def _by_task(self, answers: list[Answer]) -> Answers:
+        ends = np.cumsum([len(task) for task in self.tasks])
+        return [answers[e - len(t) : e] for t, e in zip(self.tasks, ends, strict=True)]
 
     def _find(self, model: Model, between, number: int, prompt: int) -> list[Answer]:
         """Answers by vectors: to every input one of the task's targets, or ""."""
@@ -213,10 +138,10 @@ class TaskScorer:
         vectors = {}
         for side, numbers in rows.items():
             some = [texts[side][i] for i in numbers]
-            ids, _ = tokenize_texts(some, self.vocabulary, self.answerer.limits[0])
+            ids = tokenize_texts(some, self.vocabulary, self.answerer.limits[0])
             questions = [Question(row, prompt, task=task.name) for row in ids]
             vectors[side] = self.answerer.embed(model, questions, between)
-        pairs = _found(self.how.mode, vectors, texts, rows)
+        pairs = _found(self.mode, vectors, texts, rows)
         said = {}
         for query, candidate, score in pairs:
             text = texts["targets"][rows["targets"][candidate]]
@@ -243,7 +168,7 @@ class TaskScorer:
         metrics = task_metrics(self.seqio[task.name], task, texts)
         for of_pieces in self.piece_metrics[number]:
             metrics |= of_pieces([example["targets"] for example in task.examples], texts)
-        if self.choices[number] and self.how.mode == "generate":
+        if self.choices[number] and self.mode == "generate":
             stats = label_stats(self.choices[number])(texts, texts)
             metrics.setdefault("not_a_label", stats["not_a_label"])
         return metrics
@@ -256,7 +181,7 @@ class TaskScorer:
             return {}
         common = [count.most_common(1)[0][0] for count in counts]
         pairs = zip(common, self.tasks, strict=True)
-        return self.score([[Answer(text, 0.0)] * len(task.inputs) for text, task in pairs])[0]
+        return self.score([[Answer(text, 0.0)] * len(task) for text, task in pairs])[0]
 
     def confusion(self, answers: Answers) -> dict[str, dict[str, dict[str, int]]]:
         """{task: {target: {output: rows}}} of tasks with labels; outputs that are none are one."""
@@ -266,6 +191,24 @@ class TaskScorer:
             for task, labels, said in zip(self.tasks, self.choices, answers, strict=True)
             if labels
         }  # fmt: skip
+
+
+class Questions(Sequence):
+    """Questions that are laid out when they are asked for.
+
+    `makes[n]` gives the questions of part n by number, of which there are `sizes[n]`.
+    """
+
+    def __init__(self, makes: Sequence[Callable[[int], Question]], sizes: Sequence[int]):
+        self._makes, self._starts = makes, np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number):
+        number = range(len(self))[number]
+        part = int(np.searchsorted(self._starts, number, "right")) - 1
+        return self._makes[part](int(number - self._starts[part]))
 
 
 def _found(mode: str, vectors, texts, rows) -> list[tuple[int, int, float]]:
@@ -281,9 +224,9 @@ def _found(mode: str, vectors, texts, rows) -> list[tuple[int, int, float]]:
     return [(*pair, score) for pair, score in mined.items() if score >= threshold]
 
 
-def task_metrics(task, tokenized: TokenizedTask, texts: Sequence[str]) -> dict[str, float]:
+def task_metrics(task, rows: Rows, texts: Sequence[str]) -> dict[str, float]:
     """A SeqIO task's metrics of texts that were written for its examples."""
-    examples, post = tokenized.examples, task.postprocess_fn
+    examples, post = rows.examples, task.postprocess_fn
     pairs = zip(texts, examples, strict=True)
     predictions = [post(text, example=e, is_target=False) for text, e in pairs]
     targets = [post(e["targets"], example=e, is_target=True) for e in examples]
@@ -293,7 +236,7 @@ def task_metrics(task, tokenized: TokenizedTask, texts: Sequence[str]) -> dict[s
     return metrics
 
 
-def prediction_rows(task: TokenizedTask, answers: Sequence[Answer]) -> list[dict]:
+def prediction_rows(task: Rows, answers: Sequence[Answer]) -> list[dict]:
     """One row per example, with its score; with those of all choices where there are some."""
     rows = []
     for e, answer in zip(task.examples, answers, strict=True):

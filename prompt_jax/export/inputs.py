@@ -37,20 +37,14 @@ def real_inputs(
 
 
 def _from_task(backbone: "Backbone", prompt: "Prompt", task: str, split: str):
-    from prompt_jax.data.source import Data
+    from prompt_jax.data.split import Sampling, Split
 
     trained = prompt.manifest.get("run") or {}
-    data = Data(
-        task=task,
-        split=split,
-        input_length=trained.get("input_length", 512),
-        target_length=trained.get("target_length", 64),
-        batch_size=ROWS,
-        max_examples=ROWS,
-    )
-    tokenized = data.read().tokenized(backbone.vocabulary)
-    inputs = [ids for part in tokenized for ids in part.inputs][:ROWS]
-    targets = [ids for part in tokenized for ids in part.targets][:ROWS]
+    limits = (trained.get("input_length", 512), trained.get("target_length", 64))
+    text = Split(task, split, limits, Sampling(max_examples=ROWS)).read()
+    tasks = text.rows(backbone.vocabulary)
+    inputs = [ids for rows in tasks for ids in rows.inputs][:ROWS]
+    targets = [ids for rows in tasks for ids in rows.targets][:ROWS]
     return batch_of(inputs, targets)
 
 

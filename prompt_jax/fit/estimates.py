@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 
 from prompt_jax.fit import estimate
 from prompt_jax.fit.cost import Cost
+from prompt_jax.fit.program import answered
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.run.settings import Train
 
 
 def _sizes(run: Train, mesh: Mesh, decode: bool) -> tuple[int, int, int]:
     layout, data = run.method.layout, run.data
-    rows = run.evaluation.batch_size if decode else data.batch_size // run.accumulate
+    rows = answered(run)[0] if decode else data.batch_size // run.accumulate
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     T, S = data.input_length + layout.columns, data.target_length + layout.decoder
     return max(1, rows // shards), T, S
@@ -35,7 +36,7 @@ def temporaries(run: Train, config: T5Config, mesh: Mesh, decode: bool) -> int:
     B, T, S = _sizes(run, mesh, decode)
     model = mesh.shape["model"]
     if decode:
-        return _cache(config, B, T, S) * run.evaluation.beams // model
+        return _cache(config, B, T, S) * answered(run)[1].beams // model
     return estimate.activation_bytes(config, B, T, S, "gpu") // model  # as for any accelerator
 
 

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from prompt_jax.answer.answerer import Answerer, generate_text
+from prompt_jax.answer.answerer import Answerer, Answering, generate_text
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import check_dtype, read_config
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.scorer import Evaluation
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.model import quantised, sharding
 from prompt_jax.model.t5 import T5Config
@@ -81,19 +80,29 @@ def decode_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Prog
     Raises:
       UserError: as `train_program`, or where the recipe does not write texts.
     """
+    rows, answering = answered(run)
+    mesh = run.mesh.build(devices)
+    graphdef, trainable, frozen = _halves(run, config, mesh)
+    limits = (run.data.input_length, run.data.target_length)
+    answerer = Answerer(None, run.method.layout, mesh, limits, rows, answering)
+    batch = _placed_rows(answerer.batch([], limits[0]), mesh)
+    static, arrays = (graphdef, limits[1], answering), (trainable, frozen, batch)
+    return Program(generate_text, static, arrays, frozen, mesh)
+
+
+def answered(run: Train) -> tuple[int, Answering]:
+    """How many rows the recipe's evaluation answers at once, and how.
+
+    Raises:
+      UserError: the recipe does not write texts.
+    """
     evaluation = run.evaluation
-    if not isinstance(evaluation, Evaluation) or evaluation.mode != "generate":
+    answering = None if evaluation is None else evaluation.answering
+    if evaluation is None or answering is None or answering.mode != "generate":
         raise UserError(
             "--decode", "the recipe's evaluation generates no text", "leave --decode out"
         )
-    mesh = run.mesh.build(devices)
-    graphdef, trainable, frozen = _halves(run, config, mesh)
-    limits, how = (run.data.input_length, run.data.target_length), evaluation.answering
-    layout, rows = run.method.layout, evaluation.batch_size
-    answerer = Answerer(None, layout, mesh, limits, rows, how)
-    batch = _placed_rows(answerer.batch([], limits[0]), mesh)
-    static, arrays = (graphdef, limits[1], how), (trainable, frozen, batch)
-    return Program(generate_text, static, arrays, frozen, mesh)
+    return evaluation.batch_size, answering
 
 
 def _halves(run: Train, config: T5Config, mesh: Mesh) -> tuple[Any, nnx.State, nnx.State]:

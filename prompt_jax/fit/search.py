@@ -17,7 +17,7 @@ from prompt_jax.errors import RunError, UserError
 from prompt_jax.fit import estimate, estimates
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.compiler import Analysis, analyse
-from prompt_jax.fit.program import config_of
+from prompt_jax.fit.program import answered, config_of
 from prompt_jax.fit.verdict import sentence, verdict
 from prompt_jax.model import sharding
 from prompt_jax.model.t5 import T5Config
@@ -124,6 +124,7 @@ def _estimate(result: Search, shape: sharding.MeshShape) -> tuple[bool, float]:
 def with_rows(run: Train, rows: int, decode: bool) -> Train:
     """The recipe with another batch."""
     if decode:
+        assert run.evaluation is not None
         evaluation = dataclasses.replace(run.evaluation, batch_size=rows)
         return dataclasses.replace(run, evaluation=evaluation)
     return dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=rows))
@@ -138,7 +139,7 @@ def _largest_batch(result: Search) -> None:
         rest //= size
     sides = [rest if shape[axis] == -1 else shape[axis] for axis in ("data", "fsdp")]
     unit = max(1, sides[0] * sides[1]) * (1 if decode else run.accumulate)
-    rows = run.evaluation.batch_size if decode else run.data.batch_size
+    rows = answered(run)[0] if decode else run.data.batch_size
     tries: dict[int, tuple[Analysis, dict[str, Any]]] = {}
 
     def fits(units: int) -> bool:

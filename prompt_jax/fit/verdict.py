@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_jax.fit.chips import Topology
 from prompt_jax.fit.compiler import Analysis
+from prompt_jax.fit.program import answered
 from prompt_jax.model.chips import GIB
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.run import flops
@@ -76,7 +77,7 @@ def verdict(
 
 
 def _rows(run: Train, decode: bool) -> int:
-    return run.evaluation.batch_size if decode else run.data.batch_size
+    return answered(run)[0] if decode else run.data.batch_size
 
 
 def _ratios(run: Train, config: T5Config, done: float) -> dict[str, float]:

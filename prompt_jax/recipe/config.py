@@ -338,6 +338,7 @@ class _Recipe:
         setting = error.where
         where = str(setting)
         if isinstance(setting, Setting) and setting.owner == self.register(name).__name__:
+            where = str(setting._replace(owner=name))
             binding = self._bound(scope, name).get(setting.field)
             while binding is not None and isinstance(binding.value, _Reference):
                 macro = binding.value.macro

@@ -27,7 +27,7 @@ REGISTERED: dict[str, str] = {
     "Schedule": "prompt_jax.objective.optim:Schedule",
     "Adafactor": "prompt_jax.objective.optim:Adafactor",
     "AdamW": "prompt_jax.objective.optim:AdamW",
-    "Evaluation": "prompt_jax.evaluate.scorer:Evaluation",
+    "Evaluation": "prompt_jax.evaluate.evaluation:PeriodicEvaluation",
     "HeldOutLoss": "prompt_jax.evaluate.held_out:HeldOutLoss",
     "Checkpoints": "prompt_jax.run.state:Checkpoints",
     "MeshShape": "prompt_jax.model.sharding:MeshShape",

@@ -15,7 +15,6 @@ from typing import Any
 
 from etils import epath
 
-from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError, reading
 from prompt_jax.jsonl import ENDINGS
 from prompt_jax.paths import is_local
@@ -45,7 +44,7 @@ DEFAULT = "its default"
 SCHEDULE_END = "Schedule.total_steps"  # may change with the steps, where it is bound to them
 # Compared by content: the digests of the backbone and its tokenizer, and what a method loads.
 BY_CONTENT = frozenset({"Backbone.name", "Backbone.vocabulary"})
-GIN_NAMES = {"BackboneSettings": "Backbone"}
+GIN_NAMES = {"BackboneSettings": "Backbone", "PeriodicEvaluation": "Evaluation"}
 
 
 def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,19 +174,3 @@ def write(folder: epath.Path, now: Mapping[str, Any]) -> None:
     partial = folder / f"{FILE}.partial"
     partial.write_text(text)
     partial.replace(folder / FILE)
-
-
-# What checkpoints say of the data since version 0.1; newer fields are in `identity.json`.
-_SAID = (
-    "task", "input_length", "target_length", "batch_size", "packed", "split", "max_examples",
-    "examples_per_class", "sampled_examples", "sample_seed",
-)  # fmt: skip
-_SHOWN = ("demonstrations", "demonstration_seed")
-
-
-def data_fact(data: Any) -> str:
-    """The data as a checkpoint names them."""
-    if not isinstance(data, Data):
-        return repr(data)
-    names = _SAID + (_SHOWN if data.demonstrations else ())
-    return f"Data({', '.join(f'{name}={vars(data)[name]!r}' for name in names)})"

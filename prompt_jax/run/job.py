@@ -16,15 +16,15 @@ from prompt_jax import hosts
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.data.digests import BatchDigests
-from prompt_jax.data.source import Data, TaskText
-from prompt_jax.evaluate.scorer import TaskScorer, write_predictions
+from prompt_jax.evaluate.contract import Evaluator
+from prompt_jax.evaluate.scorer import write_predictions
 from prompt_jax.hosts.stop import Stop
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
 from prompt_jax.objective.pieces import InPieces
 from prompt_jax.objective.terms import minimised
-from prompt_jax.run.identity import FILE, compare, data_fact, identity, write
+from prompt_jax.run.identity import FILE, compare, identity, write
 from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
 from prompt_jax.run.observe import Observer, Opened
 from prompt_jax.run.settings import Train
@@ -114,25 +114,26 @@ class Run:
         self._open = contextlib.ExitStack()
         sharding.check_rows(self.mesh, run.data.batch_size, run.accumulate)
         text = setup.read(run.data, run.data.read)
-        held_out = None
-        if run.evaluation is not None:
-            reading = (run.evaluation, run.data)
-            held_out = setup.read(reading, lambda: run.evaluation.read(run.data))
-        for read in (text, held_out):
-            if isinstance(read, TaskText):
-                run.method.check_tasks(list(read.by_task))
+        held_out, evaluation = None, run.evaluation
+        if evaluation is not None:
+            reading = (evaluation, run.data)
+            held_out = setup.read(reading, lambda: evaluation.read(run.data))
+        texts = [text] if held_out is None else [text, held_out]
+        for read in texts:
+            if read.examples:
+                run.method.check_tasks(list(read.examples))
+        self.shortfalls = dict.fromkeys(line for read in texts for line in read.shortfalls())
         self.backbone = setup.backbone(run.backbone)
         if run.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
         self.data = text.open(vocabulary, layout, run.seed)
-        self.evaluator: Any = None
-        if run.evaluation is not None:
-            opening = (held_out, vocabulary, layout, run.seed, self.mesh)
-            self.evaluator = run.evaluation.open(*opening)
+        self.evaluator: Evaluator | None = None
+        if held_out is not None:
+            self.evaluator = held_out.open(vocabulary, layout, run.seed, self.mesh)
         key = jax.random.key(run.seed)
         module = run.method.create(
-            jax.random.fold_in(key, 0), Start(self.backbone, self._choices())
+            jax.random.fold_in(key, 0), Start(self.backbone, run.data.choices())
         )
         model = PromptedT5(self.backbone.model, module)
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
@@ -147,12 +148,12 @@ class Run:
             "backbone": self.backbone.digest,
             "Backbone.dtype": run.backbone.dtype,
             "Backbone.weights_dtype": self.backbone.weights_dtype,
-            "data": data_fact(run.data),
+            "data": run.data.fact(),
         }
         contents = {"the backbone": self.backbone.digest, "the training data": text.digest()}
         if vocabulary is not None:
             contents["the tokenizer"] = vocabulary.digest
-        if isinstance(held_out, TaskText):
+        if held_out is not None:
             contents["the evaluation's data"] = held_out.digest()
         self.identity = identity(run, contents)
 
@@ -161,25 +162,6 @@ class Run:
         """The compiled step, of this run alone."""
         state = self.first_state()
         return build_step(self.settings, self.graphdef, state, self.backbone.vocabulary)
-
-    def _choices(self) -> tuple[str, ...]:
-        if not isinstance(self.settings.data, Data):
-            return ()
-        from prompt_jax.tasks import text
-
-        return text.CHOICES.get(self.settings.data.task, ())
-
-    def _shortfalls(self) -> list[str]:
-        """What is trained and scored on that is less than was published."""
-        if not isinstance(self.settings.data, Data):
-            return []
-        from prompt_jax.tasks.text import shortfalls
-
-        splits = {(self.settings.data.task, self.settings.data.split): None}
-        if isinstance(self.evaluator, TaskScorer):
-            scored = self.settings.evaluation.scored(self.settings.data)
-            splits[scored["task"], scored["split"]] = None
-        return [line for task, split in splits for line in shortfalls(task, split)]
 
     def first_state(self) -> TrainState:
         """Step 0, in the shardings that every later state has; copied, since steps donate it."""
@@ -305,6 +287,7 @@ class Run:
         Raises:
           Stopped: between two batches, with nothing written.
         """
+        assert self.evaluator is not None and self.settings.evaluation is not None
         began, step = time.perf_counter(), int(state.step)
         inputs = (self.graphdef, state.trainable, self.frozen)
         metrics, rows = self.evaluator(*inputs, stop.check)
@@ -325,7 +308,7 @@ class Run:
         """Task, backbone and tokenizer, as a prompt's manifest names them."""
         run, backbone = self.settings, self.backbone
         return {
-            "task": run.data.task if isinstance(run.data, Data) else None,
+            "task": run.data.task,
             "backbone": {"name": backbone.name, "digest": backbone.digest},
             "tokenizer": backbone.vocabulary and backbone.vocabulary.digest,
         }
@@ -345,11 +328,9 @@ class Run:
                 "dtype": run.backbone.dtype,
                 "weights_dtype": self.backbone.weights_dtype,
                 "vocabulary": run.backbone.vocabulary,
+                **run.data.demonstrated(),
             },
         }
-        if isinstance(run.data, Data) and run.data.demonstrations:
-            named = ("demonstrations", "demonstration_seed")
-            facts["run"] |= {key: vars(run.data)[key] for key in named}
         trainable = sharding.whole(state.trainable)
         if hosts.writes():
             model: Any = nnx.merge(self.graphdef, trainable, self.frozen)
@@ -360,7 +341,7 @@ class Run:
         told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                          for k, v in self.data.describe().items())  # fmt: skip
         count = run.method.count(self.backbone.config)
-        fewer = "".join(f"\ndata  {line}" for line in self._shortfalls())
+        fewer = "".join(f"\ndata  {line}" for line in self.shortfalls)
         return (
             f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
             f"{type(run.method).__name__}: {count:,} trainable parameters\n"
@@ -378,7 +359,7 @@ class Run:
         best = self.settings.best_metric
         if best and evals and (found := log.best(*best)):
             name, (value, step) = best[0], found
-            majority = self.evaluator.majority() if isinstance(self.evaluator, TaskScorer) else {}
+            majority = {} if self.evaluator is None else self.evaluator.majority()
             text = f"; always the commonest answer: {majority[name]:.2f}" if majority else ""
             screen.say(f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
                        f"best {value:.2f} at step {step}{text}")  # fmt: skip

@@ -154,10 +154,8 @@ def _stage_facts(number: int, stage: Train, records: list[dict[str, Any]]) -> li
         step = record["step"]
     curve = [(r["step"], r["held_out_loss"]) for r in records if r["kind"] == "eval"]
     tokens = stage.steps * data.batch_size * data.input_length
-    corpus = isinstance(data, Corpus)
-    text = f"{data.objective} on {', '.join(data.files)}" if corpus else f"tasks of {data.task}"
     facts = [
-        f"- stage {number}: {text}: {stage.steps} steps of "
+        f"- stage {number}: {data.title()}: {stage.steps} steps of "
         f"{data.batch_size} rows, {data.input_length} encoder columns each ({tokens:,} in all), "
         f"{seconds / 60:.0f} minutes",
         "  - held-out loss per target token (nats), by step: "

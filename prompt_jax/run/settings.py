@@ -1,12 +1,13 @@
 """The settings of a run: what a recipe builds."""
 
 import dataclasses
-from typing import Any
 
 import optax
 
 from prompt_jax.backbone.settings import BackboneSettings
+from prompt_jax.data.contract import Source
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.evaluate.contract import RunEvaluation
 from prompt_jax.methods.base import PromptMethod
 from prompt_jax.model import quantised, sharding
 from prompt_jax.objective.loss import Loss
@@ -14,7 +15,7 @@ from prompt_jax.objective.optim import Adafactor, AdamW, by_group, check_groups
 from prompt_jax.objective.rules import GradRule, PostUpdate
 from prompt_jax.objective.terms import LossTerm, check_terms
 from prompt_jax.run.state import Checkpoints
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -35,7 +36,7 @@ class Train:
 
     backbone: BackboneSettings
     method: PromptMethod
-    data: Any
+    data: Source
     optimizer: Adafactor | AdamW
     steps: int
     group_rates: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -44,7 +45,7 @@ class Train:
     terms: tuple[LossTerm, ...] = ()
     grad_rule: GradRule | None = None
     post_update: PostUpdate | None = None
-    evaluation: Any = None
+    evaluation: RunEvaluation | None = None
     best_metric: tuple[str, str] | None = None
     patience: int | None = None
     checkpoints: Checkpoints = Checkpoints()
@@ -53,11 +54,13 @@ class Train:
     log_period: int = 10
 
     def check(self):
-        for name in ("steps", "accumulate", "log_period"):
-            if vars(self)[name] < 1:
-                raise UserError(Setting("Train", name, vars(self)[name]), remedy="give at least 1")
-        if self.seed < 0:
-            raise UserError(Setting("Train", "seed", self.seed), remedy="give 0 or more")
+        counts = {
+            "steps": self.steps,
+            "accumulate": self.accumulate,
+            "log_period": self.log_period,
+        }
+        at_least("Train", 1, counts)
+        at_least("Train", 0, {"seed": self.seed})
         if self.best_metric and self.best_metric[1] not in ("max", "min"):
             raise UserError(
                 Setting("Train", "best_metric", self.best_metric), "direction is 'max' or 'min'"

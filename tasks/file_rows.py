@@ -1,0 +1,143 @@
+"""The rows of a JSONL or Parquet file, read line by line whenever they are asked for."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from prompt_jax.errors import UserError
+from prompt_jax.jsonl import TEXT_KEYS, stream_jsonl
+
+BATCH = 512  # rows that TensorFlow is given at a time
+HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file
+
+
+class FileRows:
+    """Some rows of a file, of which no more than a batch is in memory.
+
+    Every line is read once when this is made, and checked. A key beside `inputs` and `targets` is
+    kept if every row of the file has it as a string, as a whole number, as a number or as
+    true/false.
+
+    Args:
+      check: raises a ValueError for a row that cannot be.
+      among: whether a row is one of these.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        check: Callable[[dict], None] = lambda row: None,
+        among: Callable[[dict], bool] = lambda row: True,
+    ):
+        self._path, self._among = path, among
+        self._count, kinds = 0, Kinds()
+        for row in stream_jsonl(path, check=check):
+            kinds.add(row)
+            self._count += among(row)
+        self._columns = kinds.columns()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def dataset(self) -> tf.data.Dataset:
+        """The rows as SeqIO's readers take them, in the order of the file."""
+        specs = {key: tf.TensorSpec([None], kind) for key, kind in self._columns.items()}
+        batches = tf.data.Dataset.from_generator(self._batches, output_signature=specs)
+        return batches.unbatch()
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        rows: list[dict] = []
+        for row in filter(self._among, stream_jsonl(self._path)):
+            rows.append(row)
+            if len(rows) == BATCH:
+                yield self._arrays(rows)
+                rows = []
+        if rows:
+            yield self._arrays(rows)
+
+    def _arrays(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        return {
+            key: np.array([row[key].encode() for row in rows], object)
+            if kind is tf.string
+            else np.array([row[key] for row in rows], kind.as_numpy_dtype)
+            for key, kind in self._columns.items()
+        }
+
+
+class Kinds:
+    """What the values of each key are, row by row."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, set[str]] = {}
+        self._rows, self._times = 0, dict[str, int]()
+
+    def add(self, row: dict) -> None:
+        self._rows += 1
+        for key in row if self._rows == 1 else self._kinds:
+            if key in row:
+                self._kinds.setdefault(key, set()).add(_kind(row[key]))
+                self._times[key] = self._times.get(key, 0) + 1
+
+    def columns(self) -> dict[str, tf.DType]:
+        """The keys that make a column of one scalar type, in the order of the first row."""
+        columns = {}
+        for key, kinds in self._kinds.items():
+            if key in TEXT_KEYS:
+                columns[key] = tf.string
+            elif self._times[key] == self._rows and (kind := _COLUMNS.get(frozenset(kinds))):
+                columns[key] = kind
+        return columns
+
+
+_COLUMNS = {
+    frozenset({"text"}): tf.string,
+    frozenset({"truth"}): tf.bool,
+    frozenset({"whole"}): tf.int64,
+    frozenset({"number"}): tf.float64,
+    frozenset({"whole", "number"}): tf.float64,
+}
+
+
+def _kind(value: object) -> str:
+    """text, truth, whole, number, or "" for what no column takes."""
+    if isinstance(value, str):
+        return "text" if value.isascii() or _is_utf8(value) else ""
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, int | float) and abs(value) < 2**63:
+        return "whole" if isinstance(value, int) else "number"
+    return ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def held_out(inputs: Iterable[str], path: str) -> int:
+    """The last `rank` of validation, which gets a tenth of the distinct inputs (at least one).
+
+    Raises:
+      UserError: there is one distinct input.
+    """
+    ranks = np.unique(np.fromiter(map(rank, inputs), np.uint64))
+    if len(ranks) < 2:
+        raise UserError(path, "one distinct input cannot be split into train and validation")
+    return int(ranks[max(1, round(len(ranks) / HELD_OUT)) - 1])
+
+
+def rank(text: str) -> int:
+    """Where a text stands in the order of SHA-256: the first eight bytes of its own."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def train_or_validation(path: str, split: str) -> FileRows:
+    """The rows of `train`, or those that are held out of it as `validation`."""
+    last = held_out((row["inputs"] for row in stream_jsonl(path)), path)
+    validation = split == "validation"
+    return FileRows(path, among=lambda row: (rank(row["inputs"]) <= last) is validation)
