@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Two processes. One of them runs all tests of a file, so that its fixtures are made once.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
 
-.PHONY: setup test lint types parity fit fit-xxl check docs nightly quickstart scoreboard scoreboard-quick clean
+.PHONY: setup test lint types parity fit fit-xxl check docs dist nightly quickstart scoreboard scoreboard-quick clean
 
 # Set-up: .venv in the checkout, versions from constraints.txt; repeated only when those change.
 setup: $(VENV)/.stamp
@@ -81,6 +81,11 @@ docs: $(VENV)/.stamp-docs
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/soft_prompt.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The files of a release into dist/, built twice and compared; RELEASING.md.
+dist: $(VENV)/.stamp
+	$(PIP) -e '.[release]'
+	$(BIN)/python .ci/dist.py
 
 # Every test but parity and fit, those that take minutes included; then the quick ones with the
 # newest Python and JAX, in an environment of their own.

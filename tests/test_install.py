@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from prompt_jax.version import __version__
+
 ROOT = Path(__file__).parent.parent
 SOURCES = {"prompt_jax": "prompt_jax", "gin": "prompt_jax/gin", "tasks": "prompt_jax/tasks"}
 PIN = r"[\w.-]+==[\w.]+(; python_version (<|>=) \"3\.12\")?"
@@ -85,9 +87,12 @@ def test_wheel_carries_code_recipes_tasks_and_backbones(wheel: Path) -> None:
 
 def test_wheel_carries_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"prompt_jax", "prompt_jax-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "prompt_jax",
+        f"prompt_jax-{__version__}.dist-info",
+    }
     assert [name for name in names if re.search(r"gin/(.*/)?__init__\.py$|pycache", name)] == []
-    assert wheel.stat().st_size < 20e6
+    assert wheel.stat().st_size < 25e6
 
 
 def test_program_answers_outside_the_checkout(python: Path, tmp_path: Path) -> None:
@@ -214,3 +219,17 @@ def canonical(requirement: str) -> str:
     """The distribution a requirement names, spelt as pip compares it."""
     name = re.split(r"[\[<>=! ]", requirement)[0]
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_version_is_said_alike() -> None:
+    """In CITATION.cff and in the examples of launchers, as in `version.py`."""
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    for example in (ROOT / "launch" / "examples").glob("*.toml"):
+        assert f"prompt_jax-{__version__}-py3-none-any.whl" in example.read_text()
+        assert set(re.findall(r"prompt_jax-([\w.]+?)-py3", example.read_text())) == {__version__}
+
+
+def test_a_shell_completes_verbs(python: Path, tmp_path: Path) -> None:
+    asked = "_PROMPT_JAX_COMPLETE=complete_bash COMP_CWORD=1 COMP_WORDS='prompt-jax mig' "
+    found = run("bash", "-c", asked + str(python.parent / "prompt-jax"), cwd=tmp_path)
+    assert found.split() == ["migrate"]

@@ -12,6 +12,7 @@ from prompt_jax.cli.options import (
     Coordinator,
     DataDir,
     Debug,
+    DryRun,
     InputLength,
     Json,
     MethodsModules,
@@ -24,7 +25,7 @@ from prompt_jax.cli.options import (
     import_tasks,
     use_data_dir,
 )
-from prompt_jax.cli.show import print_facts, print_json, print_table
+from prompt_jax.cli.show import print_facts, print_json, print_plans, print_table
 from prompt_jax.errors import UserError
 
 Mode = Annotated[
@@ -135,6 +136,7 @@ def evaluate(
     processes: Processes = None,
     process: Process = None,
     start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -145,6 +147,16 @@ def evaluate(
       prompt-jax eval --prompt=/tmp/quickstart/prompt/best --backbone=nano \\
         --task=vader_polarity --split=validation
     """
+    if dry_run:
+        from prompt_jax.doctor.plan import plan_of_eval
+
+        use_data_dir(data_dir)
+        import_tasks(tasks_module)
+        files = [name for name in (predictions, journal) if name is not None]
+        lengths = (input_length, target_length)
+        asked = (backbone, prompt or [], task, split, batch_size, max_examples, lengths, files)
+        print_plans([plan_of_eval(*asked)], "", json)
+        return
     place = hosts.find(coordinator, processes, process)
     if place is not None:
         hosts.watched()

@@ -22,6 +22,7 @@ from prompt_jax.cli.options import (
     Coordinator,
     DataDir,
     Debug,
+    DryRun,
     GinFiles,
     GinSearchPaths,
     Json,
@@ -41,7 +42,7 @@ from prompt_jax.cli.options import (
 from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
 from prompt_jax.cli.serve import serve
-from prompt_jax.cli.show import print_json, print_table
+from prompt_jax.cli.show import print_json, print_plans, print_table
 from prompt_jax.cli.spot import app as spot_app
 from prompt_jax.cli.tasks import tasks_app
 from prompt_jax.errors import Preempted, RunError, UserError
@@ -54,7 +55,6 @@ RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot", "migra
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -227,6 +227,7 @@ def train(
     process: Process = None,
     start_timeout: StartTimeout = hosts.START_TIMEOUT,
     stop_signal: StopSignals = None,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -253,6 +254,16 @@ def train(
         options |= {"observers": observers.usual()}
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
+    if dry_run:
+        from prompt_jax.doctor.plan import plan
+
+        import_methods(methods_module)
+        cfg = load([])
+        from prompt_jax.run.seeds import parse_seeds
+
+        numbers = None if seeds is None else parse_seeds(seeds)
+        print_plans(plan(cfg.root, model_dir, numbers), cfg.operative, json)
+        return
     place = hosts.find(coordinator, processes, process)
     if place is not None:
         hosts.watched()

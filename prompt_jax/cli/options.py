@@ -110,6 +110,9 @@ StartTimeout = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry_run", help="Say what would be done and written, and do nothing.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -52,6 +52,19 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
             print(f"{name}: {_cell(value)}")
 
 
+def print_plans(plans: Sequence[Mapping[str, Any]], operative: str, json: bool) -> None:
+    """What `--dry_run` reports: every binding in force, then a table of each run."""
+    if json:
+        print_json({"config": operative, "plans": list(plans)})
+        return
+    if operative:
+        print(operative)
+    for plan in plans:
+        facts = {name: value for name, value in plan.items() if value not in ({}, [])}
+        print_facts(str(facts.pop("model_dir", facts.get("task", ""))), facts)
+    print("dry run: no weight was read, and nothing was written")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"

@@ -8,6 +8,7 @@ import typer
 from prompt_jax.cli.options import (
     DataDir,
     Debug,
+    DryRun,
     GinFiles,
     GinSearchPaths,
     Json,
@@ -18,7 +19,7 @@ from prompt_jax.cli.options import (
     import_tasks,
     use_data_dir,
 )
-from prompt_jax.cli.show import print_facts, print_json, print_table
+from prompt_jax.cli.show import print_facts, print_json, print_plans, print_table
 from prompt_jax.errors import UserError
 
 LibraryFolder = Annotated[
@@ -62,6 +63,7 @@ def embed(
     tasks_module: TasksModules = None,
     methods_module: MethodsModules = None,
     data_dir: DataDir = None,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -76,6 +78,15 @@ def embed(
     if ctx.obj and not gin_file:
         raise UserError(f"--gin.{ctx.obj[0]}", "bindings go with a --gin_file", "give one, or none")
     import_methods(methods_module)
+    if dry_run:
+        if not gin_file:
+            raise UserError("--dry_run", "there is nothing to train", "give a --gin_file")
+        from prompt_jax.doctor.plan import plan_of_run
+
+        cfg = _loader(ctx, gin_file, gin_search_paths)([])
+        entry = f"{library}/{name or cfg.root.data.task}/"
+        print_plans([plan_of_run(cfg.root, model_dir) | {"entry": entry}], cfg.operative, json)
+        return
     if gin_file:
         cfg = _loader(ctx, gin_file, gin_search_paths)([])
         import_tasks(tasks_module)
@@ -152,6 +163,7 @@ def transfer(
     tasks_module: TasksModules = None,
     methods_module: MethodsModules = None,
     data_dir: DataDir = None,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -170,9 +182,16 @@ def transfer(
     use_data_dir(data_dir)
     import_methods(methods_module)
     load = _loader(ctx, gin_file, gin_search_paths)
-    load([])  # a wrong recipe is said before the tasks are read
-    import_tasks(tasks_module)
+    cfg = load([])  # a wrong recipe is said before the tasks are read
     from prompt_jax.prompt.library import Library
+
+    if dry_run:
+        from prompt_jax.doctor.plan import plan_of_transfer
+
+        plans = plan_of_transfer(cfg.root, model_dir, Library(library), strategies, k)
+        print_plans(plans, cfg.operative, json)
+        return
+    import_tasks(tasks_module)
     from prompt_jax.transfer.targets import Transfer
 
     where = (Library(library), model_dir)
