@@ -1,18 +1,21 @@
 """JSONL with `inputs` and `targets`: one JSON object per line, UTF-8, blank lines skipped.
 
-A path that ends in `.parquet` is read as such, its rows in place of lines, with the same rules.
+A path that ends in `.parquet`, `.csv`, `.tsv` or `.json` is read as such, its rows in place of
+lines, with the same rules; each but Parquet also as `.gz`.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from prompt_jax.contents import read_lines, refuse_pointer
+from prompt_jax.contents import read_bytes, read_lines, refuse_pointer
 from prompt_jax.errors import UserError, reading
+from prompt_jax.splits import KINDS, PACKED, parse
+from prompt_jax.tables import read_table
 
 TEXT_KEYS = ("inputs", "targets")
-ENDINGS = (".jsonl", ".parquet")  # what files of rows are called
+UNLABELLED = "<unk>"  # the target of a row without a label, as in T5's own SuperGLUE tasks
 
 
 def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
@@ -37,7 +40,7 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
     for key in text_keys:
         if key not in row:
             has = ", ".join(map(repr, row)) or "no keys"
-            remedy = f"; call the right one '{key}'" if row and key in TEXT_KEYS else ""
+            remedy = f"; name the right one: FILE?{key}=COLUMN" if row and key in TEXT_KEYS else ""
             raise ValueError(f"no key '{key}'; the row has {has}{remedy}")
         check_text(key, row[key])
     return row
@@ -53,37 +56,103 @@ def check_text(key: str, value: object) -> None:
         raise ValueError(f"'{key}' holds half of a surrogate pair; write the whole pair") from None
 
 
-def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank; a missing file is a UserError.
 
-    A row of Parquet comes as the JSON line that it would be.
+    A row of another format comes as the JSON line that it would be, with the columns that `?` names
+    (see `splits`) in the place of `inputs` and `targets`.
     """
+    path, columns = parse(name)
     file = epath.Path(path)
     if not file.is_file():
         raise UserError(path, "no such file of rows")
-    if path.endswith(".parquet"):
-        yield from _parquet_lines(file)
+    kind = next((kind for kind in KINDS if path.removesuffix(PACKED).endswith(kind)), "")
+    if kind == ".parquet":
+        rows = _parquet_rows(file, columns)
+    elif kind in (".csv", ".tsv"):
+        rows = read_table(path, tabs=kind == ".tsv")
+    elif kind == ".json" and _is_list(file):
+        rows = _entries(file)
+    else:
+        lines = ((n, line) for n, line in enumerate(read_lines(file), start=1) if line.strip())
+        yield from (_mapped_lines(path, lines, columns) if columns else lines)
         return
-    for number, line in enumerate(read_lines(file), start=1):
-        if line.strip():
-            yield number, line
+    for number, row in rows:
+        named = _named(f"{path}:{number}", row, columns) if columns else row
+        yield number, json.dumps(named, ensure_ascii=False, default=str).encode()
 
 
-def _parquet_lines(file: epath.Path) -> Iterator[tuple[int, bytes]]:
+def _is_list(file: epath.Path) -> bool:
+    return next((line for line in read_lines(file) if line.strip()), b"").lstrip().startswith(b"[")
+
+
+def _entries(file: epath.Path) -> Iterator[tuple[int, dict]]:
+    """(its number from 1, object) of every entry of a JSON list."""
+    with reading(file, "write a JSON list of objects") as place:
+        for place.line, row in enumerate(json.loads(read_bytes(file)), start=1):
+            if not isinstance(row, dict):
+                raise ValueError(f"a JSON {type(row).__name__}, not an object")
+            yield place.line, row
+
+
+def _mapped_lines(path: str, lines: Iterator[tuple[int, bytes]], columns: dict[str, str]):
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            yield number, line  # `parse_row` says what is wrong
+            continue
+        named = _named(f"{path}:{number}", row, columns)
+        yield number, json.dumps(named, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _named(where: str, row: dict, columns: dict[str, str]) -> dict:
+    """A row whose columns stand under the names that they are read as.
+
+    A whole number is its digits: labels often are numbers.
+    """
+    for column in columns.values():
+        if column not in row:
+            has = ", ".join(map(repr, row)) or "no columns"
+            raise UserError(where, f"no column '{column}'", f"it has {has}")
+    rest = {key: v for key, v in row.items() if key not in (*columns, *columns.values())}
+    values = {key: row[column] for key, column in columns.items()}
+    return {k: str(v) if type(v) is int else v for k, v in values.items()} | rest
+
+
+def _parquet_rows(file: epath.Path, columns: dict[str, str]) -> Iterator[tuple[int, dict]]:
+    """(its number from 1, row) of every row; class ids of Hugging Face's `datasets` in a column
+    that `columns` names are the names of the classes."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with file.open("rb") as content:
             refuse_pointer(file, content.read(64))
-            batches = parquet.ParquetFile(content).iter_batches()
-            rows = (row for batch in batches for row in batch.to_pylist())
+            table = parquet.ParquetFile(content)
+            classes = _classes(table.schema_arrow.metadata or {}, columns)
+            rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 for key, value in row.items():
                     row[key] = _plain(f"{file}:{number}", key, value)
-                yield number, json.dumps(row, ensure_ascii=False, default=str).encode()
+                for key, names in classes.items():
+                    if type(row[key]) is int:
+                        row[key] = names[row[key]] if row[key] >= 0 else UNLABELLED
+                yield number, row
     except pyarrow.ArrowInvalid as error:
         raise UserError(file, f"not Parquet ({error})") from None
+
+
+def _classes(metadata: dict[bytes, bytes], columns: dict[str, str]) -> dict[str, list[str]]:
+    """{column: the names of its classes} of the columns that are read as text."""
+    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return {
+        column: list(features[column]["names"])
+        for column in columns.values()
+        if isinstance(features.get(column), dict) and "names" in features[column]
+    }
 
 
 def _plain(where: str, key: str, value: object) -> object:
@@ -106,7 +175,7 @@ def _plain(where: str, key: str, value: object) -> object:
 
 
 def read_jsonl(
-    path: str,
+    path: str | Sequence[str],
     text_keys: tuple[str, ...] = TEXT_KEYS,
     check: Callable[[dict], None] = lambda row: None,
 ) -> list[dict]:
@@ -115,50 +184,18 @@ def read_jsonl(
 
 
 def stream_jsonl(
-    path: str,
+    path: str | Sequence[str],
     text_keys: tuple[str, ...] = TEXT_KEYS,
     check: Callable[[dict], None] = lambda row: None,
 ) -> Iterator[dict]:
-    """The rows in file order; UserError "FILE:LINE: what" for a bad line, or one of which `check`
-    raises a ValueError, or "FILE: no rows"."""
-    with reading(path) as place:
-        for place.line, line in numbered_lines(path):
-            row = parse_row(line, text_keys)
-            check(row)
-            yield row
-    if place.line is None:
-        wanted = " and ".join(text_keys)
-        raise UserError(path, "no rows", f"write one JSON object with {wanted} a line")
-
-
-def stem_of(file_name: str) -> str:
-    """The name that a task's JSONL files share.
-
-    >>> stem_of("tickets.train.jsonl")
-    'tickets'
-    """
-    for ending in ENDINGS:
-        file_name = file_name.removesuffix(ending)
-    return file_name.removesuffix(".train")
-
-
-def split_files(train_path: str, validation_path: str | None = None) -> dict[str, str]:
-    """{split: path} of a task's files: NAME.train.jsonl or NAME.jsonl, and NAME.validation.jsonl
-    (or `validation_path`) and NAME.test.jsonl where they are there; UserError if a given one is
-    not. So are train.jsonl and validation.jsonl; NAME.validation.jsonl and NAME.test.jsonl, given
-    by themselves, are that split and no other. The same with `.parquet`."""
-    train = epath.Path(train_path)
-    stem = stem_of(train.name)
-    own = stem.rpartition(".")[2]
-    files = {own if own in ("validation", "test") else "train": train}
-    start = "" if stem == "train" else f"{stem}."
-    for split in ("validation", "test") if "train" in files else ():
-        beside = train.parent / f"{start}{split}{train.suffix}"
-        if beside.is_file() and beside != train:
-            files[split] = beside
-    if validation_path is not None:
-        files["validation"] = epath.Path(validation_path)
-    for path in files.values():
-        if not path.is_file():
-            raise UserError(path, "no such file of rows")
-    return {split: str(path) for split, path in files.items()}
+    """The rows in file order, of one file or several; UserError "FILE:LINE: what" for a bad line,
+    or one of which `check` raises a ValueError, or "FILE: no rows"."""
+    for file in [path] if isinstance(path, str) else path:
+        with reading(parse(file)[0]) as place:
+            for place.line, line in numbered_lines(file):
+                row = parse_row(line, text_keys)
+                check(row)
+                yield row
+        if place.line is None:
+            wanted = " and ".join(text_keys)
+            raise UserError(file, "no rows", f"write one JSON object with {wanted} a line")

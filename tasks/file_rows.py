@@ -1,20 +1,24 @@
-"""The rows of a JSONL or Parquet file, read line by line whenever they are asked for."""
+"""The rows of files, read line by line whenever they are asked for; their labels."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import TEXT_KEYS, stream_jsonl
+from prompt_jax.jsonl import TEXT_KEYS, UNLABELLED, numbered_lines, parse_row, stream_jsonl
+from prompt_jax.splits import parse
 
 BATCH = 512  # rows that TensorFlow is given at a time
-HELD_OUT = 10  # one distinct input in so many, of a JSONL file without a validation file
+HELD_OUT = 10  # one distinct input in so many, of a file without a validation file
+MOST_LABELS = 64  # a file with more distinct targets is no classification
 
 
 class FileRows:
-    """Some rows of a file, of which no more than a batch is in memory.
+    """Some rows of files, of which no more than a batch is in memory.
 
     Every line is read once when this is made, and checked. A key beside `inputs` and `targets` is
     kept if every row of the file has it as a string, as a whole number, as a number or as
@@ -27,7 +31,7 @@ class FileRows:
 
     def __init__(
         self,
-        path: str,
+        path: str | Sequence[str],
         check: Callable[[dict], None] = lambda row: None,
         among: Callable[[dict], bool] = lambda row: True,
     ):
@@ -136,8 +140,39 @@ def rank(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def train_or_validation(path: str, split: str) -> FileRows:
+def train_or_validation(path: Sequence[str], split: str) -> FileRows:
     """The rows of `train`, or those that are held out of it as `validation`."""
-    last = held_out((row["inputs"] for row in stream_jsonl(path)), path)
+    last = held_out((row["inputs"] for row in stream_jsonl(path)), ", ".join(path))
     validation = split == "validation"
     return FileRows(path, among=lambda row: (rank(row["inputs"]) <= last) is validation)
+
+
+def labels_of(files: Sequence[str]) -> tuple[str, ...]:
+    """The sorted labels of files of rows; () where the targets are texts of their own.
+
+    They are labels if there are 2 to MOST_LABELS of them and at least twice as many rows. What is
+    wrong with a file is said when it is read.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        for file in files:
+            for _, line in numbered_lines(file):
+                counts[parse_row(line)["targets"]] += 1
+                if len(counts) > MOST_LABELS + 1:
+                    return ()
+    except (ValueError, OSError, EOFError):
+        return ()
+    rows = counts.total() - counts.pop(UNLABELLED, 0)
+    labels = 2 <= len(counts) <= MOST_LABELS and 2 * len(counts) <= rows
+    return tuple(sorted(counts)) if labels and all(map(str.strip, counts)) else ()
+
+
+def where_of(files: Mapping[str, Sequence[str]]) -> Callable[[str], str | None]:
+    """split -> its files, if they are there; a held-out split is of the training files."""
+
+    def where(split: str) -> str | None:
+        some = [parse(path)[0] for path in files.get(split, files.get("train", ()))]
+        there = some and all(epath.Path(path).is_file() for path in some)
+        return ", ".join(some) if there else None
+
+    return where

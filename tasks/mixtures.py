@@ -11,6 +11,7 @@ from functools import partial
 import seqio
 
 from prompt_jax.errors import UserError
+from prompt_jax.splits import COLUMNS
 
 CAP = 2**19
 
@@ -43,9 +44,13 @@ def parse(name: str) -> tuple[list[str], int]:
 
     >>> parse("cr+trec?cap=1000")
     (['cr', 'trec'], 1000)
+    >>> parse("cr+f.csv?inputs=text&targets=label")
+    (['cr', 'f.csv?inputs=text&targets=label'], 524288)
     """
-    members, asked, option = name.partition("?")
+    members, asked, option = name.rpartition("?")
     key, _, cap = option.partition("=")
-    if asked and (key != "cap" or not cap.isdecimal() or int(cap) < 1):
+    if not asked or key in COLUMNS:  # `?` of a file
+        return name.split("+"), CAP
+    if key != "cap" or not cap.isdecimal() or int(cap) < 1:
         raise UserError(f"mixture '{name}'", "after ? only cap=N is known, with N at least 1")
-    return members.split("+"), int(cap or CAP)
+    return members.split("+"), int(cap)

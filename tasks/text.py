@@ -25,11 +25,19 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from prompt_jax.errors import UserError
-from prompt_jax.jsonl import ENDINGS, TEXT_KEYS, split_files, stem_of
+from prompt_jax.errors import UserError, reading
+from prompt_jax.jsonl import TEXT_KEYS
 from prompt_jax.metrics.text import Metric, accuracy
+from prompt_jax.splits import names_folder, names_rows, parse, split_files, stem_of
 from prompt_jax.tasks import mixtures
-from prompt_jax.tasks.file_rows import FileRows, held_out, rank, train_or_validation
+from prompt_jax.tasks.file_rows import (
+    FileRows,
+    held_out,
+    labels_of,
+    rank,
+    train_or_validation,
+    where_of,
+)
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
 
@@ -179,6 +187,8 @@ def add_task(
 
     `postprocess(text, example=, is_target=)` gives what the metrics compare; None: the text.
     """
+    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
+        raise UserError(f"task '{name}'", "this name is taken", "give the task another name")
     task = seqio.TaskRegistry.add(
         name,
         source=source,
@@ -194,18 +204,20 @@ def add_task(
 
 def jsonl_task(
     name: str,
-    files: Mapping[str, str],
+    files: Mapping[str, str | Sequence[str]],
     metrics: Sequence[Metric] = (accuracy,),
     choices: Sequence[str] | None = None,
 ) -> seqio.Task:
-    """Registers a task over JSONL or Parquet files: {split: path}, from the working folder.
+    """Registers a task over files of rows: {split: path or paths}, from the working folder.
+
+    JSONL, CSV, TSV, JSON, each also with `.gz`, and Parquet; `PATH?inputs=COLUMN&targets=COLUMN`.
 
     Rows have `inputs` and `targets` as strings. Another key is kept if every row of the file has it
     as a string, as a whole number, as a number or as true/false. `choices` are the label strings of
     a classification task. A bad line, a target outside `choices` or an empty file is a UserError
     when the split is read; choices that cannot be are one at once.
     """
-    paths = {split: str(path) for split, path in files.items()}
+    paths = {s: (p,) if isinstance(p, str) else tuple(map(str, p)) for s, p in files.items()}
     if choices is not None:
         _check_choices(name, choices)
 
@@ -219,9 +231,17 @@ def jsonl_task(
     def read(split: str) -> FileRows:
         return FileRows(paths[split], known)
 
-    described = f"JSONL {', '.join(paths.values())}"
-    source = RowsSource(read, tuple(paths), described, where=_file_of(paths))
-    return add_task(name, source, [], metrics, choices)
+    return add_task(name, _files_source(read, paths), [], metrics, choices)
+
+
+def _files_source(
+    read: Callable[[str], FileRows], files: Mapping[str, Sequence[str]], note: str = ""
+) -> RowsSource:
+    described = f"rows of {', '.join(path for some in files.values() for path in some)}{note}"
+    splits = dict.fromkeys((*files, *(("validation",) if note else ())))
+    order = [split for split in ("train", "validation", "test") if split in splits]
+    order += [split for split in splits if split not in order]
+    return RowsSource(read, order, described, where=where_of(files))
 
 
 def _check_choices(name: str, choices: Sequence[str]) -> None:
@@ -232,42 +252,43 @@ def _check_choices(name: str, choices: Sequence[str]) -> None:
         raise UserError(f"task '{name}'", f"choices={choices!r}", "give two or more, each once")
 
 
-def task_from_jsonl(train_path: str, validation_path: str | None = None) -> seqio.Task:
-    """The task of a JSONL file, registered on first use; scored by accuracy.
+def task_from_jsonl(name: str, validation: str | None = None) -> seqio.Task:
+    """The task of a file or a folder of rows, registered on first use; scored by accuracy.
 
-    The splits of NAME.jsonl or NAME.train.jsonl: `train` is the file; `validation` is
-    `validation_path`, else NAME.validation.jsonl beside it; `test` is NAME.test.jsonl if it is
-    there. Without a validation file a tenth of the distinct inputs (at least one, those with the
-    smallest SHA-256) is held out of `train` as `validation`, so that the two never share an input.
+    Its splits are those of `splits.split_files`. Without a validation file a tenth of the distinct
+    inputs (at least one, those with the smallest SHA-256) is held out of `train` as `validation`,
+    so that the two never share an input. Where the targets are labels (`labels_of`) they are the
+    task's choices.
     """
-    files = split_files(train_path, validation_path)
-    stem = re.sub(r"\W", "_", stem_of(epath.Path(train_path).name))
-    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in files.items()).encode()).hexdigest()
-    name = f"jsonl:{stem}:{digest[:8]}"
-    if name in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(name)
-    if "validation" in files or "train" not in files:
-        return jsonl_task(name, files)
+    files = split_files(name, validation)
+    named = {split: "|".join(some) for split, some in files.items()}
+    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in named.items()).encode()).hexdigest()
+    stem = re.sub(r"\W", "_", stem_of(epath.Path(parse(name)[0]).name))
+    registered = f"jsonl:{stem}:{digest[:8]}"
+    if registered in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(registered)
+    given = tuple(f for split in files if split != "test" for f in files[split])
+    divided = "train" in files and "validation" not in files
 
     def read(split: str) -> FileRows:
-        if split == "test":
-            return FileRows(files["test"])
+        if not divided or split == "test":
+            return FileRows(files[split])
         return train_or_validation(files["train"], split)
 
-    splits = ("train", "validation", *(s for s in files if s == "test"))
-    described = f"JSONL {files['train']}, a tenth held out as validation"
-    source = RowsSource(read, splits, described, where=_file_of(files))
-    return add_task(name, source, [], [accuracy], None)
+    note = ", a tenth held out as validation" if divided else ""
+    source = _files_source(read, files, note)
+    return add_task(registered, source, [], [accuracy], labels_of(given) or None)
 
 
-def _file_of(files: Mapping[str, str]) -> Callable[[str], str | None]:
-    """split -> its file, if it is there; a held-out split is of the training file."""
+def files_of(name: str) -> str:
+    """What a task that is named by a file or folder is read from; "" for a registered name."""
+    by_path = names_rows(name) or (name not in seqio.TaskRegistry.names() and names_folder(name))
+    return "; ".join(str(task.source) for task in sub_tasks(name)) if by_path else ""
 
-    def where(split: str) -> str | None:
-        path = files.get(split, files.get("train", ""))
-        return path if epath.Path(path).is_file() else None
 
-    return where
+def choices_of(name: str) -> tuple[str, ...]:
+    """The label strings of a task, by any name that `get_task` knows; () where it has none."""
+    return CHOICES.get(get_task(name).name, ())
 
 
 def hold_out(rows: list[dict], path: str) -> tuple[list[dict], list[dict]]:
@@ -284,7 +305,7 @@ def import_bundled() -> None:
 
 
 def get_task(name: str) -> seqio.Task | seqio.Mixture:
-    """The SeqIO task or mixture of that name, or of a file if it ends with .jsonl or .parquet.
+    """The SeqIO task or mixture of that name, or of a file or folder of rows (`splits`).
 
     Names with + between them are a mixture (`tasks.mixtures`). UserError with the nearest names if
     there is none.
@@ -292,13 +313,15 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     import_bundled()
     if name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(name)
-    if "+" in name and not epath.Path(name).is_file():
+    if "+" in name and not epath.Path(name.rpartition("?")[0] or name).exists():
         members = [task for part in mixtures.parse(name)[0] for task in sub_tasks(part)]
         return mixtures.register(name, members)
-    if name.endswith(ENDINGS):
+    if names_rows(name):
         return task_from_jsonl(name.removeprefix("jsonl:"))
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
+    if names_folder(name):
+        return task_from_jsonl(name)
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"
@@ -369,8 +392,11 @@ def _check_text_task(task: seqio.Task) -> None:
 
 
 def _stream(task: seqio.Task, split: str) -> Iterator[dict]:
-    examples = _examples(task.get_dataset(None, split=split, shuffle=False, use_cached=False))
-    first = next(examples, None)
+    remedy = "mend its source and preprocessors; `inputs` and `targets` are strings"
+    with reading(f"task '{task.name}', split '{split}'", remedy):
+        dataset = task.get_dataset(None, split=split, shuffle=False, use_cached=False)
+        examples = _examples(dataset)
+        first = next(examples, None)
     if first is None:
         raise UserError(f"task '{task.name}'", f"its split '{split}' is empty", "check its source")
     yield first

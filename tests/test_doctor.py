@@ -308,3 +308,59 @@ def test_a_terminal_gets_a_table(monkeypatch, capsys):
     doctor_cli.show([doctor.Line("disk", "fail", "full", "free some")])
     out = capsys.readouterr().out
     assert "doctor" in out and "free some" in out and out.count("\n") > 3
+
+
+MIXTURE = """
+import seqio
+from prompt_jax.metrics.qa import squad
+from prompt_jax.metrics_text import accuracy
+from prompt_jax.tasks.text import RowsSource, add_task, jsonl_task
+FILES = {"train": "FOLDER/toy.train.jsonl", "validation": "FOLDER/toy.validation.jsonl"}
+jsonl_task("one_metric", FILES, metrics=[accuracy])
+jsonl_task("other_metric", FILES, metrics=[squad])
+seqio.MixtureRegistry.add("no_shared_metric", [("one_metric", 1.0), ("other_metric", 1.0)])
+rows = [{"inputs": f"a {n}", "targets": t} for n, t in enumerate(("yes", "no", "perhaps"))]
+source = RowsSource(lambda split: rows, ("train", "validation"), "rows")
+add_task("undeclared", source, [], [accuracy], ("yes", "no"))
+texts = [{"inputs": f"a {n}", "targets": f"text {n}"} for n in range(99)]
+add_task("no_labels", RowsSource(lambda split: texts, ("train", "validation"), "t"), [], [accuracy],
+         None)
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny, tmp_path_factory):
+    from prompt_jax.recipe.user_code import import_tasks_module
+
+    module = tmp_path_factory.mktemp("faulty") / "faulty.py"
+    module.write_text(MIXTURE.replace("FOLDER", str(tiny)))
+    import_tasks_module(str(module))
+
+
+@pytest.mark.parametrize(
+    ("bindings", "check", "value"),
+    [(["TASK='no_shared_metric'"], "metric", "the evaluation does not give it"),
+     (["BEST_METRIC=('f1', 'max')"], "metric", "BEST_METRIC = 'f1': the evaluation does not"),
+     (["TASK='undeclared'"], "labels", "the target 'perhaps' is none of the task's labels"),
+     (["TASK='no_labels'", "Evaluation.mode='rank'"], "metric", "has no choices to rank")],
+)  # fmt: skip
+def test_what_train_would_refuse_late(page, faulty, bindings, check, value):
+    lines = page(*bindings)
+    assert failed(lines) == [check]
+    assert value in lines[check].value
+
+
+def test_train_refuses_a_metric_before_it_reads_a_weight(tiny, faulty, tmp_path, capsys):
+    wanted = ["--gin.TASK='no_shared_metric'", "--gin.BACKBONE='files:/not/there'"]
+    at = [f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/m"]
+    assert main(["train", *at, *wanted]) == 2
+    assert "BEST_METRIC = 'accuracy': the evaluation does not give it" in capsys.readouterr().err
+
+
+def test_labels_that_come_back_as_others(page, tmp_path):
+    rows = [("x", "billing "), ("y", "fault")]
+    spiece = f"VOCABULARY='{Path(weights.__file__).parents[1]}/backbones/nano/spiece.model'"
+    task = jsonl(tmp_path / "trail", rows)
+    lines = page(task, write_backbone(tmp_path / "large", vocab_size=8192), spiece)
+    assert failed(lines) == ["labels"]
+    assert lines["labels"].value.endswith("such as 'billing ', come back as others: 'billing'")

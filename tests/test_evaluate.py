@@ -40,7 +40,7 @@ def test_the_size_of_a_batch_changes_nothing(tiny, bare):
         assert row.pop("score") == pytest.approx(other.pop("score"), rel=1e-4)
     assert told[0] == told[1]
     metrics, rows = told[0]
-    assert set(metrics) == {"accuracy"}
+    assert set(metrics) == {"accuracy", "not_a_label"}  # the labels are those of the files
     assert [row["inputs"] for row in rows] == [f"say {'ab'[i % 2]} {i}" for i in range(60)]
 
 
@@ -162,9 +162,9 @@ def test_what_is_no_label_is_counted(tiny, labels):
     assert sum(row["(not a label)"] for row in table.values()) == len(wrong)
 
 
-def test_a_task_without_choices_is_not_ranked(tiny):
+def test_a_task_without_choices_is_not_ranked(tiny, labels):
     with pytest.raises(UserError, match="has no choices to rank; declare choices="):
-        run(tiny, prompts=[], task=str(tiny / "toy.train.jsonl"), how=Answering(mode="rank"))
+        run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="rank"))
 
 
 def test_pairs_are_mined_by_vectors(tiny, labels):

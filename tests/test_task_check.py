@@ -39,7 +39,8 @@ def test_check_counts_what_is_wrong(tmp_path, backbone):
     report = check_jsonl(str(path), backbone, input_length=5, target_length=4)
     assert report["errors"] == [
         f"{path}:5: not JSON (Expecting value at column 1); write one JSON object a line",
-        f"{path}:8: no key 'targets'; the row has 'inputs'; call the right one 'targets'",
+        f"{path}:8: no key 'targets'; the row has 'inputs'; "
+        "name the right one: FILE?targets=COLUMN",
     ]
     assert report["rows"] == 5
     assert report["labels"] == {"yes": 3, "no": 1, "": 1}
@@ -148,9 +149,13 @@ def test_a_task_of_official_files(cb, backbone):
     assert (train["absent_labels"], train["unlabelled"]) == (["neutral"], 0)
     assert train["truncated"] == {"inputs": 0.0, "targets": pytest.approx(100 / 3)}
     place = f"super_glue_cb train row 2 of {cb}/train.jsonl"
-    assert train["named"] == [f"{place}: 'targets' has 14 tokens, the limit is 11"]
+    assert train["named"] == [
+        f"{place}: 'targets' has 14 tokens, the limit is 11",
+        "super_glue_cb train: 3 of 250 published rows",
+    ]
     assert (test["unlabelled"], test["unknown_labels"]) == (1, {})
-    assert (test["named"], test["lengths"]["targets"]["p100"]) == ([], 0)
+    assert test["named"] == ["super_glue_cb test: 1 of 250 published rows"]
+    assert test["lengths"]["targets"]["p100"] == 0
     assert [(pair["splits"], pair["shared_inputs"]) for pair in report["between"]] == [
         ("train, validation", 1),
         ("validation, test", 1),

@@ -79,12 +79,14 @@ class Answering:
 class Answer(NamedTuple):
     """A text and its score: the log-likelihood (see `decode.generate`), or a cosine.
 
-    `scores`: those of all choices, where there are choices.
+    `scores`: those of all choices, where there are choices. `target_score`: the log-likelihood of
+    the example's target, where a metric asks for it.
     """
 
     text: str
     score: float
     scores: dict[str, float] | None = None
+    target_score: float | None = None
 
 
 class Answerer:

@@ -146,7 +146,9 @@ def use_data_dir(data_dir: str | None) -> None:
 def import_tasks(modules: list[str] | None) -> None:
     if modules:
         from prompt_jax.recipe.user_code import import_tasks_module
+        from prompt_jax.tasks.text import import_bundled
 
+        import_bundled()  # so that a module that takes one of their names is told
         for module in modules:
             import_tasks_module(module)
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from prompt_jax.cli.task_list import vocabulary_of
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row, split_files
+from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row
 from prompt_jax.metrics.text import UNLABELLED
+from prompt_jax.splits import parse, split_files
 
 if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
@@ -40,11 +41,37 @@ class Limits:
     def unit(self) -> str:
         return "characters" if self.vocabulary is None else "tokens"
 
+    def never_equal(self, rows: Sequence[dict], task: str | None = None) -> dict[str, str]:
+        """{target: what comes back} of targets that no output can equal; {} without a backbone."""
+        from prompt_jax.evaluate.expected import never_equal, plainly
+
+        if self.vocabulary is None:
+            return {}
+        return never_equal(task or plainly, rows, self.vocabulary)
+
     def length(self, text: str) -> int:
         """In tokens with the EOS, else in characters; 0 for what stands for no label."""
         if text == UNLABELLED:
             return 0
         return len(text) if self.vocabulary is None else len(self.vocabulary.encode(text)) + 1
+
+
+def _add_never_equal(
+    facts: dict,
+    errors: list[str],
+    lost: dict[str, str],
+    rows: Sequence[dict],
+    places: Sequence[str],
+) -> None:
+    """Names the first rows of each target that comes back as another text: errors where targets
+    are labels, which are compared as they are, else in `named`."""
+    labels = facts["labels"] is not None and 2 * len(facts["labels"]) <= len(rows)
+    for target, back in list(lost.items())[:NAMED]:
+        place = next(p for row, p in zip(rows, places, strict=True) if row["targets"] == target)
+        line = f"{place}: the target {target[:40]!r} comes back as {back[:40]!r}"
+        (errors if labels else facts["named"]).append(f"{line}: no output equals it")
+    if lost:
+        facts["never_equal"] = len(lost)
 
 
 def check_jsonl(
@@ -65,8 +92,9 @@ def check_jsonl(
     limits = Limits(backbone, input_length, target_length)
     rows, places, errors = _read_rows(path)
     report = {"rows": len(rows), "errors": errors, **statistics(rows, places, limits)}
+    _add_never_equal(report, errors, limits.never_equal(rows), rows, places)
     inputs = {row["inputs"] for row in rows}
-    others = [other for other in split_files(path).values() if other != path]
+    others = [file for some in split_files(path).values() for file in some if file != path]
     shared = {other: inputs & {row["inputs"] for row in _read_rows(other)[0]} for other in others}
     return report | {"shared_inputs": {other: len(texts) for other, texts in shared.items()}}
 
@@ -74,12 +102,13 @@ def check_jsonl(
 def _read_rows(path: str) -> tuple[list[dict], list[str], list[str]]:
     """Good rows, the place of each, and errors."""
     rows, places, errors = [], [], []
+    file = parse(path)[0]
     for number, line in numbered_lines(path):
         try:
             rows.append(parse_row(line))
-            places.append(f"{path}:{number}")
+            places.append(f"{file}:{number}")
         except ValueError as error:
-            errors.append(f"{path}:{number}: {error}")
+            errors.append(f"{file}:{number}: {error}")
     if not rows and not errors:
         errors.append(f"{path}: no rows")
     return rows, places, errors
@@ -133,6 +162,8 @@ def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
         facts = {"task": task.name, "split": split, "source": where, "rows": len(rows)}
         facts |= statistics(rows, named, limits)
         facts["named"] += shortfalls(task.name, split)
+        lost = limits.never_equal(rows, task.name)
+        _add_never_equal(facts, report["errors"], lost, rows, named)
         if choices:
             facts |= _coverage(rows, choices)
             report["errors"] += _unknown(rows, named, choices)

@@ -18,7 +18,7 @@ from prompt_jax.cli.options import (
     use_data_dir,
 )
 from prompt_jax.cli.show import print_facts, print_json, print_rows, print_table
-from prompt_jax.jsonl import ENDINGS
+from prompt_jax.splits import names_rows
 
 SHOWN = 10  # so many errors of `tasks check`
 
@@ -92,7 +92,10 @@ def tasks_show(
 @tasks_app.command("check")
 def tasks_check(
     name: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl|TASK", help="A file, or a registered task.")
+        str,
+        typer.Argument(
+            metavar="FILE|FOLDER|TASK", help="A file of rows, a folder of them, or a task."
+        ),
     ],
     backbone: MaybeBackbone = None,
     input_length: InputLength = None,
@@ -102,7 +105,7 @@ def tasks_check(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Problems, lengths and labels of a JSONL file or a task. Exit code 2 if it cannot be used.
+    """Problems, lengths and labels of a file, a folder or a task. Exit code 2 if it cannot be used.
 
     \b
     Example:
@@ -112,7 +115,7 @@ def tasks_check(
 
     use_data_dir(data_dir)
     import_tasks(tasks_module)
-    is_file = name.endswith(ENDINGS)
+    is_file = names_rows(name)
     check = check_jsonl if is_file else check_task
     report = check(name, _loaded(backbone), input_length, target_length)
     if json:

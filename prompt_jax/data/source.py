@@ -31,7 +31,7 @@ class Data:
     """What a run trains on.
 
     Attributes:
-      task: a SeqIO task or mixture, or a path that ends in `.jsonl` or `.parquet`.
+      task: a SeqIO task or mixture, a file of rows (`splits`), or a folder of them.
       input_length: tokens of text per row of the encoder, EOS included; the prompt is extra.
       target_length: tokens per row of the decoder, EOS included.
       batch_size: rows per step over all devices.
@@ -112,7 +112,7 @@ class Data:
         """The label strings of the task; () where there are none."""
         from prompt_jax.tasks import text
 
-        return text.CHOICES.get(self.task, ())
+        return text.choices_of(self.task)
 
     def title(self) -> str:
         """What is trained on, in a few words."""

@@ -21,13 +21,14 @@ from etils import epath
 
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.formats.files import read_json
-from prompt_jax.doctor.facts import BlockedError, Facts, labels_of, pieces
+from prompt_jax.doctor.facts import BlockedError, Facts, labels_of, pieces, undeclared_in
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.scorer import MOST_LABELS
 from prompt_jax.fit import estimate
 from prompt_jax.paths import is_local
 from prompt_jax.prompt.artefact import MANIFEST
 from prompt_jax.run.folder import open_folder
+from prompt_jax.run.log import check_best_metric
 from prompt_jax.run.settings import Train
 
 Status = Literal["ok", "warn", "fail"]
@@ -99,7 +100,15 @@ def check_task(facts: Facts) -> Line:
 def check_labels(facts: Facts) -> Line:
     """Every label fits into TARGET_LENGTH and is made of pieces that the vocabulary has."""
     labels = [label for examples in facts.examples.values() for label in labels_of(examples)]
+    others = [t for by_task in (facts.examples, facts.held_out) for t in undeclared_in(by_task)]
+    if others:
+        fix = "correct the rows, or declare them as choices of the task"
+        return Line("labels", "fail", f"the target {others[0]!r} is none of the task's labels", fix)
     if not labels:
+        if lost := facts.never_equal:
+            target, back = next(iter(lost.items()))
+            told = f"{len(lost)} targets come back as others: {target[:40]!r} as {back[:40]!r}"
+            return Line("labels", "warn", told, "a metric of equal texts misses them")
         return Line("labels", "ok", f"no classification: over {MOST_LABELS} targets")
     words, limit = facts.words, facts.run.data.target_length
     longest = max(labels, key=lambda label: pieces(words, label))
@@ -111,7 +120,25 @@ def check_labels(facts: Facts) -> Line:
     if unknown:
         fix = "write labels in the vocabulary's script, or take another backbone"
         return Line("labels", "warn", f"{unknown[0]!r} has unknown pieces", fix)
+    if lost := facts.never_equal:
+        label, back = next(iter(lost.items()))
+        told = f"{len(lost)} targets, such as {label!r}, come back as others: {back!r}"
+        return Line(
+            "labels", "fail", told, "write them as the vocabulary does: no output equals them"
+        )
     return Line("labels", "ok", told)
+
+
+def check_metric(facts: Facts) -> Line:
+    """The evaluation can score its split, and gives the metric by which the best is chosen."""
+    run, metrics = facts.run, facts.metrics
+    if not metrics:
+        return Line("metric", "ok", "no metrics of tasks")
+    if run.best_metric:
+        check_best_metric(run.best_metric, metrics)
+    shown = [name for name in metrics if "/" not in name] or list(metrics)
+    best = f"best by {run.best_metric[0]}" if run.best_metric else "no BEST_METRIC"
+    return Line("metric", "ok", f"{', '.join(shown)}; {best}")
 
 
 def check_truncation(facts: Facts) -> Line:
@@ -211,6 +238,7 @@ CHECKS: dict[str, Callable[[Facts], Line]] = {
     "vocabulary": check_vocabulary,
     "task": check_task,
     "labels": check_labels,
+    "metric": check_metric,
     "truncation": check_truncation,
     "mesh": check_mesh,
     "dtype": check_dtype,

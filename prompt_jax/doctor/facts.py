@@ -13,6 +13,7 @@ from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.data.contract import Text
 from prompt_jax.data.rows import Example
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate import expected
 from prompt_jax.evaluate.scorer import MOST_LABELS
 from prompt_jax.model import quantised, sharding
 from prompt_jax.run.settings import Train
@@ -67,6 +68,16 @@ class Facts:
     def held_out(self) -> Mapping[str, Sequence[Example]]:
         """The split that is scored, by task; {} where the run scores none."""
         return self._texts[1].examples if self._texts[1:] else {}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the evaluation reports of right answers; {} where it scores no task."""
+        return self._need("metrics", "metric", lambda: _metrics(self.run, self.held_out))
+
+    @property
+    def never_equal(self) -> dict[str, str]:
+        """{target: what comes back} of targets that no output equals (`expected.never_equal`)."""
+        return self._need("never_equal", "labels", lambda: _never_equal(self))
 
     @property
     def shortfalls(self) -> list[str]:
@@ -137,6 +148,25 @@ def _texts(run: Train) -> list[Text]:
     """What is trained on, and what is evaluated on where that is a task."""
     text = run.data.read()
     return [text] if run.evaluation is None else [text, run.evaluation.read(run.data)]
+
+
+def undeclared_in(by_task: Mapping[str, Sequence[Example]]) -> list[str]:
+    """The targets that are none of their task's labels."""
+    return [target for task, rows in by_task.items() for target in expected.undeclared(task, rows)]
+
+
+def _metrics(run: Train, held_out: Mapping[str, Sequence[Example]]) -> dict[str, float]:
+    if not held_out or run.evaluation is None:
+        return {}
+    return expected.metrics_of(held_out, run.evaluation.answering)
+
+
+def _never_equal(facts: Facts) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for by_task in (facts.examples, facts.held_out):
+        for task, examples in by_task.items():
+            found |= expected.never_equal(task, _spread(examples), facts.words)
+    return found
 
 
 def _spread(examples: Sequence[Example]) -> Sequence[Example]:

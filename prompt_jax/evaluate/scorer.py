@@ -18,9 +18,10 @@ from prompt_jax.answer.answerer import Answer, Answerer, Answering, Model, Quest
 from prompt_jax.answer.journal import Journal
 from prompt_jax.data.rows import Rows, tokenize_texts
 from prompt_jax.data.split import TaskText
-from prompt_jax.errors import UserError
+from prompt_jax.evaluate.expected import no_choices
+from prompt_jax.evaluate.task_metrics import task_metrics, wants_scores
 from prompt_jax.metrics import retrieval
-from prompt_jax.metrics.aggregate import aggregates
+from prompt_jax.metrics.aggregate import combined
 from prompt_jax.metrics.text import confusion, label_stats
 from prompt_jax.prompt.layout import PromptLayout
 
@@ -48,7 +49,7 @@ class TaskScorer:
         answering: Answering = Answering(),  # noqa: B008 (frozen)
         journal: Journal | None = None,
     ):
-        from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, get_task
+        from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, sub_tasks
 
         limits = text.split.limits
         self.answerer = Answerer(vocabulary, layouts, mesh, limits, batch_size, answering)
@@ -57,7 +58,7 @@ class TaskScorer:
         for task in self.tasks:
             for layout in self.answerer.layouts:
                 _ = layout.rows(task.name)  # refuses a prompt that has no rows for the task
-        self.seqio = {task.name: get_task(task.name) for task in self.tasks}
+        self.seqio = {task.name: sub_tasks(task.name)[0] for task in self.tasks}
         self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
         self.piece_metrics = [
             [make(vocabulary.encode) for make in PIECE_METRICS.get(task.name, ())]
@@ -77,8 +78,10 @@ class TaskScorer:
         """Every example's answer, with the prompt of its task's number, or with `prompt`."""
         numbers = [n if prompt is None else prompt for n in range(len(self.tasks))]
         if self.mode in ("retrieve", "mine"):
-            return [self._find(model, between, t, n) for t, n in enumerate(numbers)]
-        return self._by_task(self._ask(model, self.questions([numbers]), between))
+            answers = [self._find(model, between, t, n) for t, n in enumerate(numbers)]
+        else:
+            answers = self._by_task(self._ask(model, self.questions([numbers]), between))
+        return self._with_target_scores(model, answers, numbers, between)
 
     def answer_all(self, model: Model, prompts: int) -> list[Answers]:
         """Every example's answer with each prompt of a bundle, all in the same batches."""
@@ -87,7 +90,38 @@ class TaskScorer:
         numbers = [[n] * len(self.tasks) for n in range(prompts)]
         answers = self._ask(model, self.questions(numbers), nothing)
         size = len(answers) // prompts
-        return [self._by_task(answers[n * size : (n + 1) * size]) for n in range(prompts)]
+        by_prompt = [self._by_task(answers[n * size : (n + 1) * size]) for n in range(prompts)]
+        return [
+            self._with_target_scores(model, some, ns, nothing)
+            for some, ns in zip(by_prompt, numbers, strict=True)
+        ]
+
+    def _with_target_scores(
+        self, model: Model, answers: Answers, prompts: Sequence[int], between: Callable[[], None]
+    ) -> Answers:
+        """The answers with the log-likelihood of every target, of tasks whose metrics take it."""
+        wanted = [t for t, task in enumerate(self.tasks) if wants_scores(self.seqio[task.name])]
+        if not wanted:
+            return answers
+        answers = list(answers)
+        ranker = Answerer(
+            self.vocabulary,
+            self.answerer.layouts,
+            self.answerer.mesh,
+            self.answerer.limits,
+            self.answerer.batch_size,
+            Answering(mode="rank"),
+        )
+        for t in wanted:
+            task = self.tasks[t]
+            questions = [
+                Question(ids, prompts[t], (str(e["targets"]),), task=task.name)
+                for ids, e in zip(task.inputs, task.examples, strict=True)
+            ]
+            scores = [said.score for said in ranker(model, questions, between)]
+            pairs = zip(answers[t], scores, strict=True)
+            answers[t] = [answer._replace(target_score=score) for answer, score in pairs]
+        return answers
 
     def _ask(self, model: Model, questions: Sequence[Question], between) -> list[Answer]:
         if self.journal is None:
@@ -116,14 +150,7 @@ class TaskScorer:
         """The example's own `choices`, else its task's."""
         choices = tuple(example.get("choices", self.choices[task]))
         if not choices:
-            raise UserError(
-                f"task {self.tasks[task].name!r}",
-                "has no choices to rank",
-                (
-                    "declare choices=..., give its examples a list `choices`, or take the "
-                    "mode 'generate'"
-                ),
-            )
+            raise no_choices(self.tasks[task].name)
         return choices
 
     def _by_task(self, answers: list[Answer]) -> Answers:
@@ -152,20 +179,14 @@ class TaskScorer:
         """The metrics of answers, and one row per example for people to read."""
         by_task, predictions = {}, []
         for t, (task, said) in enumerate(zip(self.tasks, answers, strict=True)):
-            texts = [answer.text for answer in said]
-            by_task[task.name] = self._metrics(t, texts)
+            by_task[task.name] = self._metrics(t, said)
             predictions += prediction_rows(task, said)
-        if len(by_task) == 1:
-            return next(iter(by_task.values())), predictions
-        flat = {f"{task}/{name}": v for task, m in by_task.items() for name, v in m.items()}
-        shared = [n for n in next(iter(by_task.values())) if all(n in m for m in by_task.values())]
-        mean = {name: float(np.mean([m[name] for m in by_task.values()])) for name in shared}
-        return mean | aggregates(by_task) | flat, predictions
+        return combined(by_task), predictions
 
-    def _metrics(self, number: int, texts: list[str]) -> dict[str, float]:
+    def _metrics(self, number: int, answers: Sequence[Answer]) -> dict[str, float]:
         """The task's own metrics, and the share of outputs that are none of its labels."""
-        task = self.tasks[number]
-        metrics = task_metrics(self.seqio[task.name], task, texts)
+        task, texts = self.tasks[number], [answer.text for answer in answers]
+        metrics = task_metrics(self.seqio[task.name], task.examples, answers)
         for of_pieces in self.piece_metrics[number]:
             metrics |= of_pieces([example["targets"] for example in task.examples], texts)
         if self.choices[number] and self.mode == "generate":
@@ -222,18 +243,6 @@ def _found(mode: str, vectors, texts, rows) -> list[tuple[int, int, float]]:
     gold = {(q, place[row]) for q, row in enumerate(rows["inputs"]) if texts["targets"][row]}
     threshold = retrieval.best_threshold(mined, gold)
     return [(*pair, score) for pair, score in mined.items() if score >= threshold]
-
-
-def task_metrics(task, rows: Rows, texts: Sequence[str]) -> dict[str, float]:
-    """A SeqIO task's metrics of texts that were written for its examples."""
-    examples, post = rows.examples, task.postprocess_fn
-    pairs = zip(texts, examples, strict=True)
-    predictions = [post(text, example=e, is_target=False) for text, e in pairs]
-    targets = [post(e["targets"], example=e, is_target=True) for e in examples]
-    metrics: dict[str, float] = {}
-    for metric in task.predict_metric_fns:
-        metrics |= {name: float(value) for name, value in metric(targets, predictions).items()}
-    return metrics
 
 
 def prediction_rows(task: Rows, answers: Sequence[Answer]) -> list[dict]:

@@ -44,6 +44,17 @@ def aggregates(by_task: Mapping[str, Metrics]) -> dict[str, float]:
     return super_glue(by_task) | xtreme(by_task)
 
 
+def combined(by_task: Mapping[str, Metrics]) -> dict[str, float]:
+    """The metrics of an evaluation: of one task its own; of several the mean of those that all of
+    them have, the rows above tasks, and each task's own as `TASK/METRIC`."""
+    if len(by_task) == 1:
+        return dict(next(iter(by_task.values())))
+    shared = [n for n in next(iter(by_task.values())) if all(n in m for m in by_task.values())]
+    mean = {name: fmean(float(m[name]) for m in by_task.values()) for name in shared}
+    flat = {f"{task}/{name}": v for task, m in by_task.items() for name, v in m.items()}
+    return mean | aggregates(by_task) | flat
+
+
 def super_glue(by_task: Mapping[str, Metrics]) -> dict[str, float]:
     """{"super_glue": the mean of the eight tasks' scores}, or {} if one is not there."""
     scores = {

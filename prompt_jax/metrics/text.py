@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from prompt_jax.errors import UserError
-
-# What a split without labels has as its target, as in T5's own SuperGLUE tasks.
-UNLABELLED = "<unk>"
+from prompt_jax.jsonl import UNLABELLED
 
 Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 

@@ -60,14 +60,22 @@ def _import(name_or_path: str, flag: str) -> ModuleType:
         if name_or_path.endswith(".py"):
             return _import_path(Path(name_or_path), flag)
         return importlib.import_module(name_or_path)
-    except (UserError, RunError):
+    except UserError as error:
+        if str(error.where).startswith(flag):
+            raise
+        where = f"{flag}={name_or_path}: {error.where}"
+        raise UserError(where, error.problem, error.remedy) from error
+    except RunError:
         raise
     except SystemExit as error:
         problem = f"the module exits with {error.code!r} when it is imported"
         raise UserError(f"{flag}={name_or_path}", problem, "leave that out of it") from error
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{flag}={name_or_path}", problem, MODULE) from error
+        remedy = MODULE if isinstance(error, ImportError) else "mend the module"
+        if "duplicate provider" in problem:
+            problem, remedy = f"the name {str(error).split()[-1]!r} is taken", "choose another name"
+        raise UserError(f"{flag}={name_or_path}", problem, remedy) from error
 
 
 def _import_path(path: Path, flag: str) -> ModuleType:
@@ -82,11 +90,14 @@ def _import_path(path: Path, flag: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.resolve().parent)
-    if folder not in sys.path:  # a module may import the files beside it
-        sys.path.append(folder)
+    sys.path.insert(0, folder)  # a module may import the files beside it, before all others
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:  # and later, from inside its functions
+            sys.path.append(folder)
     return module

@@ -16,10 +16,10 @@ from typing import Any
 from etils import epath
 
 from prompt_jax.errors import UserError, reading
-from prompt_jax.jsonl import ENDINGS
 from prompt_jax.paths import is_local
 from prompt_jax.run.log import read_metrics
 from prompt_jax.run.settings import Train
+from prompt_jax.splits import names_folder, names_rows
 
 FILE = "identity.json"
 # What a resumed run may have otherwise.
@@ -86,10 +86,14 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, [type(inner).__name__ for inner in value]
         for inner in value:
             yield from _flat(inner, "")
-    elif name == "Data.task" and isinstance(value, str) and value.endswith(ENDINGS):
+    elif name == "Data.task" and isinstance(value, str) and _is_path(value):
         yield name, Path(value).name  # its rows are compared, wherever the file lies
     else:
         yield name, _plain(value)
+
+
+def _is_path(task: str) -> bool:
+    return names_rows(task) or names_folder(task)
 
 
 def _bound(value: Any) -> Iterator[str]:

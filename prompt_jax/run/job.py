@@ -17,6 +17,7 @@ from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.evaluate.contract import Evaluator
+from prompt_jax.evaluate.expected import metrics_of
 from prompt_jax.evaluate.scorer import write_predictions
 from prompt_jax.hosts.stop import Stop
 from prompt_jax.methods.base import PromptedT5
@@ -87,6 +88,15 @@ class Setup:
         return self.read(settings, lambda: settings.load(self.mesh))
 
 
+def _files(run: Train) -> list[str]:
+    """The files of tasks that are named by them, a line for each task."""
+    from prompt_jax.tasks.text import files_of
+
+    scored = "" if run.evaluation is None else run.evaluation.scored(run.data).get("task", "")
+    names = dict.fromkeys(name for name in (run.data.task, scored) if name)
+    return [line for name in names if (line := files_of(name))]
+
+
 class Run:
     """One prompt's training: settings, data stream, compiled step, evaluation, log and best.
 
@@ -123,6 +133,10 @@ class Run:
             if read.examples:
                 run.method.check_tasks(list(read.examples))
         self.shortfalls = dict.fromkeys(line for read in texts for line in read.shortfalls())
+        self.files = _files(run)
+        if held_out is not None and held_out.examples and run.best_metric:
+            asked = None if evaluation is None else evaluation.answering
+            check_best_metric(run.best_metric, metrics_of(held_out.examples, asked))
         self.backbone = setup.backbone(run.backbone)
         if run.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
@@ -341,11 +355,11 @@ class Run:
         told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                          for k, v in self.data.describe().items())  # fmt: skip
         count = run.method.count(self.backbone.config)
-        fewer = "".join(f"\ndata  {line}" for line in self.shortfalls)
+        notes = "".join(f"\ndata  {line}" for line in (*self.files, *self.shortfalls))
         return (
             f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
             f"{type(run.method).__name__}: {count:,} trainable parameters\n"
-            f"data  {told}{fewer}\n"
+            f"data  {told}{notes}\n"
             f"platform {platform()}  devices {dict(self.mesh.shape)}  "
             f"steps {start} to {run.steps}  model_dir {model_dir}"
         )
@@ -360,7 +374,8 @@ class Run:
         if best and evals and (found := log.best(*best)):
             name, (value, step) = best[0], found
             majority = {} if self.evaluator is None else self.evaluator.majority()
-            text = f"; always the commonest answer: {majority[name]:.2f}" if majority else ""
+            always = f"; always the commonest answer: {majority.get(name, 0):.2f}"
+            text = always if name in majority else ""
             screen.say(f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
                        f"best {value:.2f} at step {step}{text}")  # fmt: skip
         for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):

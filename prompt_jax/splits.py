@@ -1,0 +1,201 @@
+"""Which files are the splits of a task: a file and those beside it, or a folder, by their names.
+
+    tickets.train.jsonl  tickets.validation.jsonl      also tickets_train.csv, tickets-dev.tsv.gz
+    train.csv  validation.csv  test.csv                as `load_dataset` of Hugging Face names them
+    train-00000-of-00002.parquet  ...                  a split in parts
+    FOLDER with any of these, also in FOLDER/data or FOLDER/train
+
+`FILE?inputs=text&targets=label` reads other columns as inputs and targets.
+"""
+
+import re
+import urllib.parse
+from collections.abc import Sequence
+
+from etils import epath
+
+from prompt_jax.errors import UserError
+
+KINDS = (".jsonl", ".parquet", ".csv", ".tsv", ".json")
+PACKED = ".gz"
+ENDINGS = (*KINDS, *(f"{kind}{PACKED}" for kind in KINDS if kind != ".parquet"))
+COLUMNS = ("inputs", "targets")
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_WORD = re.compile(rf"(?<![^-._ ])({'|'.join(WORDS)})(?![^-._ ])")
+_PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+
+Files = dict[str, tuple[str, ...]]
+
+
+def parse(name: str) -> tuple[str, dict[str, str]]:
+    """(path, {"inputs" or "targets": the column that holds it}) of a name with or without `?`.
+
+    >>> parse("a/b.csv?inputs=text&targets=label")
+    ('a/b.csv', {'inputs': 'text', 'targets': 'label'})
+
+    Raises:
+      UserError: after `?` stands something else.
+    """
+    path, asked, options = name.rpartition("?")
+    if not asked or epath.Path(name).exists():
+        return name, {}
+    columns = {}
+    for option in options.split("&"):
+        key, _, column = option.partition("=")
+        if key not in COLUMNS or not column or key in columns:
+            remedy = "write ?inputs=COLUMN&targets=COLUMN after the file"
+            raise UserError(name, f"'{option}' is no column", remedy)
+        columns[key] = urllib.parse.unquote(column)
+    return path, columns
+
+
+def names_rows(name: str) -> bool:
+    """Whether a task's name is that of a file of rows, by its ending."""
+    return name.rpartition("?")[0].endswith(ENDINGS) or name.endswith(ENDINGS)
+
+
+def names_folder(name: str) -> bool:
+    """Whether a task's name is that of a folder."""
+    path = name.rpartition("?")[0] or name
+    return bool(path) and epath.Path(path).is_dir()
+
+
+def stem_of(file_name: str) -> str:
+    """The name that a task's files share.
+
+    >>> stem_of("tickets.train.jsonl"), stem_of("tickets.csv.gz")
+    ('tickets', 'tickets')
+    """
+    return _bare(file_name).removesuffix(".train")
+
+
+def split_files(name: str, validation: str | None = None) -> Files:
+    """{split: its files, in order} of a task that is named by a file or a folder.
+
+    A file is the split that its name says, else `train`. A training file goes with those of other
+    splits beside it; a file of another split is that split and no other. `validation` names that
+    split's file. Each file keeps the columns of `?`.
+
+    Raises:
+      UserError: there is no such file; two files could be one split; a folder without rows.
+    """
+    path, _ = parse(name)
+    asked = name[len(path) :]
+    given = epath.Path(path)
+    if given.is_dir():
+        files = _of_folder(given)
+    elif not given.is_file():
+        raise UserError(path, "no such file of rows")
+    else:
+        files = _beside(given)
+    if validation is not None:
+        if not epath.Path(parse(validation)[0]).is_file():
+            raise UserError(validation, "no such file of rows")
+        files["validation"] = (validation.removesuffix(asked),)
+    return {split: tuple(f"{file}{asked}" for file in some) for split, some in files.items()}
+
+
+def _bare(file_name: str) -> str:
+    """A file's name without its ending."""
+    file_name = file_name.removesuffix(PACKED)
+    return next((file_name.removesuffix(k) for k in KINDS if file_name.endswith(k)), file_name)
+
+
+def _split_in(stem: str) -> tuple[str, str, str] | None:
+    """(what stands before it, the split, what stands after it) of the last word that names one."""
+    found = list(_WORD.finditer(stem))
+    if not found:
+        return None
+    word = found[-1]
+    return stem[: word.start()], WORDS[word[1]], stem[word.end() :]
+
+
+def _own(stem: str) -> tuple[str, str, str] | None:
+    """As `_split_in`, of a word that begins or ends the stem but for the number of a part."""
+    found = _split_in(_PART.sub("", stem))
+    return found if found and (not found[0] or not found[2]) else None
+
+
+def _beside(given: epath.Path) -> Files:
+    stem = _bare(given.name)
+    own = _own(stem)
+    split = own[1] if own else "train"
+    if split != "train":
+        return {split: (str(given),)}
+    before, after = (own[0], own[2]) if own else (stem, "")
+    files: Files = {"train": (str(given),)}
+    if own and _PART.search(stem) and "-of-" in stem:
+        files["train"] = tuple(map(str, _parts_of(given)))
+    for other in ("validation", "test"):
+        candidates = []
+        for file in given.parent.iterdir():
+            if not file.name.endswith(ENDINGS) or file == given or not file.is_file():
+                continue
+            there = _own(_bare(file.name))
+            if there is None or there[1] != other or there[2] != after:
+                continue
+            if there[0] == before or (not own and there[0][:-1] == before and there[0]):
+                candidates.append(file)
+        if candidates:
+            files[other] = tuple(map(str, _one_kind(given.parent, other, candidates, given)))
+    return files
+
+
+def _parts_of(given: epath.Path) -> list[epath.Path]:
+    """All parts of the split that a part belongs to."""
+    start = _PART.sub("", _bare(given.name))
+    kind = given.name[len(_bare(given.name)) :]
+    return sorted(
+        file
+        for file in given.parent.iterdir()
+        if file.name.endswith(kind) and _PART.sub("", _bare(file.name)) == start
+    )
+
+
+def _one_kind(
+    folder: epath.Path, split: str, files: Sequence[epath.Path], like: epath.Path | None = None
+) -> list[epath.Path]:
+    """The files of one format and one name, but for the numbers of parts; that of `like` first."""
+    groups: dict[tuple[str, str], list[epath.Path]] = {}
+    for file in sorted(files):
+        bare = _bare(file.name)
+        groups.setdefault((_PART.sub("", bare), file.name[len(bare) :]), []).append(file)
+    if like is not None and len(groups) > 1:
+        kind = like.name[len(_bare(like.name)) :]
+        groups = {key: some for key, some in groups.items() if key[1] == kind} or groups
+    if len(groups) > 1:
+        named = ", ".join(some[0].name for some in groups.values())
+        raise UserError(folder, f"{named} could each be the split '{split}'", "leave one there")
+    return next(iter(groups.values()))
+
+
+def _of_folder(folder: epath.Path) -> Files:
+    by_split: dict[str, list[epath.Path]] = {}
+    others = []
+    places = [(folder, None), (folder / "data", None)]
+    places += [(folder / word, split) for word, split in WORDS.items()]
+    for place, named in places:
+        for file in sorted(place.iterdir()) if place.is_dir() else ():
+            if not file.name.endswith(ENDINGS) or not file.is_file():
+                continue
+            found = _split_in(_PART.sub("", _bare(file.name)))
+            split = named or (found and found[1])
+            (by_split.setdefault(split, []) if split else others).append(file)
+    if not by_split and others:
+        by_split["train"] = others
+    if not by_split:
+        remedy = f"it wants train{KINDS[0]} or another of {', '.join(ENDINGS)}"
+        raise UserError(folder, "a folder without files of rows", remedy)
+    order = [split for split in dict.fromkeys(WORDS.values()) if split in by_split]
+    return {split: tuple(map(str, _one_kind(folder, split, by_split[split]))) for split in order}
