@@ -50,6 +50,13 @@ def refuse_pointer(path: object, start: bytes) -> None:
         raise UserError(path, "UTF-16", "save the file as UTF-8")
 
 
+def refuse_pointer_at(path: epath.Path | Path) -> None:
+    """As `refuse_pointer`, of a file that another reader cannot read."""
+    if path.is_file():
+        with path.open("rb") as file:
+            refuse_pointer(path, cast(BinaryIO, file).read(64))
+
+
 class _Joined(io.RawIOBase):
     """What was read from a file already, and its rest."""
 

@@ -1,12 +1,14 @@
 """Text files, plain or compressed, and the paragraphs that backbones never see."""
 
+import contextlib
 import hashlib
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from prompt_jax.errors import UserError
+from prompt_jax import contents
+from prompt_jax.errors import UserError, reading
 
 # Digests of paragraphs of the corpus that share eight words in a row with a test text.
 LEFT_OUT = Path(__file__).parent / "backbones" / "left_out.txt"
@@ -24,11 +26,14 @@ def paragraph_digest(line: str) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file, plain, gzip or .xz, without blanks at their ends."""
     check_file(path)
-    opener = lzma.open if path.suffix == ".xz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield line.strip()
+    with reading(path) as place, contextlib.ExitStack() as stack:
+        file: Iterable[bytes] = contents.read_lines(path)
+        if path.suffix == ".xz":
+            file = stack.enter_context(lzma.open(path))
+        for place.line, line in enumerate(file, start=1):
+            yield line.decode("utf-8").strip()
 
 
 def check_file(path: Path) -> None:

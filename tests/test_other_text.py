@@ -7,12 +7,16 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from prompt_jax import textfiles
+from prompt_jax.backbone.formats.files import SafeTensors, read_json
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.cli.main import main
 from prompt_jax.cli.task_check import check_task
 from prompt_jax.contents import read_bytes, read_lines
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import read_jsonl
 from prompt_jax.metrics.generation import bleu_intl, bleu_of, bleu_signatures
+from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.tasks import text, text2text, xtreme_forms
 from prompt_jax.tasks.layouts import (
     CONLLU,
@@ -52,6 +56,28 @@ def test_pointers_of_git_lfs_are_no_data(tmp_path, xtreme):
         (xtreme / "tatoeba" / f"tatoeba.deu-eng.{side}").write_bytes(POINTER)
     with pytest.raises(UserError, match=r"deu-eng\.deu: a pointer of Git LFS"):
         text.load_examples("xtreme_tatoeba_de", "test")
+
+
+def test_pointers_in_place_of_weights_and_vocabularies(tmp_path):
+    def refused(name, read):
+        (tmp_path / name).write_bytes(POINTER)
+        with pytest.raises(UserError, match=rf"{name}: a pointer of Git LFS.*git lfs pull"):
+            read(tmp_path / name)
+
+    refused("model.safetensors", SafeTensors)
+    refused("config.json", read_json)
+    refused("spiece.model", lambda path: Vocabulary.from_file(str(path)))
+    refused("tokenizer.json", lambda path: Vocabulary.from_file(str(path)))
+    refused("prompt.npy", lambda path: load_prompt(str(path)))
+    refused("corpus.txt", lambda path: list(textfiles.read_lines(path)))
+
+
+def test_plain_text_is_read_packed_and_without_a_mark(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(MARK + b"one \r\ntwo\n"))
+    assert list(textfiles.read_lines(tmp_path / "a.txt.gz")) == ["one", "two"]
+    (tmp_path / "b.txt").write_bytes(b"one\n\xff\n")
+    with pytest.raises(UserError, match=r"b\.txt:2: not UTF-8"):
+        list(textfiles.read_lines(tmp_path / "b.txt"))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

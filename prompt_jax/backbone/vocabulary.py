@@ -15,6 +15,7 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
+from prompt_jax.contents import refuse_pointer
 from prompt_jax.errors import UserError
 from prompt_jax.model.logprobs import EOS
 
@@ -92,6 +93,7 @@ class _SentencePieceVocabulary(Vocabulary):
     def __init__(self, path: str):
         data = _read(path)
         model = _ModelProto()
+        refuse_pointer(path, data[:64])
         try:
             model.ParseFromString(data)
             self._sentinels = _sentinels_inside(model) or _append_sentinels(model)
@@ -180,8 +182,10 @@ def _tokenizer(path: str) -> "Tokenizer":
 def _tokenizer_of_file(path: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
+    data = _read(path)
+    refuse_pointer(path, data[:64])
     try:
-        return Tokenizer.from_str(_read(path).decode())
+        return Tokenizer.from_str(data.decode())
     except Exception as error:  # the library raises the bare class
         remedy = "give the tokenizer.json that transformers saved"
         raise UserError(path, f"no tokenizer ({error})", remedy) from error

@@ -30,6 +30,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from prompt_jax.contents import refuse_pointer
 from prompt_jax.errors import UserError
 from prompt_jax.model.bundle import (
     AXES,
@@ -307,6 +308,7 @@ def _check_policy(prompt: Prompt) -> None:
 
 def _read_npy(where: str) -> np.ndarray:
     data = _read(epath.Path(where), "give an artefact's directory or a .npy")
+    refuse_pointer(where, data[:64])
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except ValueError as error:

@@ -25,6 +25,7 @@ from prompt_jax.backbone.formats.names import FILES_TABLE, Shape, check_dtypes, 
 from prompt_jax.backbone.formats.store import read_file
 from prompt_jax.backbone.vocabulary import is_tokenizer, tokenizer_json
 from prompt_jax.backbone.weights import t5x_shapes
+from prompt_jax.contents import refuse_pointer_at
 from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5Config
 
@@ -57,6 +58,7 @@ class SafeTensors:
         except FileNotFoundError as error:
             raise UserError(path, "no such file", "copy the checkpoint again") from error
         except (safetensors.SafetensorError, OSError) as error:
+            refuse_pointer_at(path)
             raise UserError(
                 path, f"not a whole safetensors file ({error})", "copy it again"
             ) from error
@@ -114,6 +116,7 @@ def read_json(path: Path | epath.Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(path, "no such file", "a backbone's folder needs one") from error
     except (OSError, ValueError) as error:
+        refuse_pointer_at(path)
         raise UserError(path, f"cannot be read as JSON ({error})", "copy it again") from error
     if not isinstance(value, dict):
         raise UserError(path, "holds no JSON object", "copy it again")

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from prompt_jax.backbone.formats import Stored
+from prompt_jax.contents import refuse_pointer_at
 from prompt_jax.errors import UserError
 
 NEEDS_TORCH = "install torch (pip install 'prompt-jax[parity]'), or save it as safetensors"
@@ -29,6 +30,7 @@ class TorchBin:
         except FileNotFoundError as error:
             raise UserError(path, "no such file", "copy the checkpoint again") from error
         except UnpicklingError as error:
+            refuse_pointer_at(path)
             raise UserError(
                 path, "holds more than weights and is not opened", "save it as safetensors"
             ) from error
