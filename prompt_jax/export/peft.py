@@ -108,10 +108,13 @@ def read(path: str) -> "Prompt":
     if set(arrays) != {KEY}:
         raise UserError(path, f"holds {sorted(arrays)}", f"a prompt is {KEY!r} alone")
     rows = arrays[KEY]
-    used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"] or 2
-    if len(rows) != used * modules:
+    used, modules = config["num_virtual_tokens"], config["num_transformer_submodules"]
+    modules = 2 if modules is None else modules
+    if modules not in (1, 2) or rows.shape[:1] != (used * modules,):
         raise UserError(
-            path, f"{KEY} has {len(rows)} rows, {CONFIG} says {used} x {modules}", "copy it again"
+            path,
+            f"{KEY} is {list(rows.shape)}, {CONFIG} says {used} x {modules!r} rows",
+            "copy it again",
         )
     return Prompt({"encoder": checked_rows(rows[:used], KEY, path)}, {}, path)
 
@@ -146,7 +149,8 @@ def in_layers(found: "Prompt", backbone: "Backbone") -> "Prompt":
     from prompt_jax.prompt.artefact import Prompt
 
     config = found.manifest["peft"]
-    arrays, about = peft_layers.convert(config, found.arrays, backbone.model, found.path)
+    with reading(found.path, "copy the adapter again"):
+        arrays, about = peft_layers.convert(config, found.arrays, backbone.model, found.path)
     arrays = {name: checked_rows(value, name, found.path) for name, value in arrays.items()}
     seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
     return Prompt(arrays, {**found.manifest, **seen, **about}, found.path)
@@ -164,6 +168,8 @@ def _config(path: Path) -> dict[str, Any]:
     )  # fmt: skip
     config = {**dict.fromkeys(wanted), **config}
     kind, task = config["peft_type"], config["task_type"]
+    if not isinstance(kind, str):
+        raise UserError(path, f"peft_type is {kind!r}", "give an adapter's folder")
     if kind not in peft_layers.READ:
         why = WHY_NOT.get(kind, "it is none of " + ", ".join(peft_layers.READ))
         raise UserError(path, f"{kind} is no prompt, {why}", "use it through PEFT")
@@ -173,7 +179,7 @@ def _config(path: Path) -> dict[str, Any]:
     if task not in (None, "SEQ_2_SEQ_LM"):
         raise UserError(path, f"task_type is {task!r}", "only a SEQ_2_SEQ_LM prompt suits a T5")
     if config["modules_to_save"]:
-        names = ", ".join(config["modules_to_save"])
+        names = str(config["modules_to_save"]).strip("[]").replace("'", "")
         raise UserError(path, f"{names} of the model were tuned too", "use it through PEFT")
     peft_layers.check_fields(config, str(path))
     for name in {"LORA": (), "IA3": ()}.get(kind, ("num_virtual_tokens",)):

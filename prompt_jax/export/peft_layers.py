@@ -100,7 +100,7 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
     """
     kind = config["peft_type"]
     for name, value in config.items():
-        if name in READ[kind] or value in (None, False, [], {}, ""):
+        if name in READ[kind] or not value:
             continue
         why = OTHER_FORMULA.get(name, "it is not known here")
         shown = " ".join(repr(value).split())[:60]

@@ -129,8 +129,17 @@ def read_metrics(model_dir) -> list[dict[str, Any]]:
     with reading(path, "remove that line, or take another --model_dir") as place:
         for place.line, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             if line:
-                records.append(json.loads(line.decode("utf-8")))
+                records.append(_record(json.loads(line.decode("utf-8"))))
     return records
+
+
+def _record(value: Any) -> dict[str, Any]:
+    """A record as it was read; ValueError for what no run writes."""
+    if not isinstance(value, dict):
+        raise ValueError(f"holds {type(value).__name__}, not a record")
+    if type(value.get("step")) is not int or not isinstance(value.get("kind"), str):
+        raise ValueError("is a record without a whole `step` and a `kind`")
+    return value
 
 
 class Meter:

@@ -1,0 +1,328 @@
+"""Damaged inputs: whatever becomes of a file, the outcome is a result or one line that names it.
+
+The damage knows the form of what it damages: fields of JSON take other types or go, lines are
+swapped or cut, bytes change. It is drawn from fixed seeds. `FUZZ_EXAMPLES` sets how many of each
+kind are tried (`make nightly`: about ten minutes in all).
+"""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import random
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.cli.main import main
+from prompt_jax.errors import UserError
+from prompt_jax.export import peft
+from prompt_jax.hosts import meet
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.run.log import read_metrics
+
+pytestmark = pytest.mark.slow
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+fuzz = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+seeds = given(seed=st.integers(0, 2**32 - 1))
+ODD = (
+    None, True, -1, 0, 2**70, 1.5, float("nan"), "", "x", "NaN", "7", [], [1, "a"], {}, {"a": None},
+    "\x00", "\ud7ff\u200b", "../..", "a" * 5000,
+)  # fmt: skip
+
+
+def damaged_json(value: object, rng: random.Random) -> object:
+    """A copy in which one to three values are of another type, gone, doubled or renamed."""
+    value = copy.deepcopy(value)
+    for _ in range(rng.randint(1, 3)):
+        places = list(containers(value))
+        if not places:
+            return rng.choice(ODD)
+        place = rng.choice(places)
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            continue
+        key = rng.choice(keys)
+        match rng.randint(0, 3):
+            case 0 | 1:
+                place[key] = rng.choice(ODD)
+            case 2:
+                del place[key]
+            case 3 if isinstance(place, dict):
+                place[f"{key}_"] = place.pop(key)
+            case _:
+                place.append(copy.deepcopy(place[key]))
+    return value
+
+
+def containers(value: object) -> Iterator:
+    """Every dict and list in a value of JSON, itself among them."""
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from containers(inner)
+
+
+def damaged_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, left out, put in or cut; lines swapped, doubled or lost."""
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data) + 1)
+        lines = data.split(b"\n")
+        match rng.randint(0, 7):
+            case 0:
+                data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+            case 1:
+                data = data[:at] + data[at + rng.randint(1, 9) :]
+            case 2:
+                data = data[:at]
+            case 3:
+                odd = (b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"\t", b"\r\n", b"[" * 3000)
+                data = data[:at] + rng.choice(odd) + data[at:]
+            case 4:
+                lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+                data = b"\n".join(lines)
+            case 5:
+                lines.pop(rng.randrange(len(lines)))
+                data = b"\n".join(lines)
+            case 6:
+                rng.shuffle(lines)
+                data = b"\n".join(lines)
+            case 7:
+                data = data.replace(b"\n", rng.choice((b"\r", b"\r\n", b"\n\n")))
+    return data
+
+
+def damaged_text(data: bytes, rng: random.Random) -> bytes:
+    """JSON with other values, or other bytes."""
+    if rng.random() < 0.6:
+        lines = data.splitlines() if data.count(b"\n") > 1 and data[:1] == b"{" else None
+        with contextlib.suppress(ValueError):
+            if lines is None or b"\n " in data:
+                return json.dumps(damaged_json(json.loads(data), rng)).encode()
+            at = rng.randrange(len(lines))
+            lines[at] = json.dumps(damaged_json(json.loads(lines[at]), rng)).encode()
+            return b"\n".join(lines) + b"\n"
+    return damaged_bytes(data, rng)
+
+
+def damaged_safetensors(data: bytes, rng: random.Random) -> bytes:
+    """The header with other values or another length, or other bytes."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = data[8 : 8 + size]
+    if rng.random() < 0.7:
+        header = json.dumps(damaged_json(json.loads(header), rng)).encode()
+    elif rng.random() < 0.5:
+        header = damaged_bytes(header, rng)
+    shown = len(header) if rng.random() < 0.8 else rng.choice((0, 1, 2**63, len(data)))
+    return struct.pack("<Q", shown) + header + data[8 + size :]
+
+
+def outcome(call: Callable[[], object], names: tuple[str, ...]) -> None:
+    """`call` returns, or raises a UserError of one line with one of the names in it."""
+    try:
+        call()
+    except UserError as error:
+        line = str(error)
+        assert "\n" not in line and any(name in line for name in names), line
+
+
+def said_by(argv: list[str], names: tuple[str, ...]) -> None:
+    """The command succeeds, or says one line that names the file and exits with 2."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        code = main(argv)
+    lines = [line for line in err.getvalue().splitlines() if line]
+    assert code in (0, 2), (code, lines)
+    assert code == 0 or any(name in lines[-1] for name in names) or not lines, lines
+    assert not any("Traceback" in line or "--debug" in line for line in lines), lines
+
+
+ROWS = "".join(
+    json.dumps({"inputs": f"row {n} of a file", "targets": ("good", "bad")[n % 2], "id": n}) + "\n"
+    for n in range(6)
+)
+TABLE = "inputs\ttargets\n" + "".join(f'row {n}\t"{"ab"[n % 2]}"\n' for n in range(6))
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("t.train.jsonl", ROWS), ("t.tsv", TABLE), ("t.csv", TABLE.replace("\t", ","))],
+)
+def test_rows_of_users(tmp_path, name, text):
+    file = tmp_path / name
+
+    @fuzz
+    @seeds
+    def run(seed):
+        file.write_bytes(damaged_text(text.encode(), random.Random(seed)))
+        said_by(["tasks", "check", str(file)], (name,))
+
+    run()
+
+
+WORDS = "1\tI{}\ti\tPRON\t_\t_\t2\tnsubj\t_\t_\n2\tsee\tsee\tVERB\t_\t_\t0\troot\t_\t_\n\n"
+TREE = "".join(f"# text = a tree\n{WORDS.format(n)}" for n in range(4))
+SQUAD = json.dumps({
+    "version": "1.1",
+    "data": [{"title": "t", "paragraphs": [{
+        "context": "The fox is red.",
+        "qas": [{"id": "q1", "question": "What is red?",
+                 "answers": [{"text": "The fox", "answer_start": 0}]}],
+    }]}],
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task, path, text",
+    [
+        ("xtreme_udpos_de", "ud-treebanks-v2.5/UD_German-GSD/de_gsd-ud-test.conllu", TREE),
+        ("xtreme_xquad_de", "xtreme/xquad/xquad.de.json", SQUAD),
+        ("xtreme_pawsx_de", "xtreme/pawsx/x-final/de/test_2k.tsv",
+         "id\tsentence1\tsentence2\tlabel\n1\ta b\ta c\t1\n2\td\te\t0\n"),
+    ],
+)  # fmt: skip
+def test_files_of_benchmarks(tmp_path, task, path, text):
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    argv = ["tasks", "show", task, "--split=test", f"--data_dir={tmp_path}"]
+    file.write_text(text)
+    assert main(argv) == 0
+
+    @fuzz
+    @seeds
+    def run(seed):
+        file.write_bytes(damaged_text(text.encode(), random.Random(seed)))
+        said_by(argv, (file.name, task))
+
+    run()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+def test_folders_of_transformers(shared, tmp_path, name):
+    folder = copied(shared / "golden" / "hf" / "t5_v11", tmp_path)
+    file = folder / name
+    if not file.exists():
+        file.write_text('{"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0}')
+    damage = damaged_safetensors if name.endswith(".safetensors") else damaged_text
+    check_backbone(file, damage, f"hf:{folder}", ("config.json", name, str(folder)))
+
+
+def test_indices_of_t5x(shared, tmp_path):
+    folder = copied(shared / "golden" / "t5x" / "v11_t5x" / "checkpoint_1000", tmp_path)
+    name = f"t5x:{folder}?family=t5_1_1"
+    check_backbone(folder / "checkpoint", damaged_bytes, name, (str(folder),))
+
+
+def check_backbone(file: Path, damage, name: str, names: tuple[str, ...]) -> None:
+    whole = file.read_bytes()
+    load_backbone(name, "float32", vocabulary="bytes" if "vocab" in name else None)
+
+    @fuzz
+    @seeds
+    def run(seed):
+        file.write_bytes(damage(whole, random.Random(seed)))
+        outcome(lambda: load_backbone(name, "float32"), names)
+
+    run()
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "prefix_tuning", "prompt_tuning"])
+@pytest.mark.parametrize("name", [peft.CONFIG, peft.WEIGHTS])
+def test_adapters_of_peft(shared, tmp_path, kind, name):
+    folder = copied(shared / "golden" / "peft" / f"v11_{kind}", tmp_path)
+    backbone = load_backbone(f"hf:{shared}/golden/hf/t5_v11", "float32")
+    whole = (folder / name).read_bytes()
+    damage = damaged_safetensors if name == peft.WEIGHTS else damaged_text
+
+    def read():
+        found = peft.read(str(folder))
+        return peft.in_layers(found, backbone) if "peft" in found.manifest else found
+
+    @fuzz
+    @seeds
+    def run(seed):
+        (folder / name).write_bytes(damage(whole, random.Random(seed)))
+        outcome(read, (str(folder),))
+
+    run()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "prompt.safetensors"])
+def test_artefacts(tmp_path, name):
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    facts = dict.fromkeys(("tokenizer", "task", "metric", "seed", "step"))
+    seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
+    named = {"backbone": {"name": "nano", "digest": "0" * 64}}
+    manifest = {"method": "SoftPrompt", "settings": {}, **seen, **named, **facts}
+    save_prompt(tmp_path / "p", {"encoder": rows}, manifest)
+    file = tmp_path / "p" / name
+    whole = file.read_bytes()
+    damage = damaged_safetensors if name.endswith(".safetensors") else damaged_text
+
+    @fuzz
+    @seeds
+    def run(seed):
+        file.write_bytes(damage(whole, random.Random(seed)))
+        outcome(lambda: load_prompt(tmp_path / "p").bundle(), (str(tmp_path),))
+
+    run()
+
+
+def test_records_of_a_run(tmp_path):
+    text = "".join(
+        json.dumps({"step": n, "kind": "train", "loss": 1.5 / (n + 1)}) + "\n" for n in range(5)
+    )
+
+    @fuzz
+    @seeds
+    def run(seed):
+        (tmp_path / "metrics.jsonl").write_bytes(damaged_text(text.encode(), random.Random(seed)))
+        outcome(lambda: [r["step"] + 1 for r in read_metrics(tmp_path)], ("metrics.jsonl",))
+
+    run()
+
+
+VARIABLES = (
+    "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID",
+    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_orte_hnp_uri",
+)  # fmt: skip
+VALUES = ("", "0", "1", "2", "-1", "x", "4(x2)", "node[01-02]", "node01", "1e3", "\x7f", " 3 ")
+
+
+def test_variables_of_launchers(monkeypatch):
+    @fuzz
+    @given(st.dictionaries(st.sampled_from(VARIABLES), st.sampled_from(VALUES)))
+    def run(variables):
+        with monkeypatch.context() as patch:
+            for name in VARIABLES:
+                patch.delenv(name, raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            outcome(lambda: meet.find(None, None, None), (*VARIABLES, "--process"))
+
+    run()
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy that may be written to."""
+    target = folder / source.name
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755)
+    return target
