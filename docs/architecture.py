@@ -41,6 +41,7 @@ ROOMS = {
     "doctor": "would it run here",
     "inspect": "pictures and measurements of what was trained",
     "serve": "a server",
+    "bench": "how fast it is, here and beside others",
     "cli": "the program: the only room that knows a flag",
     "above": "`prompt_jax.api`, and what starts the program",
 }

@@ -17,7 +17,6 @@ from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.prompts import evaluate_prompts, together
-from prompt_jax.fit.flops import of_jaxpr
 from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.parts.start import Shapes
 from prompt_jax.methods.soft import SoftPrompt
@@ -27,6 +26,7 @@ from prompt_jax.objective.loss import Loss
 from prompt_jax.prompt.artefact import load_prompt, save_prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import stacked
+from prompt_jax.run.flops import of_jaxpr
 
 MASKED, ONCE = Visibility(input=False), Visibility(input=False, computed_once=True)
 CAUSAL = Visibility(input=False, prompt="causal")

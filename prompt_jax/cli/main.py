@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prompt_jax import hosts
+from prompt_jax.cli.bench import bench
 from prompt_jax.cli.convert import convert
 from prompt_jax.cli.doctor import doctor
 from prompt_jax.cli.evaluate import evaluate, infer
@@ -62,6 +63,7 @@ app = typer.Typer(
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(spot_app, name="spot")
 app.command("doctor")(doctor)
+app.command("bench")(bench)
 app.command("fit")(fit)
 app.command("eval")(evaluate)
 app.command("infer")(infer)

@@ -6,7 +6,7 @@ and rows are taken BATCH_SIZE at a time. Nothing here depends on hosts or device
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,10 @@ import numpy as np
 OPEN_ROWS = 64  # rows that first fit may still add to
 WINDOW = 4096  # examples that are packed together, at least
 BEHIND = 4096  # rows that are kept for a step that is asked for again
+ROW_STEP = 32  # rows are a multiple of so many columns
+# Columns of a row whose attention costs as much as all else. Measured on T5-small on CPUs, forward
+# and backward, in rows of 128 and 256.
+EVEN = 256
 
 
 class Piece(NamedTuple):
@@ -74,6 +78,10 @@ class RowPlan:
         at = start - self._first
         return list(itertools.islice(self._rows, at, at + self.batch_size))
 
+    def pack_all(self) -> list[Row]:
+        """The rows of every example of the first task once, in their order."""
+        return list(self._pack(Piece(0, i) for i in range(len(self.columns[0]))))
+
     def _windows(self) -> Iterator[Iterator[Piece]]:
         """The examples that are packed together, window by window, in the order of packing."""
         if len(self.columns) == 1:
@@ -113,3 +121,23 @@ class RowPlan:
             if len(rows) > self.open_rows:
                 yield rows.popleft()
         yield from rows
+
+
+def row_length(lengths: Sequence[int], most: int) -> int:
+    """Columns of a packed row in which texts of these lengths cost least, `most` at most.
+
+    A row of r columns costs r (1 + r / EVEN), since attention is quadratic, and short rows leave
+    more of themselves empty; the rows of the first 512 texts are counted by first fit.
+
+    >>> row_length([30, 35, 40, 50] * 20, 512), row_length([300, 80, 60] * 20, 512)
+    (128, 320)
+    """
+    some = np.array([(length, 0) for length in lengths[:512]])
+    longest = -(-int(max(lengths)) // ROW_STEP) * ROW_STEP
+    sizes = [*range(longest, most, ROW_STEP), most]
+
+    def cost(columns: int) -> float:
+        plan = RowPlan([some], [1.0], (columns, 0), 1, 0)
+        return len(plan.pack_all()) * columns * (1 + columns / EVEN)
+
+    return min(sizes, key=cost)

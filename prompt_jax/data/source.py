@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.data.packing import Row, RowPlan
+from prompt_jax.data.packing import Row, RowPlan, row_length
 from prompt_jax.data.rows import Example, Rows
 from prompt_jax.data.split import Sampling, Shown, Split, TaskText
 from prompt_jax.errors import Setting, UserError
@@ -36,6 +36,8 @@ class Data:
       target_length: tokens per row of the decoder, EOS included.
       batch_size: rows per step over all devices.
       packed: several examples to a row, each with its own copy of the prompt; False: one to a row.
+      row_length: columns of text in a row of the encoder. None: `input_length`; packed with a
+        prompt that is computed once, what costs least for texts as long as these.
       split: what is trained on.
       max_examples: only the first so many of each task, in the source's order.
       examples_per_class: k-shot: so many of every target of a task, drawn by `sample_seed`.
@@ -51,6 +53,7 @@ class Data:
     target_length: int
     batch_size: int
     packed: bool = True
+    row_length: int | None = None
     split: str = "train"
     max_examples: int | None = None
     examples_per_class: int | None = None
@@ -64,6 +67,7 @@ class Data:
             "input_length": self.input_length,
             "target_length": self.target_length,
             "batch_size": self.batch_size,
+            "row_length": self.row_length,
             "max_examples": self.max_examples,
             "examples_per_class": self.examples_per_class,
             "sampled_examples": self.sampled_examples,
@@ -188,10 +192,30 @@ class TaskBatches:
         self.tasks, self.data, self.layout = tasks, data, layout
         for task in tasks:
             _ = layout.rows(task.name)  # a task without rows of its own is named at once
-        self.capacity = (data.input_length + layout.columns, data.target_length + layout.decoder)
+        width = self._row_length()
+        self.capacity = (width + layout.columns, data.target_length + layout.decoder)
         prompt = np.array([layout.columns, layout.decoder])
         columns = [task.lengths + prompt for task in tasks]
         self.plan = RowPlan(columns, rates, self.capacity, data.batch_size, seed, data.packed)
+
+    def _row_length(self) -> int:
+        """Columns of text in a row; UserError where a text is longer than the recipe's rows."""
+        data, lengths = self.data, [task.inputs.lengths for task in self.tasks]
+        longest = max((int(found.max()) for found in lengths if len(found)), default=0)
+        if data.row_length is None:
+            chosen = self.layout.computed_once and data.packed and longest
+            return (
+                row_length(np.concatenate(lengths), data.input_length)
+                if chosen
+                else data.input_length
+            )
+        if longest > data.row_length:
+            raise UserError(
+                Setting("Data", "row_length", data.row_length),
+                f"a text has {longest} tokens",
+                f"give {longest} or more, or INPUT_LENGTH = {data.row_length} to cut texts",
+            )
+        return data.row_length
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The features of one step (counted from 0), or of some of its rows."""

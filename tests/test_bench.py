@@ -1,0 +1,67 @@
+"""`prompt-jax bench`: reports of the agreed form, in seconds on nano."""
+
+import json
+
+import numpy as np
+import pytest
+
+from prompt_jax.bench import cases
+from prompt_jax.bench.lengths import TASKS
+from prompt_jax.bench.measure import Row
+from prompt_jax.cli.main import main
+from prompt_jax.data.packing import row_length
+from prompt_jax.data.source import Data, TaskBatches
+from prompt_jax.errors import UserError
+from prompt_jax.prompt.layout import PromptLayout
+
+FIELDS = ["case", "ratio", "spread", "ours", "theirs", "unit"]
+
+
+def test_tasks_compares_a_prompt_computed_once_with_one_beside_each_example(capsys):
+    arguments = ["--size=nano", "--prompt=64", "--columns=512", "--rounds=3", "--tasks=wic"]
+    assert main(["bench", "tasks", *arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == ["bench", "machine", "versions", "rows"]
+    (row,) = report["rows"]
+    assert list(row) == FIELDS and row["unit"] == "examples/s"
+    assert row["case"] == "wic: computed once / beside each example"
+    assert row["ratio"] > 1 and row["ours"] > row["theirs"] > 0
+    assert row["spread"][0] <= row["ratio"] <= row["spread"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in cases.CASES if name != "tasks"])
+def test_every_benchmark_runs(name):
+    rows = cases.run(name, cases.Bench(size="nano", prompt=4, batch=2, rounds=1))
+    assert all(isinstance(row, Row) and np.isfinite(row.ours) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "bench=nothing: unknown; give one of step, tasks, peak, rank, growth"),
+        (["step", "--size=t6"], "--size=t6: unknown"),
+        (["tasks", "--tasks=copa,cbb"], "--tasks=cbb: unknown; give one of copa"),
+        (["step", "--against=keras"], "--against=keras: unknown; give one of peft"),
+        (["step", "--rounds=0"], "--rounds=0: give at least 1"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_program_chooses_how_long_a_row_is_where_the_prompt_is_computed_once():
+    task, once = TASKS["copa"].examples("copa", 512), PromptLayout(encoder=100, computed_once=True)
+
+    def columns(layout: PromptLayout, row: int | None) -> int:
+        data = Data(task="copa", input_length=512, target_length=64, batch_size=2, row_length=row)
+        batch = TaskBatches([task], [1.0], data, layout, 0).batch(0)
+        return batch["encoder_input_tokens"].shape[1]
+
+    sizes = task.inputs.lengths
+    assert columns(once, None) == row_length(sizes, 512) == 128
+    assert columns(once, 256) == 256
+    assert columns(PromptLayout(encoder=100), None) == 612
+    with pytest.raises(UserError, match=r"row_length = 32: a text has 52 tokens; give 52 or more"):
+        columns(once, 32)
