@@ -66,8 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=4, help="measured at each step")
     parser.add_argument("--model_dir", help="of the stages before the last")
     parser.add_argument("--data_dir", help="default: PROMPT_JAX_DATA_DIR")
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
-                        help="one more binding of the recipe")  # fmt: skip
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more binding of the recipe",
+    )
     parsed = parser.parse_args(arguments)
     return scoreboard.exit_code("format_gradient", partial(fill, parsed))
 

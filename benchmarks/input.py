@@ -32,11 +32,18 @@ from prompt_jax.run.train import train
 
 STEPS, RECORD, BOUND = 12, 3, 0.05
 RECIPE = (
-    "INPUT_LENGTH=512", "TARGET_LENGTH=16", "BATCH_SIZE=2", f"TRAIN_STEPS={STEPS}",
-    f"CHECKPOINT_PERIOD={STEPS}", f"Train.log_period={RECORD}", "Data.packed=True",
-    "BEST_METRIC=None", "Train.evaluation=None", "SoftPrompt.init=@UniformInit()",
+    "INPUT_LENGTH=512",
+    "TARGET_LENGTH=16",
+    "BATCH_SIZE=2",
+    f"TRAIN_STEPS={STEPS}",
+    f"CHECKPOINT_PERIOD={STEPS}",
+    f"Train.log_period={RECORD}",
+    "Data.packed=True",
+    "BEST_METRIC=None",
+    "Train.evaluation=None",
+    "SoftPrompt.init=@UniformInit()",
     "Backbone.dtype='float32'",
-)  # fmt: skip
+)
 
 
 class AsAsked:
@@ -109,8 +116,10 @@ def show(found: dict[str, Any]) -> None:
         print(f"{name:20s} {seconds:7.2f} s")
     for name in ("as asked", "ahead"):
         row = found[name]
-        print(f"batches made {name:9s} {100 * row['input_share']:.2f} % of a step of "
-              f"{row['seconds_per_step']:.2f} s, {row['examples']:.0f} examples")  # fmt: skip
+        print(
+            f"batches made {name:9s} {100 * row['input_share']:.2f} % of a step of "
+            f"{row['seconds_per_step']:.2f} s, {row['examples']:.0f} examples"
+        )
 
 
 if __name__ == "__main__":

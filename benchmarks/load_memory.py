@@ -98,9 +98,15 @@ def measure(role: str, backbone: str) -> dict[str, float]:
     kept, tensor, kind = run()
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     peak = resident("VmHWM") - before
-    return {"seconds": seconds, "cpu": busy, "peak_MB": peak / 1e6, "kept_MB": kept / 1e6,
-            "read_MB": (bytes_read() - read) / 1e6, "beside": (peak - kept) / tensor,
-            "beside_kind": (peak - kept) / kind}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "cpu": busy,
+        "peak_MB": peak / 1e6,
+        "kept_MB": kept / 1e6,
+        "read_MB": (bytes_read() - read) / 1e6,
+        "beside": (peak - kept) / tensor,
+        "beside_kind": (peak - kept) / kind,
+    }
 
 
 def _ours(backbone: str):
@@ -193,9 +199,12 @@ def main() -> None:
     print(f"{'':14} seconds   (cpu)  peak MB  kept MB  read MB  beside (kind)")
     for role, backbone in backbones.items():
         row = rows[role] = alone(role, backbone, str(cache))
-        print(f"{role:14} {row['seconds']:7.1f} {row['cpu']:7.1f} {row['peak_MB']:8.0f} "
-              f"{row['kept_MB']:8.0f} {row['read_MB']:8.0f} {row['beside']:7.2f} "
-              f"({row['beside_kind']:.2f})", flush=True)  # fmt: skip
+        print(
+            f"{role:14} {row['seconds']:7.1f} {row['cpu']:7.1f} {row['peak_MB']:8.0f} "
+            f"{row['kept_MB']:8.0f} {row['read_MB']:8.0f} {row['beside']:7.2f} "
+            f"({row['beside_kind']:.2f})",
+            flush=True,
+        )
     peer = rows["transformers"]
     for role in ("ours, hashing", "ours"):
         ratios = {key: rows[role][key] / peer[key] for key in ("seconds", "cpu", "peak_MB")}

@@ -82,17 +82,33 @@ def main() -> None:
         for size, count, T, S in SHAPES:
             for dtype in DTYPES:
                 xla, ours = temporaries(size, count, T, S, remat, dtype, device)
-                rows.append({"size": size, "rows": count, "inputs": T, "targets": S, "remat": remat,
-                             "dtype": dtype, "xla_MB": xla / 1e6, "estimate_MB": ours / 1e6,
-                             "ratio": ours / xla})  # fmt: skip
+                rows.append(
+                    {
+                        "size": size,
+                        "rows": count,
+                        "inputs": T,
+                        "targets": S,
+                        "remat": remat,
+                        "dtype": dtype,
+                        "xla_MB": xla / 1e6,
+                        "estimate_MB": ours / 1e6,
+                        "ratio": ours / xla,
+                    }
+                )
                 if not options.json:
-                    print(f"{size:14} {count:3} x {T:3}/{S:3} {remat:5} {dtype:9} "
-                          f"XLA {xla / 1e6:8.1f} MB  estimate {ours / 1e6:8.1f} MB  "
-                          f"{ours / xla:.2f}", flush=True)  # fmt: skip
+                    print(
+                        f"{size:14} {count:3} x {T:3}/{S:3} {remat:5} {dtype:9} "
+                        f"XLA {xla / 1e6:8.1f} MB  estimate {ours / 1e6:8.1f} MB  "
+                        f"{ours / xla:.2f}",
+                        flush=True,
+                    )
         if not options.json:
             ratios = [row["ratio"] for row in rows if row["remat"] == remat]
-            print(f"estimate / XLA, remat {remat}: {min(ratios):.2f} to {max(ratios):.2f}, "
-                  f"mean {np.exp(np.mean(np.log(ratios))):.2f}", flush=True)  # fmt: skip
+            print(
+                f"estimate / XLA, remat {remat}: {min(ratios):.2f} to {max(ratios):.2f}, "
+                f"mean {np.exp(np.mean(np.log(ratios))):.2f}",
+                flush=True,
+            )
     if options.json:
         print(json.dumps(rows))
 

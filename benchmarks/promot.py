@@ -29,8 +29,14 @@ import spot
 
 RECIPE, CONTROL = "runs/promot_nano.gin", "runs/promot_control_nano.gin"
 PERIOD = 10  # steps between the scores of a fine-tuning
-SHARED = ("BATCH_SIZE=32", "INPUT_LENGTH=16", "TARGET_LENGTH=8", "Data.packed=False",
-          "TRAIN_STEPS=100", f"EVAL_PERIOD={PERIOD}")  # fmt: skip
+SHARED = (
+    "BATCH_SIZE=32",
+    "INPUT_LENGTH=16",
+    "TARGET_LENGTH=8",
+    "Data.packed=False",
+    "TRAIN_STEPS=100",
+    f"EVAL_PERIOD={PERIOD}",
+)
 GRADIENT_STEPS = (0, 10, 20, 50, 100, 200, 400)
 PROMPT = ("prompt/Evaluation.period=100",)
 

@@ -62,12 +62,12 @@ def after_rows() -> list[dict]:
 UNTOUCHED = (
     Untouched("feeling", "sign of a sentence, options listed", feeling_rows),
     Untouched("listed", "polarity of a word, options listed", listed_rows),
-    Untouched("polarity", "polarity of a word", partial(word_rows, "polarity"),
-              ("positive", "negative")),
-    Untouched("kind", "kind of a name, five classes", partial(word_rows, "kind"),
-              quickstart.KINDS),
+    Untouched(
+        "polarity", "polarity of a word", partial(word_rows, "polarity"), ("positive", "negative")
+    ),
+    Untouched("kind", "kind of a name, five classes", partial(word_rows, "kind"), quickstart.KINDS),
     Untouched("after", "the word that follows in a passage", after_rows),
-)  # fmt: skip
+)
 
 
 def read(task: Untouched, split: str) -> list[dict]:

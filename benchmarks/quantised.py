@@ -43,9 +43,14 @@ def batch_of(backbone: Backbone) -> dict[str, np.ndarray]:
     inputs = np.zeros((ROWS, LENGTH), np.int32)
     targets = np.zeros((ROWS, TARGET_LENGTH), np.int32)
     for row in range(ROWS):
-        kinds = (WORDS[row % 3] + " " + WORDS[row // 3 % 3], LENGTH, inputs), (
-            TARGETS[row % 3], TARGET_LENGTH, targets,
-        )  # fmt: skip
+        kinds = (
+            (WORDS[row % 3] + " " + WORDS[row // 3 % 3], LENGTH, inputs),
+            (
+                TARGETS[row % 3],
+                TARGET_LENGTH,
+                targets,
+            ),
+        )
         for text, length, out in kinds:
             ids = [*encode(text)[: length - 1], 1]
             out[row, : len(ids)] = ids
@@ -97,8 +102,14 @@ def main() -> None:
     for dtype, weights_dtype in PRECISIONS:
         one = measure(flags.backbone, dtype, weights_dtype)
         errors = {key: relative(one[key], exact[key]) for key in ("logits", "loss", "gradient")}
-        rows.append({"activations": dtype, "weights": weights_dtype or dtype, **errors,
-                     "megabytes": one["bytes"] / 1e6})  # fmt: skip
+        rows.append(
+            {
+                "activations": dtype,
+                "weights": weights_dtype or dtype,
+                **errors,
+                "megabytes": one["bytes"] / 1e6,
+            }
+        )
     if flags.json:
         print(json.dumps(rows))
         return

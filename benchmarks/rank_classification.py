@@ -40,8 +40,11 @@ def main() -> None:
     tokens = rng.integers(2, CONFIG.vocab_size, (ROWS, COLUMNS)).astype(np.int32)
     choices = rng.integers(2, CONFIG.vocab_size, (ROWS, CHOICES, TOKENS)).astype(np.int32)
     repeated = np.repeat(tokens, CHOICES, axis=0), choices.reshape(-1, 1, TOKENS)
-    runs = {"1 choice": (tokens, choices[:, :1]), "4 choices": (tokens, choices),
-            "4 choices, input repeated": repeated}  # fmt: skip
+    runs = {
+        "1 choice": (tokens, choices[:, :1]),
+        "4 choices": (tokens, choices),
+        "4 choices, input repeated": repeated,
+    }
     scores, seconds = {}, {name: [] for name in runs}
     for turn in range(ROUNDS + 1):  # the first compiles
         for name, (inputs, targets) in runs.items():

@@ -369,10 +369,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", help="some of them, with commas")
     parser.add_argument("--seeds", help="some of them, with commas")
     parser.add_argument("--output", default=OUTPUT, help="without .jsonl and .md")
-    parser.add_argument("--backbone", action="append", default=[], metavar="NAME=STRING",
-                        help="in place of a column's: nano=files:DIR")  # fmt: skip
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
-                        help="one more binding of every cell")  # fmt: skip
+    parser.add_argument(
+        "--backbone",
+        action="append",
+        default=[],
+        metavar="NAME=STRING",
+        help="in place of a column's: nano=files:DIR",
+    )
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more binding of every cell",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(words)
     command = shlex.join(["python", "benchmarks/scoreboard.py", *words])

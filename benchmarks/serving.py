@@ -136,12 +136,16 @@ class Peft:
             path.mkdir(parents=True)
             rows = prompt.array
             settings = {
-                "peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "inference_mode": True,
-                "num_virtual_tokens": len(rows), "num_transformer_submodules": 1,
-                "token_dim": rows.shape[1], "prompt_tuning_init": "RANDOM",
+                "peft_type": "PROMPT_TUNING",
+                "task_type": "SEQ_2_SEQ_LM",
+                "inference_mode": True,
+                "num_virtual_tokens": len(rows),
+                "num_transformer_submodules": 1,
+                "token_dim": rows.shape[1],
+                "prompt_tuning_init": "RANDOM",
                 "num_layers": base.config.num_layers,
                 "num_attention_heads": base.config.num_heads,
-            }  # fmt: skip
+            }
             (path / peft_folder.CONFIG).write_text(json.dumps(settings))
             safetensors.numpy.save_file({peft_folder.KEY: rows}, path / peft_folder.WEIGHTS)
             if self.model is None:
@@ -232,8 +236,9 @@ def main() -> None:
         runs[f"per_prompt {many}"] = lambda: {"tokens_per_second": per_prompt(*pair)}
         if not asked.no_parity:
             convert(backbone.name, "hf", str(folder / "hf"))
-            adapters = {name: prompt_of(backbone, "plain", n)
-                        for n, name in enumerate(pair[0].prompts())}  # fmt: skip
+            adapters = {
+                name: prompt_of(backbone, "plain", n) for n, name in enumerate(pair[0].prompts())
+            }
             peer = Peft(str(folder / "hf"), adapters, folder / "adapters")
             runs[f"peft {many}"] = lambda: {"tokens_per_second": peer.switching(pair[1])}
             for size in (8, 32):

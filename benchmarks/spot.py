@@ -33,8 +33,14 @@ EXAMPLES = 500  # of a target
 EARLY = 50  # step of the embeddings
 VOCABULARY = "vocabulary"
 SOURCE = ("TRAIN_STEPS=600", "EVAL_PERIOD=200", "Evaluation.max_examples=300")
-TARGET = ("BATCH_SIZE=8", "TRAIN_STEPS=200", "EVAL_PERIOD=200", "BEST_METRIC=None",
-          "Evaluation.max_examples=500", f"Data.sampled_examples={EXAMPLES}")  # fmt: skip
+TARGET = (
+    "BATCH_SIZE=8",
+    "TRAIN_STEPS=200",
+    "EVAL_PERIOD=200",
+    "BEST_METRIC=None",
+    "Evaluation.max_examples=500",
+    f"Data.sampled_examples={EXAMPLES}",
+)
 MATTHEWS = "BEST_METRIC=('matthews_corrcoef','max')"
 
 
@@ -290,8 +296,13 @@ def command_line(name: str, doc: str, library: str, given: Sequence[str] | None)
     parser.add_argument("--library", default=library, help="of the runs")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     parser.add_argument("--output", default=f"docs/{name}", help="without .jsonl and .md")
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
-                        help="one more binding of every cell")  # fmt: skip
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more binding of every cell",
+    )
     words = list(sys.argv[1:] if given is None else given)
     return parser.parse_args(words), shlex.join(["python", f"benchmarks/{name}.py", *words])
 

@@ -130,8 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="with commas")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     parser.add_argument("--output", default=OUTPUT, help="without .jsonl and .md")
-    parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE",
-                        help="one more binding of every run")  # fmt: skip
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more binding of every run",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = shlex.join(["python", "benchmarks/x_gen.py", *words])
     return scoreboard.exit_code("x_gen", partial(fill, parser.parse_args(words), command))

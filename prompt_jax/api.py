@@ -133,9 +133,15 @@ def generate(
 def _generate(graphdef, params, batch, bundle, alpha, key, beams, max_length, sampling):
     t5 = nnx.merge(graphdef, params)
     return decode.generate(
-        t5, batch, bundle, max_length=max_length, beams=beams, alpha=alpha, sampling=sampling,
+        t5,
+        batch,
+        bundle,
+        max_length=max_length,
+        beams=beams,
+        alpha=alpha,
+        sampling=sampling,
         key=key,
-    )  # fmt: skip
+    )
 
 
 def score(

@@ -270,9 +270,23 @@ def _tagged(run: list[bytes], text: Sequence[str]) -> list[Record]:
 
 
 FUSED = (
-    "VERB", "NOUN", "PROPN", "PRON", "ADJ", "NUM", "ADV", "INTJ", "AUX", "ADP", "DET", "PART",
-    "CCONJ", "SCONJ", "X", "PUNCT",
-)  # fmt: skip
+    "VERB",
+    "NOUN",
+    "PROPN",
+    "PRON",
+    "ADJ",
+    "NUM",
+    "ADV",
+    "INTJ",
+    "AUX",
+    "ADP",
+    "DET",
+    "PART",
+    "CCONJ",
+    "SCONJ",
+    "X",
+    "PUNCT",
+)
 
 
 def named_tags(prefix: str) -> Layout:

@@ -187,13 +187,21 @@ SQUAD_1_1 = DataSet(
 register_rows("squad", SQUAD_1_1, squad_question, [squad], "", answer_said)
 
 OPEN_MRQA = {
-    "squad": (86588, 10507), "news_qa": (74160, 4212), "trivia_qa": (61688, 7785),
-    "search_qa": (117384, 16980), "hotpot_qa": (72928, 5901), "natural_questions": (104071, 12836),
-}  # fmt: skip
+    "squad": (86588, 10507),
+    "news_qa": (74160, 4212),
+    "trivia_qa": (61688, 7785),
+    "search_qa": (117384, 16980),
+    "hotpot_qa": (72928, 5901),
+    "natural_questions": (104071, 12836),
+}
 HELD_MRQA = {
-    "bio_asq": 1504, "drop": 1503, "duo_rc": 1501, "race": 674, "relation_extraction": 2948,
+    "bio_asq": 1504,
+    "drop": 1503,
+    "duo_rc": 1501,
+    "race": 674,
+    "relation_extraction": 2948,
     "textbook_qa": 1503,
-}  # fmt: skip
+}
 ANLI = {"r1": (16946, 1000, 1000), "r2": (45460, 1000, 1000), "r3": (100459, 1200, 1200)}
 ALL = ("train", "validation", "test")
 NLI = ("entailment", "neutral", "contradiction")

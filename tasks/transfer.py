@@ -34,19 +34,48 @@ from prompt_jax.tasks.text import add_task
 
 LARGEST_RATE = 2**19  # examples of one task that count in a mixture
 SOURCES = {  # task: its training rows, as published
-    "c4_prefix_lm": 364868892, "doc_nli": 942314, "yelp_polarity": 560000, "glue_mnli": 392702,
-    "glue_qqp": 363849, "glue_qnli": 104743, "super_glue_record": 100730, "cxc": 44009,
-    "squad": 87599, "drop": 77400, "glue_sst2": 67349, "winogrande": 40398, "hellaswag": 39905,
-    "super_glue_multirc": 27243, "cosmos_qa": 25262, "race": 87866,
-}  # fmt: skip
+    "c4_prefix_lm": 364868892,
+    "doc_nli": 942314,
+    "yelp_polarity": 560000,
+    "glue_mnli": 392702,
+    "glue_qqp": 363849,
+    "glue_qnli": 104743,
+    "super_glue_record": 100730,
+    "cxc": 44009,
+    "squad": 87599,
+    "drop": 77400,
+    "glue_sst2": 67349,
+    "winogrande": 40398,
+    "hellaswag": 39905,
+    "super_glue_multirc": 27243,
+    "cosmos_qa": 25262,
+    "race": 87866,
+}
 TARGETS = (
-    "super_glue_boolq", "glue_cola", "glue_stsb", "super_glue_wic", "cr", "glue_mrpc", "glue_rte",
-    "super_glue_wsc", "super_glue_copa", "super_glue_cb",
-)  # fmt: skip
+    "super_glue_boolq",
+    "glue_cola",
+    "glue_stsb",
+    "super_glue_wic",
+    "cr",
+    "glue_mrpc",
+    "glue_rte",
+    "super_glue_wsc",
+    "super_glue_copa",
+    "super_glue_cb",
+)
 T0_HELD_OUT = (
-    "anli_r1", "anli_r2", "anli_r3", "super_glue_cb", "super_glue_rte", "super_glue_copa",
-    "hellaswag", "story_cloze", "winogrande", "super_glue_wic", "super_glue_wsc",
-)  # fmt: skip
+    "anli_r1",
+    "anli_r2",
+    "anli_r3",
+    "super_glue_cb",
+    "super_glue_rte",
+    "super_glue_copa",
+    "hellaswag",
+    "story_cloze",
+    "winogrande",
+    "super_glue_wic",
+    "super_glue_wsc",
+)
 
 # ---- C4: the first half of a text is continued ----
 

@@ -17,20 +17,46 @@ from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 from prompt_jax.tasks.text import PIECE_METRICS
 
 LANGUAGES = {
-    "ar": "arabic", "cs": "czech", "de": "german", "en": "english", "es": "spanish",
-    "fr": "french", "hi": "hindi", "id": "indonesian", "it": "italian", "ja": "japanese",
-    "ko": "korean", "nl": "dutch", "pt": "portuguese", "ru": "russian", "th": "thai",
-    "tr": "turkish", "vi": "vietnamese", "zh": "chinese",
-}  # fmt: skip
+    "ar": "arabic",
+    "cs": "czech",
+    "de": "german",
+    "en": "english",
+    "es": "spanish",
+    "fr": "french",
+    "hi": "hindi",
+    "id": "indonesian",
+    "it": "italian",
+    "ja": "japanese",
+    "ko": "korean",
+    "nl": "dutch",
+    "pt": "portuguese",
+    "ru": "russian",
+    "th": "thai",
+    "tr": "turkish",
+    "vi": "vietnamese",
+    "zh": "chinese",
+}
 # English-aligned pairs of train, validation and test in GEM's release.
 SIZES = {
-    "ar": (20441, 2919, 5841), "cs": (5033, 718, 1438), "de": (40839, 5833, 11669),
-    "en": (99020, 13823, 28614), "es": (79212, 11316, 22632), "fr": (44556, 6364, 12731),
-    "hi": (6942, 991, 1984), "id": (33237, 4747, 9497), "it": (35661, 5093, 10189),
-    "ja": (8853, 1264, 2530), "ko": (8524, 1216, 2436), "nl": (21866, 3123, 6248),
-    "pt": (57159, 8165, 16331), "ru": (37028, 5288, 10580), "th": (10325, 1475, 2950),
-    "tr": (3148, 449, 900), "vi": (13707, 1957, 3917), "zh": (13211, 1886, 3775),
-}  # fmt: skip
+    "ar": (20441, 2919, 5841),
+    "cs": (5033, 718, 1438),
+    "de": (40839, 5833, 11669),
+    "en": (99020, 13823, 28614),
+    "es": (79212, 11316, 22632),
+    "fr": (44556, 6364, 12731),
+    "hi": (6942, 991, 1984),
+    "id": (33237, 4747, 9497),
+    "it": (35661, 5093, 10189),
+    "ja": (8853, 1264, 2530),
+    "ko": (8524, 1216, 2436),
+    "nl": (21866, 3123, 6248),
+    "pt": (57159, 8165, 16331),
+    "ru": (37028, 5288, 10580),
+    "th": (10325, 1475, 2950),
+    "tr": (3148, 449, 900),
+    "vi": (13707, 1957, 3917),
+    "zh": (13211, 1886, 3775),
+}
 SPLITS = ("train", "validation", "test")
 
 

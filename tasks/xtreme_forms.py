@@ -189,15 +189,33 @@ def names_said(text: str, example: Mapping, is_target: bool = False) -> list[tup
 # ---- tags: ToPro's row for each word ----
 
 POS_WORDS = {
-    "ADJ": "modification", "ADP": "position", "ADV": "verbal", "AUX": "auxiliar", "CCONJ": "link",
-    "DET": "determine", "INTJ": "mode", "NOUN": "thing", "NUM": "number", "PART": "functional",
-    "PRON": "reference", "PROPN": "name", "PUNCT": "punct", "SCONJ": "condition", "SYM": "symbol",
-    "VERB": "verb", "X": "other",
-}  # fmt: skip
+    "ADJ": "modification",
+    "ADP": "position",
+    "ADV": "verbal",
+    "AUX": "auxiliar",
+    "CCONJ": "link",
+    "DET": "determine",
+    "INTJ": "mode",
+    "NOUN": "thing",
+    "NUM": "number",
+    "PART": "functional",
+    "PRON": "reference",
+    "PROPN": "name",
+    "PUNCT": "punct",
+    "SCONJ": "condition",
+    "SYM": "symbol",
+    "VERB": "verb",
+    "X": "other",
+}
 ENTITY_WORDS = {
-    "B-LOC": "location", "B-ORG": "organisation", "B-PER": "person", "I-LOC": "place",
-    "I-ORG": "body", "I-PER": "name", "O": "other",
-}  # fmt: skip
+    "B-LOC": "location",
+    "B-ORG": "organisation",
+    "B-PER": "person",
+    "I-LOC": "place",
+    "I-ORG": "body",
+    "I-PER": "name",
+    "O": "other",
+}
 
 
 def by_token(asked: str, words_of: Mapping[str, str]) -> Callable[[Record], Iterator[Row]]:

@@ -128,18 +128,40 @@ def pawsx_translated(language: str) -> Parts:
 # ---- UDPOS: Universal Dependencies 2.5, Nivre et al. 2018 ----
 
 UDPOS_SIZES: dict[str, tuple[int | None, int | None, int]] = {
-    "af": (1315, 194, 425), "ar": (6075, 909, 1680), "bg": (8907, 1115, 1116),
-    "de": (166849, 19233, 22458), "el": (28152, 2559, 2809), "en": (21253, 3974, 5440),
-    "es": (28492, 3054, 3147), "et": (25749, 3125, 3760), "eu": (5396, 1798, 1799),
-    "fa": (4798, 599, 600), "fi": (27198, 3239, 4422), "fr": (47308, 5979, 9465),
-    "he": (5241, 484, 491), "hi": (13304, 1659, 2684), "hu": (910, 441, 449),
-    "id": (4477, 559, 1557), "it": (29685, 2278, 3518), "ja": (7125, 511, 2372),
-    "kk": (31, None, 1047), "ko": (27410, 3016, 4276), "mr": (373, 46, 47),
-    "nl": (18051, 1394, 1471), "pt": (17992, 1770, 2681), "ru": (67435, 9960, 11336),
-    "ta": (400, 80, 120), "te": (1051, 131, 146), "th": (None, None, 1000),
-    "tl": (None, None, 55), "tr": (3664, 988, 4785), "ur": (4043, 552, 535),
-    "vi": (1400, 800, 800), "yo": (None, None, 100), "zh": (18998, 3038, 5528),
-}  # fmt: skip
+    "af": (1315, 194, 425),
+    "ar": (6075, 909, 1680),
+    "bg": (8907, 1115, 1116),
+    "de": (166849, 19233, 22458),
+    "el": (28152, 2559, 2809),
+    "en": (21253, 3974, 5440),
+    "es": (28492, 3054, 3147),
+    "et": (25749, 3125, 3760),
+    "eu": (5396, 1798, 1799),
+    "fa": (4798, 599, 600),
+    "fi": (27198, 3239, 4422),
+    "fr": (47308, 5979, 9465),
+    "he": (5241, 484, 491),
+    "hi": (13304, 1659, 2684),
+    "hu": (910, 441, 449),
+    "id": (4477, 559, 1557),
+    "it": (29685, 2278, 3518),
+    "ja": (7125, 511, 2372),
+    "kk": (31, None, 1047),
+    "ko": (27410, 3016, 4276),
+    "mr": (373, 46, 47),
+    "nl": (18051, 1394, 1471),
+    "pt": (17992, 1770, 2681),
+    "ru": (67435, 9960, 11336),
+    "ta": (400, 80, 120),
+    "te": (1051, 131, 146),
+    "th": (None, None, 1000),
+    "tl": (None, None, 55),
+    "tr": (3664, 988, 4785),
+    "ur": (4043, 552, 535),
+    "vi": (1400, 800, 800),
+    "yo": (None, None, 100),
+    "zh": (18998, 3038, 5528),
+}
 UPOS = _words("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X")
 UDPOS_SOURCE = Source(
     "xtreme/udpos",
@@ -158,11 +180,18 @@ def _upos(record: Record) -> Record:
     return {"words": record["tokens"], "tags": tags}
 
 
-UD_LANGUAGES = dict(zip(UDPOS_SIZES, _words(
-    "Afrikaans Arabic Bulgarian German Greek English Spanish Estonian Basque Persian Finnish "
-    "French Hebrew Hindi Hungarian Indonesian Italian Japanese Kazakh Korean Marathi Dutch "
-    "Portuguese Russian Tamil Telugu Thai Tagalog Turkish Urdu Vietnamese Yoruba Chinese"
-), strict=True))  # fmt: skip
+UD_LANGUAGES = dict(
+    zip(
+        UDPOS_SIZES,
+        _words(
+            "Afrikaans Arabic Bulgarian German Greek English Spanish Estonian Basque Persian "
+            "Finnish French Hebrew Hindi Hungarian Indonesian Italian Japanese Kazakh Korean "
+            "Marathi Dutch "
+            "Portuguese Russian Tamil Telugu Thai Tagalog Turkish Urdu Vietnamese Yoruba Chinese"
+        ),
+        strict=True,
+    )
+)
 
 
 def _udpos(language: str) -> Parts:
@@ -248,9 +277,14 @@ XQUAD_SOURCE = Source(
     "xtreme/xquad", "https://github.com/google-deepmind/xquad", "CC BY-SA 4.0", "XQuAD 1.1"
 )
 MLQA_SIZES = {
-    "ar": (517, 5335), "de": (512, 4517), "en": (1148, 11590), "es": (500, 5253),
-    "hi": (507, 4918), "vi": (511, 5495), "zh": (504, 5137),
-}  # fmt: skip
+    "ar": (517, 5335),
+    "de": (512, 4517),
+    "en": (1148, 11590),
+    "es": (500, 5253),
+    "hi": (507, 4918),
+    "vi": (511, 5495),
+    "zh": (504, 5137),
+}
 MLQA_SOURCE = Source(
     "xtreme/mlqa",
     "https://github.com/facebookresearch/MLQA",
@@ -300,10 +334,16 @@ def mlqa_translated(language: str) -> Parts:
 
 
 TYDIQA_SIZES = {
-    "ar": ("arabic", 14805, 921), "bn": ("bengali", 2390, 113), "en": ("english", 3696, 440),
-    "fi": ("finnish", 6855, 782), "id": ("indonesian", 5702, 565), "ko": ("korean", 1625, 276),
-    "ru": ("russian", 6490, 812), "sw": ("swahili", 2755, 499), "te": ("telugu", 5563, 669),
-}  # fmt: skip
+    "ar": ("arabic", 14805, 921),
+    "bn": ("bengali", 2390, 113),
+    "en": ("english", 3696, 440),
+    "fi": ("finnish", 6855, 782),
+    "id": ("indonesian", 5702, 565),
+    "ko": ("korean", 1625, 276),
+    "ru": ("russian", 6490, 812),
+    "sw": ("swahili", 2755, 499),
+    "te": ("telugu", 5563, 669),
+}
 TYDIQA_SOURCE = Source(
     "xtreme/tydiqa",
     "https://github.com/google-research-datasets/tydiqa",

@@ -5,9 +5,23 @@ import jax
 from prompt_jax.fit import hlo
 
 # What moves a weight on, or a layer of it, without another copy in memory.
-PASSED = {"parameter", "get-tuple-element", "tuple", "while", "bitcast", "dynamic-slice", "fusion",
-          "call", "transpose", "constant", "slice", "reshape", "copy", "copy-start",
-          "copy-done"}  # fmt: skip
+PASSED = {
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "while",
+    "bitcast",
+    "dynamic-slice",
+    "fusion",
+    "call",
+    "transpose",
+    "constant",
+    "slice",
+    "reshape",
+    "copy",
+    "copy-start",
+    "copy-done",
+}
 
 
 def large_shapes(program) -> set[tuple[int, ...]]:

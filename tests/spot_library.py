@@ -9,8 +9,14 @@ import prompt_jax as pj
 from prompt_jax.prompt.library import Library
 from prompt_jax.transfer.embed import take
 
-SHORT = ["TRAIN_STEPS=4", "EVAL_PERIOD=2", "CHECKPOINT_PERIOD=2", "Checkpoints.keep_period=2",
-         "SoftPrompt.decoder_length=2", "Evaluation.max_examples=8"]  # fmt: skip
+SHORT = [
+    "TRAIN_STEPS=4",
+    "EVAL_PERIOD=2",
+    "CHECKPOINT_PERIOD=2",
+    "Checkpoints.keep_period=2",
+    "SoftPrompt.decoder_length=2",
+    "Evaluation.max_examples=8",
+]
 
 
 @pytest.fixture(scope="session")

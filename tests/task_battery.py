@@ -104,8 +104,16 @@ def command(*arguments: str) -> str:
 def shown(job: Job, backbone: str, data_dir: str) -> int:
     """Pieces of the first row's inputs."""
     task, split = job.scored
-    told = command("tasks", "show", task, f"--split={split}", "--n=1", f"--backbone={backbone}",
-                   f"--data_dir={data_dir}", "--json")  # fmt: skip
+    told = command(
+        "tasks",
+        "show",
+        task,
+        f"--split={split}",
+        "--n=1",
+        f"--backbone={backbone}",
+        f"--data_dir={data_dir}",
+        "--json",
+    )
     row = json.loads(told)[0]
     assert row["inputs_pieces"][-1] == row["targets_pieces"][-1] == "</s>"
     return row["inputs_length"]
@@ -116,9 +124,16 @@ def trained(job: Job, backbone: str, data_dir: str, folder: Path) -> tuple[float
     recipe = folder.with_suffix(".gin")
     recipe.write_text(RECIPE)
     task, split = job.trained
-    command("train", f"--gin_file={recipe}", f"--model_dir={folder}", f"--data_dir={data_dir}",
-            f"--gin.TASK={task}", f"--gin.SPLIT={split}", f"--gin.BACKBONE='{backbone}'",
-            "--gin.Train.log_period=5")  # fmt: skip
+    command(
+        "train",
+        f"--gin_file={recipe}",
+        f"--model_dir={folder}",
+        f"--data_dir={data_dir}",
+        f"--gin.TASK={task}",
+        f"--gin.SPLIT={split}",
+        f"--gin.BACKBONE='{backbone}'",
+        "--gin.Train.log_period=5",
+    )
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = {r["step"]: r["loss_per_token"] for r in records if r["kind"] == "train"}
     assert set(losses) == {5, 10} and all(map(math.isfinite, losses.values())), losses
@@ -129,9 +144,18 @@ def scored(job: Job, backbone: str, data_dir: str, prompt: Path) -> dict[str, fl
     """The metrics; every row has its answer and a score."""
     task, split = job.scored
     said = prompt.parent / f"{task}.jsonl"
-    told = command("eval", f"--backbone={backbone}", f"--prompt={prompt}", f"--task={task}",
-                   f"--split={split}", f"--mode={job.mode}", f"--max_examples={job.rows}",
-                   f"--data_dir={data_dir}", f"--predictions={said}", "--json")  # fmt: skip
+    told = command(
+        "eval",
+        f"--backbone={backbone}",
+        f"--prompt={prompt}",
+        f"--task={task}",
+        f"--split={split}",
+        f"--mode={job.mode}",
+        f"--max_examples={job.rows}",
+        f"--data_dir={data_dir}",
+        f"--predictions={said}",
+        "--json",
+    )
     report = json.loads(told)
     rows = [json.loads(line) for line in said.read_text().splitlines()]
     assert len(rows) == report["examples"] == job.rows, report

@@ -29,8 +29,10 @@ def ids(backbone, text: str) -> np.ndarray:
 
 def prompts(n: int) -> list[Prompt]:
     rng = np.random.default_rng(0)
-    return [Prompt({"encoder": rng.normal(size=(3, 16)).astype(np.float32)}, {}, f"p{i}")
-            for i in range(n)]  # fmt: skip
+    return [
+        Prompt({"encoder": rng.normal(size=(3, 16)).astype(np.float32)}, {}, f"p{i}")
+        for i in range(n)
+    ]
 
 
 def answerer(backbone, how=Answering(), size=4, rows=0, limit=6) -> Answerer:  # noqa: B008
@@ -68,10 +70,13 @@ def test_choices_are_ranked_by_their_likelihood(backbone, normalised):
 def test_ranking_encodes_once_and_keeps_a_shape(backbone, monkeypatch):
     encode, shapes = t5.T5.encode, []
     monkeypatch.setattr(
-        t5.T5, "encode",
-        lambda self, batch, *rest: (shapes.append(batch["encoder_input_tokens"].shape),
-                                    encode(self, batch, *rest))[1],
-    )  # fmt: skip
+        t5.T5,
+        "encode",
+        lambda self, batch, *rest: (
+            shapes.append(batch["encoder_input_tokens"].shape),
+            encode(self, batch, *rest),
+        )[1],
+    )
     how = Answering(mode="rank", alpha=0.5)  # settings of its own: compiled anew
     questions = [Question(ids(backbone, f"{i}"), 0, ("a", "b", "c", "d")) for i in range(9)]
     answerer(backbone, how)(model_of(backbone, FixedPrompt(), ONE), questions)

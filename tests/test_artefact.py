@@ -104,9 +104,12 @@ def test_the_bytes_are_always_the_same(saved, tmp_path):
 
 def test_a_method_saves_what_it_folds_to(tmp_path):
     method = SoftPrompt(
-        length=3, init=UniformInit(), placement="suffix", decoder_length=1,
+        length=3,
+        init=UniformInit(),
+        placement="suffix",
+        decoder_length=1,
         visibility=Visibility(prompt="self"),
-    )  # fmt: skip
+    )
     module = SoftPromptModule(rows(3), rows(1), method.visibility)
     model = PromptedT5(nnx.Module(), module)
     method.save(tmp_path / "p", model, None, FACTS)
@@ -114,8 +117,10 @@ def test_a_method_saves_what_it_folds_to(tmp_path):
     assert prompt.layout == method.layout
     assert prompt.visibility == method.visibility
     assert prompt.manifest["settings"]["init"] == {
-        "class": "UniformInit", "scale": 0.5, "symmetric": True,
-    }  # fmt: skip
+        "class": "UniformInit",
+        "scale": 0.5,
+        "symmetric": True,
+    }
     for name, folded in method.fold(module).items():
         np.testing.assert_array_equal(prompt.arrays[name], folded)
 

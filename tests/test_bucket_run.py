@@ -22,9 +22,11 @@ def test_a_run_in_a_bucket_resumes_and_ends_in_the_local_bytes(tiny, tmp_path, m
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
     monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "anyone")
     by_gcsfs = {
-        "STORAGE_EMULATOR_HOST": url, "EPATH_USE_TF": "0", "FSSPEC_GCS_TOKEN": "anon",
+        "STORAGE_EMULATOR_HOST": url,
+        "EPATH_USE_TF": "0",
+        "FSSPEC_GCS_TOKEN": "anon",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }  # fmt: skip
+    }
 
     def train(model_dir: str, steps: int) -> None:
         argv = [f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}"]
@@ -46,5 +48,12 @@ def test_a_run_in_a_bucket_resumes_and_ends_in_the_local_bytes(tiny, tmp_path, m
     train(str(tmp_path / "local"), 8)
     assert prompt == (tmp_path / "local/prompt/last/prompt.safetensors").read_bytes()
     told = [(json.loads(line)["step"], json.loads(line)["kind"]) for line in lines]
-    assert told == [(0, "eval"), (2, "train"), (4, "train"), (4, "eval"), (6, "train"),
-                    (8, "train"), (8, "eval")]  # fmt: skip
+    assert told == [
+        (0, "eval"),
+        (2, "train"),
+        (4, "train"),
+        (4, "eval"),
+        (6, "train"),
+        (8, "train"),
+        (8, "eval"),
+    ]

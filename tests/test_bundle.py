@@ -20,18 +20,33 @@ CONFIG = t5.T5Config(40, 12, 2, 4, 16, 2, 3, dropout_rate=0.0, dtype="float32")
 P = 3
 FREE = {"a": 2, "b": 2}  # r, where a shape leaves an axis to the method
 FAMILIES = {
-    "prefix": ["encoder_layers/attention/keys", "encoder_layers/attention/values",
-               "decoder_layers/attention/keys", "decoder_layers/attention/values",
-               "decoder_layers/cross/keys", "decoder_layers/cross/values"],
-    "scales": ["encoder_layers/attention/key/output_scale", "encoder_layers/wo/input_scale",
-               "decoder_layers/attention/value/output_scale",
-               "decoder_layers/cross/key/output_scale", "decoder_layers/cross/value/output_scale"],
-    "low rank": ["encoder_layers/attention/query/a", "encoder_layers/attention/query/b",
-                 "decoder_layers/cross/out/a", "decoder_layers/cross/out/b",
-                 "decoder_layers/cross/value/a", "decoder_layers/cross/value/b",
-                 "decoder_layers/wi_0/a", "decoder_layers/wi_0/b"],
+    "prefix": [
+        "encoder_layers/attention/keys",
+        "encoder_layers/attention/values",
+        "decoder_layers/attention/keys",
+        "decoder_layers/attention/values",
+        "decoder_layers/cross/keys",
+        "decoder_layers/cross/values",
+    ],
+    "scales": [
+        "encoder_layers/attention/key/output_scale",
+        "encoder_layers/wo/input_scale",
+        "decoder_layers/attention/value/output_scale",
+        "decoder_layers/cross/key/output_scale",
+        "decoder_layers/cross/value/output_scale",
+    ],
+    "low rank": [
+        "encoder_layers/attention/query/a",
+        "encoder_layers/attention/query/b",
+        "decoder_layers/cross/out/a",
+        "decoder_layers/cross/out/b",
+        "decoder_layers/cross/value/a",
+        "decoder_layers/cross/value/b",
+        "decoder_layers/wi_0/a",
+        "decoder_layers/wi_0/b",
+    ],
     "deep": ["encoder", "decoder", "encoder_layers/rows", "decoder_layers/added"],
-}  # fmt: skip
+}
 
 
 def arrays_of(family: str) -> dict[str, np.ndarray]:

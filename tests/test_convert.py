@@ -133,8 +133,10 @@ def test_large_arrays_are_chunked_and_read_in_parts(tmp_path):
     store.write_array(folder.spec, "x", source, piece=100)
     assert json.loads((tmp_path / "x" / ".zarray").read_text())["chunks"] == [4, 6]
     assert len(boxes) == 3 and sorted(p.name for p in (tmp_path / "x").iterdir())[1:] == [
-        "0.0", "1.0", "2.0",
-    ]  # fmt: skip
+        "0.0",
+        "1.0",
+        "2.0",
+    ]
     opened = store.open_array(folder.spec, "x", "here")
     assert np.array_equal(store.stored(opened, "x", "here").whole(), array)
     assert store.chunk_shape((7, 3), 4, 8) == [1, 3]  # a prime axis: row by row

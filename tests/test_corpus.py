@@ -20,7 +20,7 @@ from prompt_jax.run.counted_embeddings import (
 
 SPANS = Corpus(
     files=(), root="", objective="span_corruption", input_length=96, target_length=32, batch_size=4
-)  # fmt: skip
+)
 PREFIX = dataclasses.replace(SPANS, objective="prefix_lm")
 
 
@@ -133,8 +133,10 @@ def test_rows_are_a_function_of_seed_and_step(corpus):
             np.testing.assert_array_equal(value, steps[step][name])
             part = other.batch(step, slice(1, 3))[name]
             np.testing.assert_array_equal(part, value[1:3])
-    assert (batches(corpus, seed=8).batch(0)["encoder_input_tokens"] != one.batch(0)[
-        "encoder_input_tokens"]).any()  # fmt: skip
+    assert (
+        batches(corpus, seed=8).batch(0)["encoder_input_tokens"]
+        != one.batch(0)["encoder_input_tokens"]
+    ).any()
 
 
 @pytest.mark.parametrize("corpus", [SPANS, PREFIX])
@@ -157,8 +159,10 @@ def test_every_chunk_once_per_epoch(corpus):
 def test_what_is_told():
     data = batches(PREFIX)
     assert data.describe() == {
-        "tokens": len(TEXT), "rows_per_epoch": len(TEXT) // data.chunk - 1, "fill_rate": 1.0,
-    }  # fmt: skip
+        "tokens": len(TEXT),
+        "rows_per_epoch": len(TEXT) // data.chunk - 1,
+        "fill_rate": 1.0,
+    }
 
 
 def test_a_text_shorter_than_a_row_is_refused():

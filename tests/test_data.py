@@ -249,9 +249,12 @@ def test_a_task_is_opened(tmp_path):
         text = "".join(json.dumps(example) + "\n" for example in examples)
         (tmp_path / f"toy.{split}.jsonl").write_text(text)
     data = Data(
-        task=str(tmp_path / "toy.train.jsonl"), input_length=40, target_length=8, batch_size=4,
+        task=str(tmp_path / "toy.train.jsonl"),
+        input_length=40,
+        target_length=8,
+        batch_size=4,
         max_examples=20,
-    )  # fmt: skip
+    )
     opened = data.open(Vocabulary.bytes(), PromptLayout(encoder=5), seed=0)
     told = opened.describe()
     assert list(told["tasks"].values()) == [20]

@@ -131,16 +131,28 @@ def test_a_task_with_too_few_is_named(task):
 def test_a_run_and_eval_show_the_same(tiny, task, tmp_path, capsys):
     """The score and the answers of a run's own evaluation, again by `eval` without an option."""
     argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/D"]
-    gin = (f"TASK='{task}'", "INPUT_LENGTH=64", "TRAIN_STEPS=2", "EVAL_PERIOD=2",
-           "Data.demonstrations=1", "Data.demonstration_seed=3")  # fmt: skip
+    gin = (
+        f"TASK='{task}'",
+        "INPUT_LENGTH=64",
+        "TRAIN_STEPS=2",
+        "EVAL_PERIOD=2",
+        "Data.demonstrations=1",
+        "Data.demonstration_seed=3",
+    )
     assert main([*argv, *(f"--gin.{binding}" for binding in gin)]) == 0
     assert "dropped_demonstrations 0" in capsys.readouterr().err
     saved = f"{tmp_path}/D/prompt/last"
     run = load_prompt(saved).manifest["run"]
     assert (run["demonstrations"], run["demonstration_seed"]) == (1, 3)
     said = (tmp_path / "D" / "predictions" / "step_2.jsonl").read_text()
-    ask = ["eval", f"--backbone=files:{tiny}/backbone", f"--prompt={saved}", f"--task={task}",
-           "--split=validation", f"--predictions={tmp_path}/p.jsonl"]  # fmt: skip
+    ask = [
+        "eval",
+        f"--backbone=files:{tiny}/backbone",
+        f"--prompt={saved}",
+        f"--task={task}",
+        "--split=validation",
+        f"--predictions={tmp_path}/p.jsonl",
+    ]
     scores = {}
     for shots in ((), ("--shots=0",), ("--shots=4",)):
         assert main([*ask, *shots]) == 0
@@ -167,8 +179,15 @@ def test_runs_from_before_demonstrations_go_on(task):
 
 
 def test_a_journal_of_other_demonstrations_is_refused(tiny, task, tmp_path, capsys):
-    ask = ["eval", f"--backbone=files:{tiny}/backbone", f"--task={task}", "--split=validation",
-           f"--journal={tmp_path}/j.jsonl", "--input_length=64", "--target_length=4"]  # fmt: skip
+    ask = [
+        "eval",
+        f"--backbone=files:{tiny}/backbone",
+        f"--task={task}",
+        "--split=validation",
+        f"--journal={tmp_path}/j.jsonl",
+        "--input_length=64",
+        "--target_length=4",
+    ]
     assert main(ask) == 0
     assert main([*ask, "--shots=1"]) == 2
     assert "--journal" in capsys.readouterr().err

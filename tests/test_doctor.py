@@ -339,11 +339,13 @@ def faulty(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("bindings", "check", "value"),
-    [(["TASK='no_shared_metric'"], "metric", "the evaluation does not give it"),
-     (["BEST_METRIC=('f1', 'max')"], "metric", "BEST_METRIC = 'f1': the evaluation does not"),
-     (["TASK='undeclared'"], "labels", "the target 'perhaps' is none of the task's labels"),
-     (["TASK='no_labels'", "Evaluation.mode='rank'"], "metric", "has no choices to rank")],
-)  # fmt: skip
+    [
+        (["TASK='no_shared_metric'"], "metric", "the evaluation does not give it"),
+        (["BEST_METRIC=('f1', 'max')"], "metric", "BEST_METRIC = 'f1': the evaluation does not"),
+        (["TASK='undeclared'"], "labels", "the target 'perhaps' is none of the task's labels"),
+        (["TASK='no_labels'", "Evaluation.mode='rank'"], "metric", "has no choices to rank"),
+    ],
+)
 def test_what_train_would_refuse_late(page, faulty, bindings, check, value):
     lines = page(*bindings)
     assert failed(lines) == [check]

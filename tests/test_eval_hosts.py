@@ -22,21 +22,36 @@ def test_two_processes_answer_as_one_though_the_last_batch_is_uneven(
     for number, prompt in enumerate(rows):
         np.save(tmp_path / f"{number}.npy", prompt)
     command = [
-        "eval", *(f"--prompt={tmp_path}/{number}.npy" for number in range(2)),
-        f"--backbone=files:{tiny}/backbone", f"--task={tiny}/toy.train.jsonl",
-        "--split=validation", f"--max_examples={examples}", "--batch_size=24", "--dtype=float32",
-        "--input_length=28", "--target_length=8", "--json",
-    ]  # fmt: skip
+        "eval",
+        *(f"--prompt={tmp_path}/{number}.npy" for number in range(2)),
+        f"--backbone=files:{tiny}/backbone",
+        f"--task={tiny}/toy.train.jsonl",
+        "--split=validation",
+        f"--max_examples={examples}",
+        "--batch_size=24",
+        "--dtype=float32",
+        "--input_length=28",
+        "--target_length=8",
+        "--json",
+    ]
     assert main([*command, f"--predictions={tmp_path}/one.jsonl"]) == 0
     report = json.loads(capsys.readouterr().out)
-    flags = [f"--coordinator=127.0.0.1:{_free_port()}", "--processes=2",
-             f"--predictions={tmp_path}/two.jsonl"]  # fmt: skip
+    flags = [
+        f"--coordinator=127.0.0.1:{_free_port()}",
+        "--processes=2",
+        f"--predictions={tmp_path}/two.jsonl",
+    ]
     program = [sys.executable, "-m", "prompt_jax", *command, *flags]
     started = [
-        subprocess.Popen([*program, f"--process={n}"], env=_environment(2), text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*program, f"--process={n}"],
+            env=_environment(2),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for n in range(2)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert said[1][0] == ""  # one of them reports

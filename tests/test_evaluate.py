@@ -88,9 +88,15 @@ def test_predictions_are_written_as_they_are(tmp_path):
 
 def test_a_bare_backbone_is_evaluated_too(tiny):
     told = evaluate_prompt(
-        backbone=f"files:{tiny}/backbone", prompt=None, task=str(tiny / "toy.train.jsonl"),
-        split="validation", max_examples=8, input_length=28, target_length=4, dtype="float32",
-    )  # fmt: skip
+        backbone=f"files:{tiny}/backbone",
+        prompt=None,
+        task=str(tiny / "toy.train.jsonl"),
+        split="validation",
+        max_examples=8,
+        input_length=28,
+        target_length=4,
+        dtype="float32",
+    )
     assert (told["split"], told["examples"]) == ("validation", 8)
     assert 0 <= told["accuracy"] <= 100
 
@@ -100,9 +106,11 @@ def test_a_backbone_without_a_tokenizer_is_refused(shared):
         UserError, match="no vocabulary; bind VOCABULARY in a recipe, give --vocabulary"
     ):
         evaluate_prompt(
-            backbone=f"hf:{shared}/golden/hf/t5_v11", prompt=None, task="vader_polarity",
+            backbone=f"hf:{shared}/golden/hf/t5_v11",
+            prompt=None,
+            task="vader_polarity",
             split="validation",
-        )  # fmt: skip
+        )
 
 
 TASK = """
@@ -134,9 +142,14 @@ def labels(tiny, tmp_path_factory):
 
 def run(tiny, **options):
     return evaluate_prompts(
-        backbone=f"files:{tiny}/backbone", split="validation", batch_size=16, input_length=28,
-        target_length=4, dtype="float32", **options,
-    )  # fmt: skip
+        backbone=f"files:{tiny}/backbone",
+        split="validation",
+        batch_size=16,
+        input_length=28,
+        target_length=4,
+        dtype="float32",
+        **options,
+    )
 
 
 @pytest.mark.parametrize("names", [(0, 1), (0, 2)], ids=["one shape", "two shapes"])

@@ -122,9 +122,12 @@ def test_golden_peft_adapters_give_pefts_logits(shared, kind, tmp_path):
     """A prefix as PEFT runs it: the same two parts of its table in both layers of the decoder."""
     golden = shared / "golden"
     export.import_prompt(
-        source=str(golden / "peft" / f"v11_{kind}"), format="peft", output=str(tmp_path / "p"),
-        backbone=f"hf:{golden}/hf/t5_v11", unverified=True,
-    )  # fmt: skip
+        source=str(golden / "peft" / f"v11_{kind}"),
+        format="peft",
+        output=str(tmp_path / "p"),
+        backbone=f"hf:{golden}/hf/t5_v11",
+        unverified=True,
+    )
     prompt = load_prompt(tmp_path / "p")
     backbone = load_backbone(f"hf:{golden}/hf/t5_v11", "float32")
     with np.load(golden / "peft" / f"v11_{kind}_outputs.npz", allow_pickle=False) as file:
@@ -328,8 +331,10 @@ def test_a_reader_that_fails_is_a_failure(tmp_path):
 def test_other_logits_are_a_failure(plain, backbone):
     """The comparison itself: PEFT's part is played by logits that are off by more than rounding."""
     prompt = load_prompt(plain)
-    batch = {name: np.full((1, 2), 5, np.int32) for name in (
-        "encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")}  # fmt: skip
+    batch = {
+        name: np.full((1, 2), 5, np.int32)
+        for name in ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    }
     logits = pj.logits(backbone, batch, prompt)
     found = {"encoder": prompt.array, "logits": logits + 1e-6}
     told = export.compare_logits("peft", found, prompt, backbone, batch)

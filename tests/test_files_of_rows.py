@@ -38,21 +38,34 @@ def jsonl(rows=ROWS):
 
 
 TABLE = 'inputs,targets,n\r\n"say ""no"", please",a,1\r\n"two\nlines",b,2\r\n\r\nplain,a,3\r\n'
-READ = [{"inputs": 'say "no", please', "targets": "a", "n": "1"},
-        {"inputs": "two\nlines", "targets": "b", "n": "2"},
-        {"inputs": "plain", "targets": "a", "n": "3"}]  # fmt: skip
+READ = [
+    {"inputs": 'say "no", please', "targets": "a", "n": "1"},
+    {"inputs": "two\nlines", "targets": "b", "n": "2"},
+    {"inputs": "plain", "targets": "a", "n": "3"},
+]
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("t.csv", TABLE), ("t.csv.gz", gzip.compress(TABLE.encode())), ("t.csv", "\ufeff" + TABLE),
-     ("t.csv", TABLE.replace(",", ";").replace('"";', '"",')),
-     ("t.tsv", TABLE.replace('""', '"').replace('"say', "say").replace('please"', "please")
-                    .replace(",", "\t").replace('"\t please', '", please')),
-     ("t.tsv.gz", gzip.compress(TABLE.replace(",", "\t").replace('""\t', '"",').encode())),
-     ("t.json", json.dumps(READ, indent=2)), ("t.json", jsonl(READ)),
-     ("t.jsonl.gz", gzip.compress(jsonl(READ).encode()))],
-)  # fmt: skip
+    [
+        ("t.csv", TABLE),
+        ("t.csv.gz", gzip.compress(TABLE.encode())),
+        ("t.csv", "\ufeff" + TABLE),
+        ("t.csv", TABLE.replace(",", ";").replace('"";', '"",')),
+        (
+            "t.tsv",
+            TABLE.replace('""', '"')
+            .replace('"say', "say")
+            .replace('please"', "please")
+            .replace(",", "\t")
+            .replace('"\t please', '", please'),
+        ),
+        ("t.tsv.gz", gzip.compress(TABLE.replace(",", "\t").replace('""\t', '"",').encode())),
+        ("t.json", json.dumps(READ, indent=2)),
+        ("t.json", jsonl(READ)),
+        ("t.jsonl.gz", gzip.compress(jsonl(READ).encode())),
+    ],
+)
 def test_every_format_gives_the_same_rows(folder, name, content):
     data = content if isinstance(content, bytes) else content.encode()
     (folder / name).write_bytes(data)
@@ -66,19 +79,25 @@ def test_quotes_of_a_tsv_that_is_not_quoted_are_text(folder):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("t.csv", b"inputs,targets\na,b\na,b,c\n", r"t\.csv:3: 3 cells under the 2 .*holds a ','"),
-     ("t.csv", b'inputs,targets\n"a,b\nc,d\n', r"t\.csv:\d: not CSV \(unexpected end of data\)"),
-     ("t.csv", b"inputs,inputs\na,b\n", r"t\.csv:1: two columns are called 'inputs'"),
-     ("t.csv", b"inputs,targets\na,b\n\xff,b\n", r"t\.csv:3: not UTF-8"),
-     ("t.csv", b"text,label\na,b\n", r"t\.csv:2: no key 'inputs'; .*FILE\?inputs=COLUMN"),
-     ("t.csv", b"inputs,targets\n", r"t\.csv: no rows"),
-     ("t.csv", b"", r"t\.csv: no rows"),
-     ("t.tsv", b"inputs\ttargets\na\n", r"t\.tsv:2: 1 cells under the 2 .*holds a tab"),
-     ("t.json", b'[{"inputs": "a", "targets": "b"}, 3]', r"t\.json:2: a JSON int, not an object"),
-     ("t.json", b"[", r"t\.json: "),
-     ("t.csv.gz", gzip.compress(b"inputs,targets\na,b\n" * 90)[:-9], r"t\.csv\.gz: cut short"),
-     ("t.csv", "inputs,targets\n".encode("utf-16"), r"t\.csv: UTF-16; save")],
-)  # fmt: skip
+    [
+        ("t.csv", b"inputs,targets\na,b\na,b,c\n", r"t\.csv:3: 3 cells under the 2 .*holds a ','"),
+        ("t.csv", b'inputs,targets\n"a,b\nc,d\n', r"t\.csv:\d: not CSV \(unexpected end of data\)"),
+        ("t.csv", b"inputs,inputs\na,b\n", r"t\.csv:1: two columns are called 'inputs'"),
+        ("t.csv", b"inputs,targets\na,b\n\xff,b\n", r"t\.csv:3: not UTF-8"),
+        ("t.csv", b"text,label\na,b\n", r"t\.csv:2: no key 'inputs'; .*FILE\?inputs=COLUMN"),
+        ("t.csv", b"inputs,targets\n", r"t\.csv: no rows"),
+        ("t.csv", b"", r"t\.csv: no rows"),
+        ("t.tsv", b"inputs\ttargets\na\n", r"t\.tsv:2: 1 cells under the 2 .*holds a tab"),
+        (
+            "t.json",
+            b'[{"inputs": "a", "targets": "b"}, 3]',
+            r"t\.json:2: a JSON int, not an object",
+        ),
+        ("t.json", b"[", r"t\.json: "),
+        ("t.csv.gz", gzip.compress(b"inputs,targets\na,b\n" * 90)[:-9], r"t\.csv\.gz: cut short"),
+        ("t.csv", "inputs,targets\n".encode("utf-16"), r"t\.csv: UTF-16; save"),
+    ],
+)
 def test_what_is_wrong_is_said_with_file_and_line(folder, name, content, message):
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -118,23 +137,37 @@ def test_class_ids_of_datasets_are_the_names_of_the_classes(folder):
 
 @pytest.mark.parametrize(
     ("given", "files", "splits"),
-    [("train.jsonl", "train.jsonl validation.jsonl test.jsonl", "1 1 1"),
-     ("train.csv", "train.csv dev.csv test_predictions.csv", "1 1 0"),
-     ("tickets_train.tsv", "tickets_train.tsv tickets_validation.tsv.gz other_test.tsv", "1 1 0"),
-     ("t.train.jsonl", "t.train.jsonl t.dev.jsonl t.test.jsonl validation.jsonl", "1 1 1"),
-     ("t.csv", "t.csv t.valid.csv u.test.csv", "1 1 0"),
-     ("train.jsonl", "train.jsonl val.jsonl val.csv", "1 1 0"),
-     ("train-00001-of-00002.parquet", "train-00000-of-00002.parquet train-00001-of-00002.parquet "
-      "validation-00000-of-00001.parquet", "2 1 0"),
-     ("dev.jsonl", "train.jsonl dev.jsonl test.jsonl", "0 1 0"),
-     ("t-test.jsonl", "t-train.jsonl t-test.jsonl", "0 0 1"),
-     ("contest.jsonl", "contest.jsonl latest.jsonl", "1 0 0"),
-     (".", "train.csv dev.csv readme.md", "1 1 0"),
-     (".", "data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet "
-      "data/test-00000-of-00001.parquet", "2 0 1"),
-     (".", "train/a.jsonl test/a.jsonl", "1 0 1"),
-     (".", "tickets.jsonl", "1 0 0")],
-)  # fmt: skip
+    [
+        ("train.jsonl", "train.jsonl validation.jsonl test.jsonl", "1 1 1"),
+        ("train.csv", "train.csv dev.csv test_predictions.csv", "1 1 0"),
+        (
+            "tickets_train.tsv",
+            "tickets_train.tsv tickets_validation.tsv.gz other_test.tsv",
+            "1 1 0",
+        ),
+        ("t.train.jsonl", "t.train.jsonl t.dev.jsonl t.test.jsonl validation.jsonl", "1 1 1"),
+        ("t.csv", "t.csv t.valid.csv u.test.csv", "1 1 0"),
+        ("train.jsonl", "train.jsonl val.jsonl val.csv", "1 1 0"),
+        (
+            "train-00001-of-00002.parquet",
+            "train-00000-of-00002.parquet train-00001-of-00002.parquet "
+            "validation-00000-of-00001.parquet",
+            "2 1 0",
+        ),
+        ("dev.jsonl", "train.jsonl dev.jsonl test.jsonl", "0 1 0"),
+        ("t-test.jsonl", "t-train.jsonl t-test.jsonl", "0 0 1"),
+        ("contest.jsonl", "contest.jsonl latest.jsonl", "1 0 0"),
+        (".", "train.csv dev.csv readme.md", "1 1 0"),
+        (
+            ".",
+            "data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet "
+            "data/test-00000-of-00001.parquet",
+            "2 0 1",
+        ),
+        (".", "train/a.jsonl test/a.jsonl", "1 0 1"),
+        (".", "tickets.jsonl", "1 0 0"),
+    ],
+)
 def test_splits_are_found_by_name(folder, given, files, splits):
     for name in files.split():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -176,10 +209,15 @@ def test_a_folder_is_a_task_with_its_labels(folder, capsys):
 
 @pytest.mark.parametrize(
     ("rows", "labels"),
-    [(ROWS, ("even", "odd")), ([*ROWS, {"inputs": "x", "targets": "<unk>"}], ("even", "odd")),
-     (ROWS[:3], ()), (ROWS[::2], ()), ([*ROWS, {"inputs": "x", "targets": " "}], ()),
-     ([{"inputs": "x", "targets": str(n)} for n in [*range(65)] * 3], ())],
-)  # fmt: skip
+    [
+        (ROWS, ("even", "odd")),
+        ([*ROWS, {"inputs": "x", "targets": "<unk>"}], ("even", "odd")),
+        (ROWS[:3], ()),
+        (ROWS[::2], ()),
+        ([*ROWS, {"inputs": "x", "targets": " "}], ()),
+        ([{"inputs": "x", "targets": str(n)} for n in [*range(65)] * 3], ()),
+    ],
+)
 def test_labels_are_known_without_a_module(folder, rows, labels):
     (folder / "l.jsonl").write_text(jsonl(rows))
     assert text.choices_of("l.jsonl") == labels

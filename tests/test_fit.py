@@ -65,18 +65,28 @@ def test_an_all_reduce_sends_both_halves_of_a_ring():
 
 
 CONVOLUTIONS = {  # products as the TPU compiler writes them, and their multiply-adds
-    "plain": ("bf16[456,768]{1,0}", "bf16[456,64]{1,0}", "bf16[64,768]{1,0}",
-              "dim_labels=bf_io->bf", 456 * 64 * 768),
+    "plain": (
+        "bf16[456,768]{1,0}",
+        "bf16[456,64]{1,0}",
+        "bf16[64,768]{1,0}",
+        "dim_labels=bf_io->bf",
+        456 * 64 * 768,
+    ),
     "batch and heads": (
-        "f32[2,12,228,228]{2,3,1,0:T(8,128)}", "bf16[2,228,12,64]{3,1,2,0}",
+        "f32[2,12,228,228]{2,3,1,0:T(8,128)}",
+        "bf16[2,228,12,64]{3,1,2,0}",
         "bf16[2,228,12,64]{3,1,2,0}",
         "window={size=2x12 stride=1x11 lhs_dilate=2x12}, dim_labels=0b1f_0o1i->01bf",
-        2 * 12 * 228 * 228 * 64),
+        2 * 12 * 228 * 228 * 64,
+    ),
     "heads reversed": (
-        "bf16[2,16,12,64]{3,1,2,0}", "bf16[2,16,768]{2,1,0}", "bf16[12,64,768]{2,1,0}",
+        "bf16[2,16,12,64]{3,1,2,0}",
+        "bf16[2,16,768]{2,1,0}",
+        "bf16[12,64,768]{2,1,0}",
         "window={size=1x12 pad=0_0x11_11 rhs_reversal=0x1}, dim_labels=0bf1_1oi0->0b1f",
-        2 * 16 * 12 * 64 * 768),
-}  # fmt: skip
+        2 * 16 * 12 * 64 * 768,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -95,10 +105,14 @@ def test_products_written_as_convolutions(name):
 
 @pytest.mark.parametrize(
     ("groups", "size"),
-    [("replica_groups={{0,1},{2,3}}", 2), ("replica_groups=[2,4]<=[8]", 4), ("", 8),
-     ("replica_groups=mesh['a'=4,'b'=2] {'a'}", 4),
-     ("replica_groups=mesh['a'=4,'b'=2] {'a':(1)2,'b'}", 4)],
-)  # fmt: skip
+    [
+        ("replica_groups={{0,1},{2,3}}", 2),
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("", 8),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a'}", 4),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a':(1)2,'b'}", 4),
+    ],
+)
 def test_the_sizes_of_groups(groups, size):
     one = hlo.Instruction("r", "all-reduce", (), (), "", f", {groups}, to_apply=%add", False)
     assert group_size(one, 8) == size
@@ -106,10 +120,13 @@ def test_the_sizes_of_groups(groups, size):
 
 @pytest.mark.parametrize(
     ("bindings", "remat"),
-    [((), 0.0), (("Backbone.remat=dots",), 1.0),
-     (("Backbone.remat=dots", "Backbone.weights_dtype=int8"), 1.0),
-     (("Backbone.remat=full",), 1.0)],
-)  # fmt: skip
+    [
+        ((), 0.0),
+        (("Backbone.remat=dots",), 1.0),
+        (("Backbone.remat=dots", "Backbone.weights_dtype=int8"), 1.0),
+        (("Backbone.remat=full",), 1.0),
+    ],
+)
 def test_a_step_does_what_its_mathematics_needs_and_no_more(bindings, remat):
     run, shape, program = train_step(*bindings)
     least, again = flops.least(run, shape)
@@ -209,11 +226,21 @@ def test_meshes_are_ranked_by_estimates_before_any_is_compiled(monkeypatch):
 
 
 def test_a_config_alone_is_enough(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({
-        "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "num_heads": 64, "d_kv": 64,
-        "d_ff": 10240, "num_layers": 24, "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": False,
-    }))  # fmt: skip
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "t5",
+                "vocab_size": 32128,
+                "d_model": 4096,
+                "num_heads": 64,
+                "d_kv": 64,
+                "d_ff": 10240,
+                "num_layers": 24,
+                "feed_forward_proj": "gated-gelu",
+                "tie_word_embeddings": False,
+            }
+        )
+    )
     assert read_config(f"hf:{tmp_path}") == sizes.SIZES["t5_1_1_xxl"]
 
 
@@ -222,10 +249,12 @@ REFUSED = {
     "axes": (["--topology=v5p:4x4"], "v5p has 3 axes; write v5p:4x4x4"),
     "hosts": (["--topology=v5e:3x3"], "give one chip, or multiples of a host's 2x2 chips"),
     "batch": (["--topology=h100:8", "--batch=3"], "--batch=3: give auto, or --gin.BATCH_SIZE=N"),
-    "mesh": (["--topology=h100:8", "--gin.Train.mesh=@MeshShape()", "--gin.MeshShape.model=3"],
-             "does not fit 8 devices"),
+    "mesh": (
+        ["--topology=h100:8", "--gin.Train.mesh=@MeshShape()", "--gin.MeshShape.model=3"],
+        "does not fit 8 devices",
+    ),
     "rows": (["--topology=h100:8", "--gin.BATCH_SIZE=12"], "take a multiple of 8"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ["chip", "axes", "hosts", "batch"])
@@ -262,10 +291,15 @@ def test_a_crash_of_the_compiler_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("message", "needed"),
-    [("Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.", int(24.5 * 2**30)),
-     ("the total memory required for HLO temporaries (673.77G) exceeds available HBM (15.75G).",
-      int(673.77 * 2**30)),
-     ("INTERNAL: something else", None)],
-)  # fmt: skip
+    [
+        ("Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G.", int(24.5 * 2**30)),
+        (
+            "the total memory required for HLO temporaries (673.77G) exceeds available HBM "
+            "(15.75G).",
+            int(673.77 * 2**30),
+        ),
+        ("INTERNAL: something else", None),
+    ],
+)
 def test_what_a_step_would_have_needed_is_read_off_the_compilers_words(message, needed):
     assert compiler.needed_bytes(message) == needed

@@ -44,8 +44,9 @@ Backbone.dropout_rate = 0.0
 
 @pytest.fixture(scope="module")
 def batch(tiny) -> dict[str, np.ndarray]:
-    data = Data(task=f"{tiny}/toy.train.jsonl", input_length=28, target_length=4, batch_size=8,
-                packed=False)  # fmt: skip
+    data = Data(
+        task=f"{tiny}/toy.train.jsonl", input_length=28, target_length=4, batch_size=8, packed=False
+    )
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     return data.open(backbone.vocabulary, PromptLayout(), seed=0).batch(0)
 

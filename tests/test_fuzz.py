@@ -40,9 +40,26 @@ fuzz = settings(
 )
 seeds = given(seed=st.integers(0, 2**32 - 1))
 ODD = (
-    None, True, -1, 0, 2**70, 1.5, float("nan"), "", "x", "NaN", "7", [], [1, "a"], {}, {"a": None},
-    "\x00", "\ud7ff\u200b", "../..", "a" * 5000,
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "NaN",
+    "7",
+    [],
+    [1, "a"],
+    {},
+    {"a": None},
+    "\x00",
+    "\ud7ff\u200b",
+    "../..",
+    "a" * 5000,
+)
 
 
 def damaged_json(value: object, rng: random.Random) -> object:
@@ -178,14 +195,28 @@ def test_rows_of_users(tmp_path, name, text):
 
 WORDS = "1\tI{}\ti\tPRON\t_\t_\t2\tnsubj\t_\t_\n2\tsee\tsee\tVERB\t_\t_\t0\troot\t_\t_\n\n"
 TREE = "".join(f"# text = a tree\n{WORDS.format(n)}" for n in range(4))
-SQUAD = json.dumps({
-    "version": "1.1",
-    "data": [{"title": "t", "paragraphs": [{
-        "context": "The fox is red.",
-        "qas": [{"id": "q1", "question": "What is red?",
-                 "answers": [{"text": "The fox", "answer_start": 0}]}],
-    }]}],
-})  # fmt: skip
+SQUAD = json.dumps(
+    {
+        "version": "1.1",
+        "data": [
+            {
+                "title": "t",
+                "paragraphs": [
+                    {
+                        "context": "The fox is red.",
+                        "qas": [
+                            {
+                                "id": "q1",
+                                "question": "What is red?",
+                                "answers": [{"text": "The fox", "answer_start": 0}],
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +224,13 @@ SQUAD = json.dumps({
     [
         ("xtreme_udpos_de", "ud-treebanks-v2.5/UD_German-GSD/de_gsd-ud-test.conllu", TREE),
         ("xtreme_xquad_de", "xtreme/xquad/xquad.de.json", SQUAD),
-        ("xtreme_pawsx_de", "xtreme/pawsx/x-final/de/test_2k.tsv",
-         "id\tsentence1\tsentence2\tlabel\n1\ta b\ta c\t1\n2\td\te\t0\n"),
+        (
+            "xtreme_pawsx_de",
+            "xtreme/pawsx/x-final/de/test_2k.tsv",
+            "id\tsentence1\tsentence2\tlabel\n1\ta b\ta c\t1\n2\td\te\t0\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_of_benchmarks(tmp_path, task, path, text):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
@@ -299,9 +333,15 @@ def test_records_of_a_run(tmp_path):
 
 
 VARIABLES = (
-    "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID",
-    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_orte_hnp_uri",
-)  # fmt: skip
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_MCA_orte_hnp_uri",
+)
 VALUES = ("", "0", "1", "2", "-1", "x", "4(x2)", "node[01-02]", "node01", "1e3", "\x7f", " 3 ")
 
 

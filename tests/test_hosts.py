@@ -215,9 +215,12 @@ def test_what_jax_says_becomes_one_line(log, line):
 # Where a place comes from
 
 SLURM = {
-    "SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[07-10]", "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "2", "SLURM_LOCALID": "0",
-}  # fmt: skip
+    "SLURM_JOB_ID": "4096",
+    "SLURM_STEP_NODELIST": "node[07-10]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,7 @@ def test_what_may_change_is_told_line_by_line(tiny, folder, capsys) -> None:
     config = (folder / "run" / "config.gin").read_text()
     assert train(tiny, folder, *free) == 0
     said = capsys.readouterr().err
-    for change in ("Train.steps: 2 -> 4", "Evaluation.period: 2 -> 1",
-                   "Train.patience: None -> 9"):  # fmt: skip
+    for change in ("Train.steps: 2 -> 4", "Evaluation.period: 2 -> 1", "Train.patience: None -> 9"):
         assert f"changed since the run began: {change}\n" in said
     assert (folder / "run" / "config.2.gin").read_text() == config
     assert read_metrics(folder / "run")[-1]["step"] == 4

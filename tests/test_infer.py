@@ -28,9 +28,16 @@ def rows(tmp_path) -> Path:
 
 def run(tiny, rows: Path, output: Path, **options):
     return infer(
-        backbone=f"files:{tiny}/backbone", prompt=None, input=str(rows), output=str(output),
-        batch_size=8, input_length=28, target_length=3, dtype="float32", **options,
-    )  # fmt: skip
+        backbone=f"files:{tiny}/backbone",
+        prompt=None,
+        input=str(rows),
+        output=str(output),
+        batch_size=8,
+        input_length=28,
+        target_length=3,
+        dtype="float32",
+        **options,
+    )
 
 
 def read(path: Path) -> list[dict]:
@@ -70,8 +77,14 @@ def test_rows_keep_their_order_and_a_run_goes_on(tiny, rows, tmp_path, capsys, m
 
 def test_shards_put_together_are_the_whole(tiny, rows, tmp_path):
     for shard in ("0/3", "1/3", "2/3"):
-        run(tiny, rows, tmp_path / "out.jsonl", shard=shard, how=Answering(mode="rank"),
-            choices=("a", "b"))  # fmt: skip
+        run(
+            tiny,
+            rows,
+            tmp_path / "out.jsonl",
+            shard=shard,
+            how=Answering(mode="rank"),
+            choices=("a", "b"),
+        )
     files = sorted(tmp_path.glob("out-*.jsonl"))
     assert [f.name for f in files] == [f"out-0000{i}-of-00003.jsonl" for i in range(3)]
     told = [row for file in files for row in read(file)]
@@ -96,11 +109,13 @@ def test_a_stopped_run_keeps_finished_windows(tiny, rows, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("line", "options", "message"),
-    [('{"input": "x"}', {}, r"rows.jsonl:2: no key 'inputs'"),
-     ('{"inputs": "x", "score": 3}', {}, r"rows.jsonl:2: has 'score', a field that"),
-     ('{"inputs": "x", "choices": []}', {"mode": "rank"}, r"rows.jsonl:2: no choices to rank"),
-     ('{"inputs": "x", "choices": [1]}', {"mode": "rank"}, r"rows.jsonl:2: 'choices' is 1")],
-)  # fmt: skip
+    [
+        ('{"input": "x"}', {}, r"rows.jsonl:2: no key 'inputs'"),
+        ('{"inputs": "x", "score": 3}', {}, r"rows.jsonl:2: has 'score', a field that"),
+        ('{"inputs": "x", "choices": []}', {"mode": "rank"}, r"rows.jsonl:2: no choices to rank"),
+        ('{"inputs": "x", "choices": [1]}', {"mode": "rank"}, r"rows.jsonl:2: 'choices' is 1"),
+    ],
+)
 def test_a_bad_row_is_named(tiny, tmp_path, line, options, message):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"inputs": "fine", "choices": ["a"]}\n' + line + "\n")

@@ -200,8 +200,9 @@ def test_fold_equals_build(trained):
     trained.job.save_prompt(trained.state, "fold", None)
     fixed = module_of([load_prompt(str(trained.folder / "prompt" / "fold"))], trained.model.t5)
     folded = PromptedT5(trained.model.t5, fixed)
-    logits = [np.asarray(jax.jit(lambda m, b: m(b))(m, trained.batch))
-              for m in (trained.model, folded)]  # fmt: skip
+    logits = [
+        np.asarray(jax.jit(lambda m, b: m(b))(m, trained.batch)) for m in (trained.model, folded)
+    ]
     np.testing.assert_allclose(logits[1], logits[0], rtol=1e-6, atol=1e-6)
 
 

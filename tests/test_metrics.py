@@ -141,9 +141,12 @@ def test_the_meter_tells_speed_compiling_and_memory():
 
 @pytest.mark.parametrize(
     ("bad", "what"),
-    [({"loss": float("nan")}, "loss is nan"), ({"loss": float("inf")}, "loss is inf"),
-     ({"norm": float("nan")}, "norm of the trained parameters is nan")],
-)  # fmt: skip
+    [
+        ({"loss": float("nan")}, "loss is nan"),
+        ({"loss": float("inf")}, "loss is inf"),
+        ({"norm": float("nan")}, "norm of the trained parameters is nan"),
+    ],
+)
 def test_numbers_that_are_none_end_the_run(bad, what):
     meter = Meter()
     for metrics in (step_metrics(), step_metrics(**bad), step_metrics(**bad)):

@@ -99,10 +99,16 @@ def test_record_counts_a_query_once():
 
 @pytest.mark.parametrize(
     ("said", "referent", "same"),
-    [("the bunny", "Fuzzy bunny", True), ("Bob", "Bob's hat", False), ("Bob's", "Bob's hat", True),
-     ("the cat sat", "cat mat", False), ("", "cat", False), ("Their  dog", "dog", True),
-     ("my dog", "His dog", True)],
-)  # fmt: skip
+    [
+        ("the bunny", "Fuzzy bunny", True),
+        ("Bob", "Bob's hat", False),
+        ("Bob's", "Bob's hat", True),
+        ("the cat sat", "cat mat", False),
+        ("", "cat", False),
+        ("Their  dog", "dog", True),
+        ("my dog", "His dog", True),
+    ],
+)
 def test_referents_match_as_t5_matches_them(said, referent, same):
     assert same_referent(said, referent) is same
 

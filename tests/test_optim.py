@@ -63,9 +63,7 @@ def test_an_update_at_a_time_is_that_of_t5x(golden):
 
 def test_a_long_prompt_is_not_factored(shared):
     """T5X factors this one; we keep the whole second moment, and so differ from it."""
-    with np.load(
-        shared / "golden/adafactor/adafactor_prompt.npz", allow_pickle=False
-    ) as file:  # fmt: skip
+    with np.load(shared / "golden/adafactor/adafactor_prompt.npz", allow_pickle=False) as file:
         init, grad, factored = (file[f"p130_step0/{k}"] for k in ("init", "grad0", "param0"))
     tx = Adafactor(schedule=CONSTANT).build()
     ours = updates_of(tx, init, [grad])[0]

@@ -96,13 +96,20 @@ def test_marks_are_dropped_and_gzip_is_known_by_its_bytes(tmp_path, pack):
 
 @pytest.mark.parametrize(
     ("layout", "content", "key", "value"),
-    [(TAGGED, b"Marie\tB-PER\n", "words", ["Marie"]),
-     (CONLLU, b"1\tCe\tce\tPRON\t_\t_\t_\t_\t_\t_\n", "words", ["Ce"]),
-     (comma_separated(), b"label,title\n1,x\n", "label", "1"),
-     (TSV, b"label\ttitle\n1\tx\n", "label", "1"),
-     (SQUAD, b'{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "i", "question": "q",'
-             b'"answers": []}]}]}]}', "context", "c")],
-)  # fmt: skip
+    [
+        (TAGGED, b"Marie\tB-PER\n", "words", ["Marie"]),
+        (CONLLU, b"1\tCe\tce\tPRON\t_\t_\t_\t_\t_\t_\n", "words", ["Ce"]),
+        (comma_separated(), b"label,title\n1,x\n", "label", "1"),
+        (TSV, b"label\ttitle\n1\tx\n", "label", "1"),
+        (
+            SQUAD,
+            b'{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "i", "question": "q",'
+            b'"answers": []}]}]}]}',
+            "context",
+            "c",
+        ),
+    ],
+)
 def test_every_reader_drops_a_mark(tmp_path, layout, content, key, value):
     (tmp_path / "f").write_bytes(MARK + content)
     (record,) = records(layout, read_bytes(tmp_path / "f"))
@@ -150,11 +157,16 @@ def test_prefixes_of_wikiann_are_cut(xtreme):
 
 @pytest.mark.parametrize(
     ("times", "cell", "text"),
-    [(1, '"the ""inner"" words"', 'the "inner" words'), (1, 'said "so" twice', 'said "so" twice'),
-     (1, '"so" he said', '"so" he said'), (1, '""', ""), (1, '"""so"" he said"', '"so" he said'),
-     (2, '"""the """"inner"""" words"""', 'the "inner" words'),
-     (2, '"the ""inner"" words"', 'the "inner" words')],
-)  # fmt: skip
+    [
+        (1, '"the ""inner"" words"', 'the "inner" words'),
+        (1, 'said "so" twice', 'said "so" twice'),
+        (1, '"so" he said', '"so" he said'),
+        (1, '""', ""),
+        (1, '"""so"" he said"', '"so" he said'),
+        (2, '"""the """"inner"""" words"""', 'the "inner" words'),
+        (2, '"the ""inner"" words"', 'the "inner" words'),
+    ],
+)
 def test_quoted_cells_are_the_text_that_was_quoted(times, cell, text):
     layout = quoted(without_header("one", "label"), times)
     rows = records(layout, f"plain\t0\n{cell}\t1\n".encode())
@@ -175,7 +187,7 @@ CONTEXTS = (
     ("zh", "他说：“3，500人（约）”。", ["3，500人", "约", "“3，500人（约）”", "“3，50", "0人（约"]),
     ("en", "It's $3,500.50 (approx.) for the U.S. 'A-B'.", ["$3,500.50 (approx.)", "U.S."]),
     ("ar", "قال: «٣٫٥٠٠» شخص، نعم.", ["«٣٫٥٠٠»", "شخص، نعم."]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("pad", [xtreme_forms.pad_punctuation, text2text.pad_punctuation])

@@ -52,8 +52,10 @@ def test_the_page_compares_both_at_the_same_score_of_the_target() -> None:
     kept = [BARE]
     for seed in (0, 1):
         plain = [mark(0, 0, 80, 60), mark(10, 40 + seed, 70, 50), mark(20, 50, 60, 40)]
-        ours = [mark(s, t, o, 58.0, without_prompt=3.0) for s, t, o in
-                ((0, 30, 80), (10, 41, 79), (20, 40, 78))]  # fmt: skip
+        ours = [
+            mark(s, t, o, 58.0, without_prompt=3.0)
+            for s, t, o in ((0, 30, 80), (10, 41, 79), (20, 40, 78))
+        ]
         kept += [line("prompt", seed, mark(100, 30, 80, 60)), line("full", seed, *plain)]
         kept.append(line("promot", seed, *ours))
         for row, at in (("full_gradient", 0.9), ("promot_gradient", 0.5)):
@@ -114,13 +116,25 @@ def test_cells_are_run_once(tiny, tmp_path, monkeypatch, capsys) -> None:
     aim = promot.Target("aim", f"{tiny}/toy.train.jsonl")
     monkeypatch.setattr(promot, "TARGETS", (aim,))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    small = ("INPUT_LENGTH=28", "TARGET_LENGTH=4", "BATCH_SIZE=8", "TRAIN_STEPS=2", "EVAL_PERIOD=1",
-             "CHECKPOINT_PERIOD=1", "Evaluation.max_examples=8", "Data.packed=False")  # fmt: skip
+    small = (
+        "INPUT_LENGTH=28",
+        "TARGET_LENGTH=4",
+        "BATCH_SIZE=8",
+        "TRAIN_STEPS=2",
+        "EVAL_PERIOD=1",
+        "CHECKPOINT_PERIOD=1",
+        "Evaluation.max_examples=8",
+        "Data.packed=False",
+    )
     monkeypatch.setattr(promot, "SHARED", small)
     monkeypatch.setattr(promot, "GRADIENT_STEPS", (0, 1))
     monkeypatch.setattr(promot, "PROMPT", ("PROMPT_LENGTH=4", "PROMPT_STEPS=1"))
-    asked = [f"--gin=BACKBONE='files:{tiny}/backbone'", "--seeds=0", f"--output={tmp_path}/b",
-             f"--library={tmp_path}/library"]  # fmt: skip
+    asked = [
+        f"--gin=BACKBONE='files:{tiny}/backbone'",
+        "--seeds=0",
+        f"--output={tmp_path}/b",
+        f"--library={tmp_path}/library",
+    ]
     assert promot.main(asked) == 0
     assert capsys.readouterr().out.count(", seed 0: ") == 6
     lines = [json.loads(text) for text in (tmp_path / "b.jsonl").read_text().splitlines()]

@@ -54,8 +54,12 @@ def test_every_kernel_is_held_small_with_a_scale_per_layer_and_channel(arrays, w
         again = np.asarray(kernel.qvalue, np.float32) * np.asarray(kernel.scale)
         limit = np.abs(large[name]).max(axis=-2, keepdims=True) * STEP[weights_dtype] / 2
         assert (np.abs(again - large[name]) <= 1.001 * limit).all(), name
-    others = {x.dtype.name for p, v in nnx.to_flat_state(nnx.state(model)) if p[-1] != "kernel"
-              for x in [v.get_value()]}  # fmt: skip
+    others = {
+        x.dtype.name
+        for p, v in nnx.to_flat_state(nnx.state(model))
+        if p[-1] != "kernel"
+        for x in [v.get_value()]
+    }
     assert others == {"float32"}
 
 
@@ -80,8 +84,10 @@ def gradient_of(backbone) -> np.ndarray:
 
 @pytest.mark.parametrize("weights_dtype", quantised.DTYPES)
 def test_a_product_and_its_gradient_are_those_of_the_values_held(weights_dtype):
-    x, kernel, upstream = (jax.random.normal(jax.random.key(i), s)
-                           for i, s in enumerate([(2, 3, 64), (64, 32), (2, 3, 32)]))  # fmt: skip
+    x, kernel, upstream = (
+        jax.random.normal(jax.random.key(i), s)
+        for i, s in enumerate([(2, 3, 64), (64, 32), (2, 3, 32)])
+    )
     held = quantised.quantise(kernel, weights_dtype)
     y, back = jax.vjp(lambda x: quantised.matmul(x, held), x)
     near = dequantised(held)
@@ -100,8 +106,10 @@ def test_the_prompts_gradient_stays_near_and_is_that_of_the_weights_held(tiny):
     found, wanted = gradient_of(near), gradient_of(exact)
     assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < ERRORS["int8"]
     # Quantising changes the weights and nothing else: the same numbers, held in float32, agree.
-    flat = [(path, v.replace(dequantised(v.get_value())) if path[-1] == "kernel" else v)
-            for path, v in nnx.to_flat_state(nnx.state(near.model))]  # fmt: skip
+    flat = [
+        (path, v.replace(dequantised(v.get_value())) if path[-1] == "kernel" else v)
+        for path, v in nnx.to_flat_state(nnx.state(near.model))
+    ]
     plain = nnx.merge(weights.abstract(near.config)[0], nnx.from_flat_state(flat))
     same = gradient_of(dataclasses.replace(near, model=plain))
     np.testing.assert_allclose(found, same, rtol=1e-4, atol=1e-5 * np.abs(same).max())
@@ -142,8 +150,12 @@ def test_on_a_mesh_values_and_scales_go_where_they_belong(arrays):
 
 
 def test_a_step_on_int8_moves_the_prompt_and_the_artefact_says_int8(tiny, tmp_path):
-    bindings = ["Backbone.weights_dtype='int8'", "Train.mesh=@MeshShape()",
-                "MeshShape.fsdp=2", "MeshShape.model=2"]  # fmt: skip
+    bindings = [
+        "Backbone.weights_dtype='int8'",
+        "Train.mesh=@MeshShape()",
+        "MeshShape.fsdp=2",
+        "MeshShape.model=2",
+    ]
     run = config.load("Train", [str(tiny / "run.gin")], bindings).root
     job = Run(run, epath.Path(tmp_path))
     assert {x.dtype.name for x in jax.tree.leaves(job.frozen)} == {"int8", "float32"}

@@ -22,8 +22,9 @@ from prompt_jax.run.log import read_metrics
 
 
 def rehearse(tiny, model_dir, capsys, *flags) -> dict:
-    code = main(["rehearse", f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}", "--json",
-                 *flags])  # fmt: skip
+    code = main(
+        ["rehearse", f"--gin_file={tiny}/run.gin", f"--model_dir={model_dir}", "--json", *flags]
+    )
     report = json.loads(capsys.readouterr().out)
     assert code == int(not report["ok"])
     return report
@@ -77,14 +78,27 @@ def start(tiny):
 
     def processes_of(model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
         address = f"127.0.0.1:{_free_port()}"
-        program = [sys.executable, "-m", "prompt_jax", "train", f"--gin_file={tiny}/run.gin",
-                   f"--model_dir={model_dir}", f"--coordinator={address}",
-                   f"--processes={processes}", *flags]  # fmt: skip
+        program = [
+            sys.executable,
+            "-m",
+            "prompt_jax",
+            "train",
+            f"--gin_file={tiny}/run.gin",
+            f"--model_dir={model_dir}",
+            f"--coordinator={address}",
+            f"--processes={processes}",
+            *flags,
+        ]
         for n in range(processes):
             begun.append(
-                subprocess.Popen([*program, f"--process={n}"], env=_environment(8 // processes),
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )  # fmt: skip
+                subprocess.Popen(
+                    [*program, f"--process={n}"],
+                    env=_environment(8 // processes),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
         return begun[-processes:]
 
     yield processes_of

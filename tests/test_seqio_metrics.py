@@ -78,9 +78,15 @@ def test_every_kind_of_metric_is_computed(tasks, tiny):
     reports = {}
     for task in ("every_kind", "objects"):
         reports[task], _ = evaluate_prompts(
-            backbone=f"files:{tiny}/backbone", prompts=[], task=task, split="validation",
-            input_length=16, target_length=8, dtype="float32", batch_size=8,
-        )  # fmt: skip
+            backbone=f"files:{tiny}/backbone",
+            prompts=[],
+            task=task,
+            split="validation",
+            input_length=16,
+            target_length=8,
+            dtype="float32",
+            batch_size=8,
+        )
     functions, objects = reports["every_kind"], reports["objects"]
     assert (functions["rows"], functions["boxed"]) == (6.0, 2.0)
     assert functions["mean_score"] < 0 and math.isfinite(functions["mean_of_outputs"])
@@ -95,9 +101,15 @@ def test_scores_are_the_log_likelihoods_of_the_targets(tasks, tiny):
     from prompt_jax.backbone.load import load_backbone
 
     report, _ = evaluate_prompts(
-        backbone=f"files:{tiny}/backbone", prompts=[], task="every_kind", split="validation",
-        input_length=16, target_length=8, dtype="float32", batch_size=8,
-    )  # fmt: skip
+        backbone=f"files:{tiny}/backbone",
+        prompts=[],
+        task="every_kind",
+        split="validation",
+        input_length=16,
+        target_length=8,
+        dtype="float32",
+        batch_size=8,
+    )
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     encode = backbone.vocabulary.encode
     total = []
@@ -128,9 +140,11 @@ def test_postprocessing_of_objects_and_metrics_without_scores(tasks):
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [("broken", r"metric 'broken' of task 'broken': .*division by zero; mend it in the module"),
-     ("between", r"metric 'Between' of task 'between': wants SCORE_WITH_INTERMEDIATES; take")],
-)  # fmt: skip
+    [
+        ("broken", r"metric 'broken' of task 'broken': .*division by zero; mend it in the module"),
+        ("between", r"metric 'Between' of task 'between': wants SCORE_WITH_INTERMEDIATES; take"),
+    ],
+)
 def test_metrics_that_fail_are_named(tasks, task, message):
     with pytest.raises(UserError, match=message):
         task_metrics(text.get_task(task), [{"inputs": "a", "targets": "b"}], answers("c"))
@@ -138,9 +152,14 @@ def test_metrics_that_fail_are_named(tasks, task, message):
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [("numbers", r"task 'numbers', split 'train': .*incorrect type for feature 'targets'.*strings"),
-     ("fails", r"(?s)task 'fails', split 'train': .*'label'.*; mend its source")],
-)  # fmt: skip
+    [
+        (
+            "numbers",
+            r"task 'numbers', split 'train': .*incorrect type for feature 'targets'.*strings",
+        ),
+        ("fails", r"(?s)task 'fails', split 'train': .*'label'.*; mend its source"),
+    ],
+)
 def test_tasks_that_give_no_text_are_named(tasks, task, message):
     with pytest.raises(UserError, match=message):
         text.load_examples(task, "train")
@@ -148,15 +167,21 @@ def test_tasks_that_give_no_text_are_named(tasks, task, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("import seqio\nseqio.MixtureRegistry.add('xtreme_xnli', [('trec', 1.0)])",
-      r"the name 'xtreme_xnli' is taken; choose another name"),
-     ("from prompt_jax.tasks.text import jsonl_task\njsonl_task('super_glue_cb', {'train': 'x'})",
-      r"task 'super_glue_cb': this name is taken; give the task another name"),
-     ("import sys; sys.exit(0)", r"the module exits with 0"),
-     ("raise RuntimeError('no GPU')", r"RuntimeError: no GPU; mend the module"),
-     ("import not_there_at_all", r"ModuleNotFoundError.*; give the dotted name"),
-     ("def f(:\n", r"SyntaxError: .*; mend the module")],
-)  # fmt: skip
+    [
+        (
+            "import seqio\nseqio.MixtureRegistry.add('xtreme_xnli', [('trec', 1.0)])",
+            r"the name 'xtreme_xnli' is taken; choose another name",
+        ),
+        (
+            "from prompt_jax.tasks.text import jsonl_task\njsonl_task('super_glue_cb', {'train': 'x'})",
+            r"task 'super_glue_cb': this name is taken; give the task another name",
+        ),
+        ("import sys; sys.exit(0)", r"the module exits with 0"),
+        ("raise RuntimeError('no GPU')", r"RuntimeError: no GPU; mend the module"),
+        ("import not_there_at_all", r"ModuleNotFoundError.*; give the dotted name"),
+        ("def f(:\n", r"SyntaxError: .*; mend the module"),
+    ],
+)
 def test_a_module_that_fails_is_named(tmp_path, content, message):
     (tmp_path / "m.py").write_text(content)
     with pytest.raises(UserError, match=rf"--tasks_module=\S+/m\.py.*{message}"):
@@ -188,8 +213,11 @@ def test_targets_that_no_output_equals_are_named(tmp_path, shared, labels):
     from prompt_jax.backbone.load import load_backbone
     from prompt_jax.cli.task_check import check_jsonl
 
-    rows = TRAIL if labels else [{**row, "targets": f"{row['targets']}{n} "}
-                                 for n, row in enumerate(TRAIL)]  # fmt: skip
+    rows = (
+        TRAIL
+        if labels
+        else [{**row, "targets": f"{row['targets']}{n} "} for n, row in enumerate(TRAIL)]
+    )
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = check_jsonl(str(path), load_backbone("nano"))

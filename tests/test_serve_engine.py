@@ -249,8 +249,12 @@ def test_a_cache_is_bounded_in_bytes(backbone, kinds):
 
 def test_an_adapter_of_peft_loads(backbone, engine, tmp_path):
     rows = np.random.default_rng(2).normal(size=(2, backbone.config.emb_dim)).astype(np.float32)
-    config = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": 2,
-              "num_transformer_submodules": 1}  # fmt: skip
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "SEQ_2_SEQ_LM",
+        "num_virtual_tokens": 2,
+        "num_transformer_submodules": 1,
+    }
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     safetensors.numpy.save_file({"prompt_embeddings": rows}, tmp_path / "adapter_model.safetensors")
     engine.load("peft", str(tmp_path))

@@ -156,7 +156,7 @@ WRONG = [
     ("rank", b'{"inputs": ["a"], "choices": ["a", "a"]}', 422, "1 of them different"),
     ("rank", b'{"inputs": ["a"], "choices": [["a"], ["b"]]}', 422, "2 lists for 1 inputs"),
     ("embed", b"\xff", 400, "no JSON"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "text"), WRONG)
@@ -197,10 +197,21 @@ def test_prompts_are_loaded_and_forgotten(client, engine, kinds, root):
 
 
 SOURCES = [
-    ("../plain/best", 422), ("/etc", 422), ("plain/../../x", 422), ("plain//best", 422),
-    ("plain/./best", 422), ("..", 422), ("gs://bucket/x", 422), ("file:x", 422), ("a\\b", 422),
-    ("a\x00b", 422), ("nothing", 404), ("out", 404), ("broken", 422), ("plain", 422),
-]  # fmt: skip
+    ("../plain/best", 422),
+    ("/etc", 422),
+    ("plain/../../x", 422),
+    ("plain//best", 422),
+    ("plain/./best", 422),
+    ("..", 422),
+    ("gs://bucket/x", 422),
+    ("file:x", 422),
+    ("a\\b", 422),
+    ("a\x00b", 422),
+    ("nothing", 404),
+    ("out", 404),
+    ("broken", 422),
+    ("plain", 422),
+]
 
 
 @pytest.mark.parametrize(("source", "status"), SOURCES)

@@ -89,10 +89,14 @@ def test_the_gradient_is_the_same_on_every_mesh(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("shape", "part"),
-    [({"data": 3}, "does not fit 8 devices"), ({"data": 4}, "does not fit 8 devices"),
-     ({"data": -1, "fsdp": -1}, "at most one of them is -1"), ({"model": 0}, "sizes are >= 1"),
-     ({"data": 16, "fsdp": -1}, "does not fit 8 devices")],
-)  # fmt: skip
+    [
+        ({"data": 3}, "does not fit 8 devices"),
+        ({"data": 4}, "does not fit 8 devices"),
+        ({"data": -1, "fsdp": -1}, "at most one of them is -1"),
+        ({"model": 0}, "sizes are >= 1"),
+        ({"data": 16, "fsdp": -1}, "does not fit 8 devices"),
+    ],
+)
 def test_a_mesh_that_does_not_fit(shape, part):
     with pytest.raises(UserError, match=part):
         MeshShape(**shape).build()

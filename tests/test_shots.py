@@ -39,12 +39,14 @@ def test_without_classes_the_number_is_that_of_all():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"examples_per_class": 21}, "task 't' has 20 of 'a'; give fewer"),
-     ({"sampled_examples": 61}, "task 't' has 60; give fewer"),
-     ({"examples_per_class": 0}, "Data.examples_per_class = 0: give at least 1"),
-     ({"examples_per_class": 1, "sampled_examples": 1}, "leave one out"),
-     ({"sample_seed": -1}, "Data.sample_seed = -1")],
-)  # fmt: skip
+    [
+        ({"examples_per_class": 21}, "task 't' has 20 of 'a'; give fewer"),
+        ({"sampled_examples": 61}, "task 't' has 60; give fewer"),
+        ({"examples_per_class": 0}, "Data.examples_per_class = 0: give at least 1"),
+        ({"examples_per_class": 1, "sampled_examples": 1}, "leave one out"),
+        ({"sample_seed": -1}, "Data.sample_seed = -1"),
+    ],
+)
 def test_what_cannot_be_sampled_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         sample(**changes)

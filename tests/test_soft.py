@@ -137,17 +137,21 @@ def test_a_step_changes_the_prompt_and_nothing_else(backbone, tmp_path):
     step = make_train_step(graphdef, Loss(), tx, None, everywhere)
     batch = batch_for(method.layout)
     state, metrics = step(state, frozen, batch)
-    for old, new in zip(
-        jax.tree.leaves(before[0]), jax.tree.leaves(state.trainable), strict=True
-    ):  # fmt: skip
+    for old, new in zip(jax.tree.leaves(before[0]), jax.tree.leaves(state.trainable), strict=True):
         assert (np.abs(old - np.asarray(new)) > 1e-3).all()
     for old, new in zip(jax.tree.leaves(before[1]), jax.tree.leaves(frozen), strict=True):
         np.testing.assert_array_equal(old, new)
     biggest = max(leaf.size for leaf in jax.tree.leaves(state.opt_state))
     assert biggest == 5 * CONFIG.emb_dim
     assert set(metrics) == {
-        "loss", "z_loss", "accuracy", "tokens", "grad_norm", "update_norm", "trainable_norm",
-    }  # fmt: skip
+        "loss",
+        "z_loss",
+        "accuracy",
+        "tokens",
+        "grad_norm",
+        "update_norm",
+        "trainable_norm",
+    }
     assert metrics["tokens"] == 4
 
     # What was trained is what is saved, and the saved prompt gives the trained model's logits.

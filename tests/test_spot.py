@@ -218,9 +218,11 @@ def read(init: FileInit, lengths: dict[str, int], backbone: Any) -> dict[str, np
 def test_a_source_begins_both_sides(library: Path) -> None:
     entry = Library(str(library)).read("one")
     backbone = SimpleNamespace(
-        name="tiny", digest=entry.facts["backbone"]["digest"], vocabulary=None,
+        name="tiny",
+        digest=entry.facts["backbone"]["digest"],
+        vocabulary=None,
         config=SimpleNamespace(emb_dim=16),
-    )  # fmt: skip
+    )
     init = FileInit(path=f"{library}/one")
     rows = read(init, {"encoder": 4, "decoder": 2}, backbone)
     for side, array in entry.value().arrays.items():
@@ -262,9 +264,15 @@ def fails(capsys, *argv: str) -> str:
 def test_embed_trains_what_is_not_trained(tiny, tmp_path, capsys) -> None:
     gin = [f"--gin.{binding}" for binding in SHORT]
     told = report(
-        capsys, "spot", "embed", f"--gin_file={tiny}/run.gin", *gin, f"--model_dir={tmp_path}/run",
-        f"--library={tmp_path}/library", "--name=toy",
-    )  # fmt: skip
+        capsys,
+        "spot",
+        "embed",
+        f"--gin_file={tiny}/run.gin",
+        *gin,
+        f"--model_dir={tmp_path}/run",
+        f"--library={tmp_path}/library",
+        "--name=toy",
+    )
     assert (told["name"], told["early_step"]) == ("toy", 2)
     assert told["folder"] == f"{tmp_path}/library/toy"
     without = f"--gin.{SHORT[0]}"
@@ -307,7 +315,7 @@ def test_rank_leaves_out_what_cannot_be_compared(library, tmp_path, capsys) -> N
         (["rank", "--target=three"], "no entry 'three'; there are one, two"),
         (["transfer", "--gin_file=R", "--model_dir=D", "--strategy=top"], "no 'top'; there"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments(library, capsys, argv, part) -> None:
     assert part in fails(capsys, "spot", *argv, f"--library={library}")
 

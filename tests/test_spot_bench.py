@@ -66,10 +66,20 @@ def test_cells_are_run_once(tiny: Path, tmp_path: Path, monkeypatch, capsys) -> 
     monkeypatch.setattr(spot, "TARGETS", (aim,))
     monkeypatch.setattr(spot, "EARLY", 1)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    small = [f"BACKBONE='files:{tiny}/backbone'", "INPUT_LENGTH=28", "TARGET_LENGTH=4",
-             "PROMPT_LENGTH=2", "SoftPrompt.decoder_length=1", "Evaluation.mode=generate",
-             "TRAIN_STEPS=2", "EVAL_PERIOD=2", "CHECKPOINT_PERIOD=1", "BATCH_SIZE=8",
-             "Checkpoints.keep_period=1", "Evaluation.max_examples=8"]  # fmt: skip
+    small = [
+        f"BACKBONE='files:{tiny}/backbone'",
+        "INPUT_LENGTH=28",
+        "TARGET_LENGTH=4",
+        "PROMPT_LENGTH=2",
+        "SoftPrompt.decoder_length=1",
+        "Evaluation.mode=generate",
+        "TRAIN_STEPS=2",
+        "EVAL_PERIOD=2",
+        "CHECKPOINT_PERIOD=1",
+        "BATCH_SIZE=8",
+        "Checkpoints.keep_period=1",
+        "Evaluation.max_examples=8",
+    ]
     monkeypatch.setattr(spot, "SOURCE", tuple(small))
     monkeypatch.setattr(spot, "TARGET", (*small, "BEST_METRIC=None"))
     gin = f"--gin={small[0]}"

@@ -30,8 +30,14 @@ def transfer(tiny, library, tmp_path, capsys):
     """Runs `spot transfer` of the tiny task with some flags; (the report, its folder)."""
 
     def run(*flags: str) -> tuple[dict, Path]:
-        argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
-                f"--model_dir={tmp_path}/t", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+        argv = [
+            "spot",
+            "transfer",
+            f"--gin_file={tiny}/run.gin",
+            f"--library={library}",
+            f"--model_dir={tmp_path}/t",
+            *(f"--gin.{b}" for b in SHORT),
+        ]
         assert main([*argv, *flags, "--json"]) == 0
         return json.loads(capsys.readouterr().out), tmp_path / "t"
 
@@ -89,8 +95,13 @@ def test_transfer_runs_every_strategy_and_then_nothing(transfer, library) -> Non
 
 
 def test_transfer_is_refused_before_it_trains(tiny, library, tmp_path, capsys) -> None:
-    asked = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
-             f"--model_dir={tmp_path}/t"]  # fmt: skip
+    asked = [
+        "spot",
+        "transfer",
+        f"--gin_file={tiny}/run.gin",
+        f"--library={library}",
+        f"--model_dir={tmp_path}/t",
+    ]
     assert "BEST_METRIC = None: the best of several runs is chosen; name a metric" in fails(
         capsys, *asked, "--gin.BEST_METRIC=None"
     )
@@ -121,8 +132,14 @@ def test_a_library_that_does_not_fit_is_refused_before_the_control_is_trained(
         facts = json.loads(path.read_text())
         change(facts, f"{tiny}/toy.train.jsonl")
         path.write_text(json.dumps(facts))
-    argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={tmp_path}/library",
-            f"--model_dir={tmp_path}/t", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+    argv = [
+        "spot",
+        "transfer",
+        f"--gin_file={tiny}/run.gin",
+        f"--library={tmp_path}/library",
+        f"--model_dir={tmp_path}/t",
+        *(f"--gin.{b}" for b in SHORT),
+    ]
     assert message in fails(capsys, *argv, *filter(None, [flag]))
     assert not (tmp_path / "t").exists()
 
@@ -164,9 +181,14 @@ def test_which_runs_of_an_earlier_report_stay(tmp_path, change, kept) -> None:
     for name in names[:-1]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 0}\n')
-    rows = [row("D/control"), row("D/from_two", "best", two="bbb"),
-            row("D/from_one", "best", one="aaa"), row("D/mixture", "mixture", one="aaa", two="bbb"),
-            row("D/replaced", "best", one="eee"), row("D/gone", "best", two="bbb")]  # fmt: skip
+    rows = [
+        row("D/control"),
+        row("D/from_two", "best", two="bbb"),
+        row("D/from_one", "best", one="aaa"),
+        row("D/mixture", "mixture", one="aaa", two="bbb"),
+        row("D/replaced", "best", one="eee"),
+        row("D/gone", "best", two="bbb"),
+    ]
     now = [row(f"{tmp_path}/control"), row(f"{tmp_path}/from_one", "best", one="aaa")]
     found = with_earlier(now, {**REPORT, **change, "runs": rows}, REPORT, ENTRIES)
     assert [run["model_dir"] for run in found] == [f"{tmp_path}/{name}" for name in kept]
@@ -178,7 +200,13 @@ def test_a_damaged_report_is_refused_before_the_control_is_trained(
     tiny, library, tmp_path, capsys
 ) -> None:
     (tmp_path / "transfer.json").write_text("{")
-    argv = ["spot", "transfer", f"--gin_file={tiny}/run.gin", f"--library={library}",
-            f"--model_dir={tmp_path}", *(f"--gin.{b}" for b in SHORT)]  # fmt: skip
+    argv = [
+        "spot",
+        "transfer",
+        f"--gin_file={tiny}/run.gin",
+        f"--library={library}",
+        f"--model_dir={tmp_path}",
+        *(f"--gin.{b}" for b in SHORT),
+    ]
     assert "transfer.json: not a report" in fails(capsys, *argv)
     assert not (tmp_path / "control").exists()

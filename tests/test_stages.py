@@ -183,8 +183,12 @@ def test_a_stage_measures_rows_and_the_next_begins_with_the_best(tiny, tmp_path)
 
 def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     (tmp_path / "pruned.gin").write_text(PRUNED)
-    argv = ["train", f"--gin_file={tmp_path}/pruned.gin", f"--gin_search_paths={tiny}",
-            f"--model_dir={tmp_path}/D"]  # fmt: skip
+    argv = [
+        "train",
+        f"--gin_file={tmp_path}/pruned.gin",
+        f"--gin_search_paths={tiny}",
+        f"--model_dir={tmp_path}/D",
+    ]
     assert main([*argv, "--gin.PruneRows.keep=5"]) == 2
     assert "PruneRows.keep = 5: the stage tunes 4 rows; give at most 4" in capsys.readouterr().err
     assert main([*argv, "--gin.pruned/Train.method=@LoRA()"]) == 2

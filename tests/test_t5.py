@@ -236,9 +236,10 @@ def test_umt5_has_a_bias_per_layer():
     shapes = weights.t5x_shapes(dataclasses.replace(TINY, relpos_per_layer=True))
     biases = {name for name in shapes if "relpos_bias" in name}
     assert biases == {
-        f"{side}/layers_{i}/relpos_bias/rel_embedding" for side in ("encoder", "decoder")
+        f"{side}/layers_{i}/relpos_bias/rel_embedding"
+        for side in ("encoder", "decoder")
         for i in range(2)
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

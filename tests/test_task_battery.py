@@ -9,8 +9,18 @@ def test_every_superglue_task_and_xtreme_task_is_on_the_list():
     superglue = {name for name in names if name.startswith("super_glue_")}
     xtreme = {name.split("_")[1] for name in names if name.startswith("xtreme_")}
     assert len(superglue) == 10
-    assert xtreme == {"xnli", "pawsx", "udpos", "panx", "xquad", "mlqa", "tydiqa", "xcopa",
-                      "tatoeba", "bucc"}  # fmt: skip
+    assert xtreme == {
+        "xnli",
+        "pawsx",
+        "udpos",
+        "panx",
+        "xquad",
+        "mlqa",
+        "tydiqa",
+        "xcopa",
+        "tatoeba",
+        "bucc",
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -117,11 +117,14 @@ def test_inputs_that_stand_in_another_split_are_counted(tmp_path):
 
 
 CB = {
-    "train": [("It rains.", "It is wet.", "entailment"), ("", "", "contradiction"),
-              ("It rains.", "It is wet.", "entailment")],
+    "train": [
+        ("It rains.", "It is wet.", "entailment"),
+        ("", "", "contradiction"),
+        ("It rains.", "It is wet.", "entailment"),
+    ],
     "val": [("It rains.", "It is wet.", "neutral"), ("Sun.", "Moon.", "neutral")],
     "test": [("Sun.", "Moon.", None)],
-}  # fmt: skip
+}
 
 
 @pytest.fixture

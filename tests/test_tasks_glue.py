@@ -301,38 +301,113 @@ def test_the_pronoun_is_found_beside_its_place():
 # ---- what is wrong with a file is named ----
 
 BAD = [
-    ("trec", "train", "classification/TREC.train", "LOC:x Where ?\nODD:y What ?\n",
-     r'TREC\.train:2: label "ODD" is none of "ABBR"'),
+    (
+        "trec",
+        "train",
+        "classification/TREC.train",
+        "LOC:x Where ?\nODD:y What ?\n",
+        r'TREC\.train:2: label "ODD" is none of "ABBR"',
+    ),
     ("trec", "train", "classification/TREC.train", "Where ?\n", r"TREC\.train:1: the line is not"),
     ("sst5", "test", "classification/stsa.fine.test", "7 fine\n", r'test:1: label "7" is none'),
     ("sst5", "test", "classification/stsa.fine.test", b"1 caf\xe9\n", r"test:1: not UTF-8"),
-    ("glue_stsb", "train", "glue/STS-B/train.tsv", "sentence1\tsentence2\tscore\na\tb\thigh\n",
-     r"train\.tsv:2: could not convert string to float: 'high'"),
-    ("glue_qnli", "train", "glue/QNLI/train.tsv", "index\tquestion\tsentence\n0\ta\tb\n",
-     r"train\.tsv:2: no field 'label'; the row has"),
-    ("glue_cola", "train", "glue/CoLA/train.tsv", "gj04\t1\n",
-     r"train\.tsv:1: 2 cells under the 4"),
-    ("glue_mnli", "validation_matched", "glue/MNLI_dev_matched.metaicl.jsonl",
-     '{"input": "premise: a hypothesis: b", "output": "neutral"}\n', r"jsonl:1: 'input' has no"),
-    ("super_glue_multirc", "train", "superglue/MultiRC/train.jsonl", '{"idx": 0}\n',
-     r"train\.jsonl:1: no key 'passage'"),
-    ("super_glue_wsc", "train", "superglue/WSC/train.jsonl",
-     json.dumps({"text": "He slept.", "idx": 0, "label": True, "target":
-                 {"span1_text": "He", "span2_text": "she", "span1_index": 0, "span2_index": 0}}),
-     r"train\.jsonl:1: word 0 of the text is not 'she'"),
-    ("super_glue_wsc", "train", "superglue/WSC/train.jsonl",
-     json.dumps({"text": "He slept.", "idx": 0, "label": False, "target":
-                 {"span1_text": "He", "span2_text": "He", "span1_index": 0, "span2_index": 0}}),
-     r"superglue/WSC, split 'train': has no rows"),
-    ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,ref\nname[A]\n",
-     r"csv:2: 1 cells, not 2"),
+    (
+        "glue_stsb",
+        "train",
+        "glue/STS-B/train.tsv",
+        "sentence1\tsentence2\tscore\na\tb\thigh\n",
+        r"train\.tsv:2: could not convert string to float: 'high'",
+    ),
+    (
+        "glue_qnli",
+        "train",
+        "glue/QNLI/train.tsv",
+        "index\tquestion\tsentence\n0\ta\tb\n",
+        r"train\.tsv:2: no field 'label'; the row has",
+    ),
+    (
+        "glue_cola",
+        "train",
+        "glue/CoLA/train.tsv",
+        "gj04\t1\n",
+        r"train\.tsv:1: 2 cells under the 4",
+    ),
+    (
+        "glue_mnli",
+        "validation_matched",
+        "glue/MNLI_dev_matched.metaicl.jsonl",
+        '{"input": "premise: a hypothesis: b", "output": "neutral"}\n',
+        r"jsonl:1: 'input' has no",
+    ),
+    (
+        "super_glue_multirc",
+        "train",
+        "superglue/MultiRC/train.jsonl",
+        '{"idx": 0}\n',
+        r"train\.jsonl:1: no key 'passage'",
+    ),
+    (
+        "super_glue_wsc",
+        "train",
+        "superglue/WSC/train.jsonl",
+        json.dumps(
+            {
+                "text": "He slept.",
+                "idx": 0,
+                "label": True,
+                "target": {
+                    "span1_text": "He",
+                    "span2_text": "she",
+                    "span1_index": 0,
+                    "span2_index": 0,
+                },
+            }
+        ),
+        r"train\.jsonl:1: word 0 of the text is not 'she'",
+    ),
+    (
+        "super_glue_wsc",
+        "train",
+        "superglue/WSC/train.jsonl",
+        json.dumps(
+            {
+                "text": "He slept.",
+                "idx": 0,
+                "label": False,
+                "target": {
+                    "span1_text": "He",
+                    "span2_text": "He",
+                    "span1_index": 0,
+                    "span2_index": 0,
+                },
+            }
+        ),
+        r"superglue/WSC, split 'train': has no rows",
+    ),
+    (
+        "e2e_nlg",
+        "train",
+        "text2text/e2e/trainset.csv",
+        "mr,ref\nname[A]\n",
+        r"csv:2: 1 cells, not 2",
+    ),
     ("e2e_nlg", "train", "text2text/e2e/trainset.csv", "mr,text\nname[A],b\n", r":2: no key 'ref'"),
     ("web_nlg", "train", "text2text/webnlg_challenge_2017/train.json", "{", r"json: not JSON"),
-    ("dialogsum", "train", "text2text/dialogsum/dialogsum.train.jsonl", '{"dialogue": "a"}\n',
-     r"train\.jsonl:1: no field 'summary'"),
-    ("squad", "train", "squad/train-v1.1.json", '{"data": [{"paragraphs": [{"context": "c"}]}]}',
-     r"json:1: no key 'qas'"),
-]  # fmt: skip
+    (
+        "dialogsum",
+        "train",
+        "text2text/dialogsum/dialogsum.train.jsonl",
+        '{"dialogue": "a"}\n',
+        r"train\.jsonl:1: no field 'summary'",
+    ),
+    (
+        "squad",
+        "train",
+        "squad/train-v1.1.json",
+        '{"data": [{"paragraphs": [{"context": "c"}]}]}',
+        r"json:1: no key 'qas'",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "split", "path", "content", "message"), BAD)

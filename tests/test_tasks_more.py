@@ -125,12 +125,22 @@ def test_cr_is_split_by_hash(folder):
 
 EXAMPLES = {
     "race_high": (
-        {"article": b"A.", "questions": [b"Q1", b"Q2"], "answers": [b"B", b"A"],
-         "options": [[b"a", b"b", b"c", b"d"]] * 2},
-        [("race_high choice1: a choice2: b choice3: c choice4: d question: Q1 article: A.",
-          "choice2"),
-         ("race_high choice1: a choice2: b choice3: c choice4: d question: Q2 article: A.",
-          "choice1")],
+        {
+            "article": b"A.",
+            "questions": [b"Q1", b"Q2"],
+            "answers": [b"B", b"A"],
+            "options": [[b"a", b"b", b"c", b"d"]] * 2,
+        },
+        [
+            (
+                "race_high choice1: a choice2: b choice3: c choice4: d question: Q1 article: A.",
+                "choice2",
+            ),
+            (
+                "race_high choice1: a choice2: b choice3: c choice4: d question: Q2 article: A.",
+                "choice1",
+            ),
+        ],
     ),
     "drop": (
         {"passage": b"P", "question": b"Q", "answer": b"3", "validated_answers": [b"3", b"three"]},
@@ -146,16 +156,20 @@ EXAMPLES = {
     ),
     "c4_prefix_lm": ({"text": b"one two three four five"}, [("one two", "three four five")]),
     "wiki_lingua_de": (
-        {"source_aligned": {"de": b"Lang.", "en": b"Long."},
-         "target_aligned": {"de": b"Kurz.", "en": b"Short."}},
+        {
+            "source_aligned": {"de": b"Lang.", "en": b"Long."},
+            "target_aligned": {"de": b"Kurz.", "en": b"Short."},
+        },
         [("summarize de to de: Lang.", "Kurz.")],
     ),
     "wiki_lingua_de_en": (
-        {"source_aligned": {"de": b"Lang.", "en": b"Long."},
-         "target_aligned": {"de": b"Kurz.", "en": b"Short."}},
+        {
+            "source_aligned": {"de": b"Lang.", "en": b"Long."},
+            "target_aligned": {"de": b"Kurz.", "en": b"Short."},
+        },
         [("summarize de to en: Lang.", "Short.")],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -179,10 +193,32 @@ def test_every_set_that_papers_need_is_registered():
     listed = {entry["name"]: entry for entry in tasks_cli.list_tasks()}
     glue = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax")
     superglue = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "axb", "axg")
-    mrqa = ("squad", "news_qa", "trivia_qa", "search_qa", "hotpot_qa", "natural_questions",
-            "bio_asq", "drop", "duo_rc", "race", "relation_extraction", "textbook_qa")  # fmt: skip
-    xtreme = ("xnli", "pawsx", "udpos", "panx", "xquad", "mlqa", "tydiqa", "bucc", "tatoeba",
-              "xcopa")  # fmt: skip
+    mrqa = (
+        "squad",
+        "news_qa",
+        "trivia_qa",
+        "search_qa",
+        "hotpot_qa",
+        "natural_questions",
+        "bio_asq",
+        "drop",
+        "duo_rc",
+        "race",
+        "relation_extraction",
+        "textbook_qa",
+    )
+    xtreme = (
+        "xnli",
+        "pawsx",
+        "udpos",
+        "panx",
+        "xquad",
+        "mlqa",
+        "tydiqa",
+        "bucc",
+        "tatoeba",
+        "xcopa",
+    )
     wanted = [f"glue_{name}" for name in glue] + [f"super_glue_{name}" for name in superglue]
     wanted += [f"mrqa_{name}" for name in mrqa] + [f"xtreme_{name}" for name in xtreme]
     wanted += [f"raft_{name}" for name in raft.TASKS] + [
@@ -202,9 +238,15 @@ def test_every_set_that_papers_need_is_registered():
         assert entry["splits"] and entry["present"] is not None, name
     assert len(transfer.SOURCES) == 16 and len(transfer.TARGETS) == 10
     unsized = {
-        name for name in wanted
+        name
+        for name in wanted
         if any(split not in (listed[name]["rows"] or {}) for split in listed[name]["splits"])
-    }  # fmt: skip
+    }
     # CR and the mixture that holds it are split by hash; translated QA and BUCC are not told.
-    assert unsized == {"cr", "spot_targets", "xtreme_bucc", "xtreme_xquad_translate_train",
-                       "xtreme_mlqa_translate_train"}  # fmt: skip
+    assert unsized == {
+        "cr",
+        "spot_targets",
+        "xtreme_bucc",
+        "xtreme_xquad_translate_train",
+        "xtreme_mlqa_translate_train",
+    }

@@ -30,13 +30,28 @@ def source_of(name: str) -> RowsSource:
 # ---- names, settings, languages ----
 
 LANGUAGES = {
-    "xnli": 15, "pawsx": 7, "udpos": 33, "panx": 40, "xquad": 11, "mlqa": 7, "tydiqa": 9,
-    "bucc": 4, "tatoeba": 36, "xcopa": 12, "udpos_token": 33, "panx_token": 40,
+    "xnli": 15,
+    "pawsx": 7,
+    "udpos": 33,
+    "panx": 40,
+    "xquad": 11,
+    "mlqa": 7,
+    "tydiqa": 9,
+    "bucc": 4,
+    "tatoeba": 36,
+    "xcopa": 12,
+    "udpos_token": 33,
+    "panx_token": 40,
     "udpos_word": 33,
-    "xnli_translate_train": 15, "pawsx_translate_train": 7, "xquad_translate_train": 11,
-    "mlqa_translate_train": 7, "tydiqa_translate_train": 9, "tydiqa_in_language": 9,
-    "panx_in_language": 40, "udpos_in_language": 30,
-}  # fmt: skip
+    "xnli_translate_train": 15,
+    "pawsx_translate_train": 7,
+    "xquad_translate_train": 11,
+    "mlqa_translate_train": 7,
+    "tydiqa_translate_train": 9,
+    "tydiqa_in_language": 9,
+    "panx_in_language": 40,
+    "udpos_in_language": 30,
+}
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -92,15 +107,27 @@ def test_metrics_are_attached(name):
 # ---- official files ----
 
 PUBLISHED = [
-    ("xnli_sw", "validation", 2490), ("xnli_de", "test", 5010), ("pawsx_ko", "validation", 2000),
-    ("pawsx_de", "test", 2000), ("udpos_mr", "validation", 46), ("udpos_te", "test", 146),
-    ("udpos_in_language_mr", "train", 373), ("panx_sw", "validation", 1000),
-    ("panx_yo", "validation", 100), ("panx_in_language_yo", "train", 100),
-    ("xquad_de", "test", 1190), ("xquad_th", "test", 1190), ("mlqa_zh", "validation", 504),
-    ("mlqa_de", "validation", 512), ("tydiqa_in_language_ko", "train", 1625),
-    ("tatoeba_sw", "test", 390), ("tatoeba_de", "test", 1000), ("xcopa_qu", "validation", 100),
-    ("xcopa_zh", "test", 500), ("xcopa_en", "train", 400),
-]  # fmt: skip
+    ("xnli_sw", "validation", 2490),
+    ("xnli_de", "test", 5010),
+    ("pawsx_ko", "validation", 2000),
+    ("pawsx_de", "test", 2000),
+    ("udpos_mr", "validation", 46),
+    ("udpos_te", "test", 146),
+    ("udpos_in_language_mr", "train", 373),
+    ("panx_sw", "validation", 1000),
+    ("panx_yo", "validation", 100),
+    ("panx_in_language_yo", "train", 100),
+    ("xquad_de", "test", 1190),
+    ("xquad_th", "test", 1190),
+    ("mlqa_zh", "validation", 504),
+    ("mlqa_de", "validation", 512),
+    ("tydiqa_in_language_ko", "train", 1625),
+    ("tatoeba_sw", "test", 390),
+    ("tatoeba_de", "test", 1000),
+    ("xcopa_qu", "validation", 100),
+    ("xcopa_zh", "test", 500),
+    ("xcopa_en", "train", 400),
+]
 
 
 def test_official_files_have_their_published_sizes(real):

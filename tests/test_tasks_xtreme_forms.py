@@ -149,39 +149,57 @@ def test_missing_data_are_named_in_one_line(data):
 
 BAD = {
     "xnli_sw": (
-        "test", "xnli/test-sw.tsv", "a\tb\tneutral\na\tb\tmaybe",
+        "test",
+        "xnli/test-sw.tsv",
+        "a\tb\tneutral\na\tb\tmaybe",
         r"test-sw\.tsv:2: label 'maybe' is none of entailment, neutral, contradiction",
     ),
     "xnli_de": ("test", "xnli/test-de.tsv", "a\tb", r"test-de\.tsv:1: 2 cells under the 3"),
     "pawsx_ko": ("validation", "pawsx/dev-ko.tsv", "a\tb\t2", r"dev-ko\.tsv:1: label '2' is none"),
     "udpos_mr": (
-        "test", "udpos/test-mr.tsv", "a\tNOUN\n\nb\tVERB\nc\tNOUNS",
+        "test",
+        "udpos/test-mr.tsv",
+        "a\tNOUN\n\nb\tVERB\nc\tNOUNS",
         r"test-mr\.tsv:3: tag 'NOUNS' is none of ADJ, ",
     ),
     "udpos_token_mr": ("test", "udpos/test-mr.tsv", "a\tNOUN\nb", r"test-mr\.tsv:1: 1 cells"),
     "panx_sw": (
-        "validation", "panx/dev-sw.tsv", "a\tB-LOC\nb\tB-MISC", r"dev-sw\.tsv:1: tag 'B-MISC'"
+        "validation",
+        "panx/dev-sw.tsv",
+        "a\tB-LOC\nb\tB-MISC",
+        r"dev-sw\.tsv:1: tag 'B-MISC'",
     ),
     "xquad_de": (
-        "test", "xquad/xquad.de.json", squad_json([question("q", "1920")], [question("r")]),
+        "test",
+        "xquad/xquad.de.json",
+        squad_json([question("q", "1920")], [question("r")]),
         r"xquad\.de\.json:2: question 'r' has no answers",
     ),
     "tydiqa_sw": (
-        "validation", "tydiqa/dev/tydiqa.goldp.sw.dev.json", '{"data": [{}]}',
+        "validation",
+        "tydiqa/dev/tydiqa.goldp.sw.dev.json",
+        '{"data": [{}]}',
         r"sw\.dev\.json:1: no key 'paragraphs'",
     ),
     "bucc_zh": (
-        "validation", "bucc2018/zh-en.dev.gold", "zh-1\ten-1\nzh-2\ten-9",
+        "validation",
+        "bucc2018/zh-en.dev.gold",
+        "zh-1\ten-1\nzh-2\ten-9",
         r"dev\.gold:2: 'en-9' is no sentence of .*zh-en\.dev\.en",
     ),
     "tatoeba_sw": (
-        "test", "tatoeba/tatoeba.swh-eng.swh", "Mvua.\nMaji.\nMoto.",
+        "test",
+        "tatoeba/tatoeba.swh-eng.swh",
+        "Mvua.\nMaji.\nMoto.",
         r"swh-eng\.swh:3: no such line in .*swh-eng\.eng",
     ),
     "xcopa_qu": (
-        "test", "xcopa/qu/test.qu.jsonl", '{"label": 2}', r"test\.qu\.jsonl:1: label 2 is none of"
+        "test",
+        "xcopa/qu/test.qu.jsonl",
+        '{"label": 2}',
+        r"test\.qu\.jsonl:1: label 2 is none of",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

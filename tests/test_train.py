@@ -123,12 +123,15 @@ def test_running_again_changes_nothing(run, tiny):
 
 @pytest.mark.parametrize(
     ("binding", "part"),
-    [("SEED=1", "seed = 0, this one has 1"), ("BATCH_SIZE=16", "batch_size = 8"),
-     ("PROMPT_LENGTH=5", "SoftPrompt.length = 4"),
-     ("INPUT_LENGTH=30", "Data.input_length = 28"),
-     ("Backbone.dtype='bfloat16'", "Backbone.dtype = 'float32', this one has 'bfloat16'"),
-     ("Backbone.weights_dtype='int8'", "Backbone.weights_dtype = None, this one has 'int8'")],
-)  # fmt: skip
+    [
+        ("SEED=1", "seed = 0, this one has 1"),
+        ("BATCH_SIZE=16", "batch_size = 8"),
+        ("PROMPT_LENGTH=5", "SoftPrompt.length = 4"),
+        ("INPUT_LENGTH=30", "Data.input_length = 28"),
+        ("Backbone.dtype='bfloat16'", "Backbone.dtype = 'float32', this one has 'bfloat16'"),
+        ("Backbone.weights_dtype='int8'", "Backbone.weights_dtype = None, this one has 'int8'"),
+    ],
+)
 def test_another_run_is_refused_the_folder(run, tiny, binding, part):
     model_dir, _ = run
     before = files_of(model_dir)
@@ -171,9 +174,11 @@ def test_a_run_without_patience_left_ends_and_stays_ended(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("binding", "message"),
-    [("Evaluation.split=test", "the split 'test' would choose the prompt"),
-     ("Train.patience=0", "Train.patience = 0: give at least 1")],
-)  # fmt: skip
+    [
+        ("Evaluation.split=test", "the split 'test' would choose the prompt"),
+        ("Train.patience=0", "Train.patience = 0: give at least 1"),
+    ],
+)
 def test_selection_by_the_test_split_is_refused(tiny, tmp_path, binding, message):
     with pytest.raises(UserError, match=message):
         pj.train([str(tiny / "run.gin")], [binding], str(tmp_path))

@@ -84,10 +84,17 @@ def rehearse(
     folder = Path(model_dir or tempfile.mkdtemp(prefix="rehearsal_")).resolve()
     report = run(
         Rehearsal(
-            arguments, folder, processes, devices, cfg.root.steps,
-            tuple(kill or ()), seed, bound, lambda text: print(text, file=sys.stderr, flush=True),
+            arguments,
+            folder,
+            processes,
+            devices,
+            cfg.root.steps,
+            tuple(kill or ()),
+            seed,
+            bound,
+            lambda text: print(text, file=sys.stderr, flush=True),
         )
-    )  # fmt: skip
+    )
     if json:
         print_json(report)
     else:

@@ -191,5 +191,8 @@ class Progress:
             self.shown = now
             rate = (self.done - self.start) / max(now - self.began, 1e-9)
             left = (self.total - self.done) / rate / 60
-            print(f"rows {self.done}/{self.total}  {rate:.1f} rows/s  ETA {left:.1f} min",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"rows {self.done}/{self.total}  {rate:.1f} rows/s  ETA {left:.1f} min",
+                file=sys.stderr,
+                flush=True,
+            )

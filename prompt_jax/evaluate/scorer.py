@@ -207,11 +207,12 @@ class TaskScorer:
     def confusion(self, answers: Answers) -> dict[str, dict[str, dict[str, int]]]:
         """{task: {target: {output: rows}}} of tasks with labels; outputs that are none are one."""
         return {
-            task.name: confusion(labels)([e["targets"] for e in task.examples],
-                                         [answer.text for answer in said])
+            task.name: confusion(labels)(
+                [e["targets"] for e in task.examples], [answer.text for answer in said]
+            )
             for task, labels, said in zip(self.tasks, self.choices, answers, strict=True)
             if labels
-        }  # fmt: skip
+        }
 
 
 class Questions(Sequence):

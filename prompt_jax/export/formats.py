@@ -57,10 +57,8 @@ FORMATS = {
         "prompt_jax.export.peft", ("peft", "transformers", "torch"), "parity", forward=True
     ),
     "t5x": Format("prompt_jax.export.t5x", ("tensorstore", "flax", "msgpack")),
-    "orbax": Format(
-        "prompt_jax.export.orbax", ("orbax-checkpoint", "tensorstore"), plain=False
-    ),
-}  # fmt: skip
+    "orbax": Format("prompt_jax.export.orbax", ("orbax-checkpoint", "tensorstore"), plain=False),
+}
 MODULES = {"orbax-checkpoint": "orbax.checkpoint"}  # distribution: what to import, if not its name
 
 

@@ -163,9 +163,15 @@ def _config(path: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise UserError(path, "is no JSON object", "give an adapter's folder")
     wanted = (
-        "peft_type", "task_type", "modules_to_save", "base_model_name_or_path",
-        "num_virtual_tokens", "num_transformer_submodules", "num_layers", "token_dim",
-    )  # fmt: skip
+        "peft_type",
+        "task_type",
+        "modules_to_save",
+        "base_model_name_or_path",
+        "num_virtual_tokens",
+        "num_transformer_submodules",
+        "num_layers",
+        "token_dim",
+    )
     config = {**dict.fromkeys(wanted), **config}
     kind, task = config["peft_type"], config["task_type"]
     if not isinstance(kind, str):

@@ -47,37 +47,82 @@ _KERNELS = {  # where the T5 has the matrices of a block
 # Every field of a configuration: used here, seen in the arrays' names and shapes, without an effect
 # on a finished adapter, or another formula.
 _SHARED = {
-    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-    "inference_mode", "modules_to_save",
-}  # fmt: skip
+    "peft_type",
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "modules_to_save",
+}
 _ROWS = {
-    "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads",
+    "num_virtual_tokens",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
     "num_layers",
-}  # fmt: skip
+}
 READ = {
-    "PROMPT_TUNING": _SHARED | _ROWS | {
-        "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
+    "PROMPT_TUNING": _SHARED
+    | _ROWS
+    | {
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "tokenizer_name_or_path",
         "tokenizer_kwargs",
     },
-    "P_TUNING": _SHARED | _ROWS | {
-        "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers",
+    "P_TUNING": _SHARED
+    | _ROWS
+    | {
+        "encoder_reparameterization_type",
+        "encoder_hidden_size",
+        "encoder_num_layers",
         "encoder_dropout",
     },
-    "PREFIX_TUNING": _SHARED | _ROWS | {
-        "init_weights", "encoder_hidden_size", "prefix_projection",
+    "PREFIX_TUNING": _SHARED
+    | _ROWS
+    | {
+        "init_weights",
+        "encoder_hidden_size",
+        "prefix_projection",
     },
-    "IA3": _SHARED | {
-        "target_modules", "exclude_modules", "feedforward_modules", "fan_in_fan_out",
+    "IA3": _SHARED
+    | {
+        "target_modules",
+        "exclude_modules",
+        "feedforward_modules",
+        "fan_in_fan_out",
         "init_ia3_weights",
     },
-    "LORA": _SHARED | {
-        "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out",
-        "bias", "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern",
-        "rank_pattern", "alpha_pattern", "megatron_core", "loftq_config", "eva_config",
-        "corda_config", "lora_ga_config", "use_dora", "velora_config", "qalora_group_size",
-        "monteclora_config", "runtime_config", "ensure_weight_tying",
+    "LORA": _SHARED
+    | {
+        "r",
+        "target_modules",
+        "exclude_modules",
+        "lora_alpha",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "bias",
+        "use_rslora",
+        "init_lora_weights",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "megatron_core",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "use_dora",
+        "velora_config",
+        "qalora_group_size",
+        "monteclora_config",
+        "runtime_config",
+        "ensure_weight_tying",
     },
-}  # fmt: skip
+}
 OTHER_FORMULA = {  # fields that must be empty, and what they do otherwise
     "use_qalora": "it averages groups of inputs",
     "lora_bias": "it adds a bias",
@@ -186,9 +231,10 @@ def _ia3(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray)
     PEFT takes one regular expression of the whole name, or a list of ends of names.
     """
     return {
-        "input_scale" if _matches(config.get("feedforward_modules"), module) else "output_scale":
-        fields["scale"].reshape(-1)
-    }  # fmt: skip
+        "input_scale"
+        if _matches(config.get("feedforward_modules"), module)
+        else "output_scale": fields["scale"].reshape(-1)
+    }
 
 
 def _matches(pattern: str | list[str] | None, module: str) -> bool:

@@ -126,17 +126,21 @@ def import_prompt(
         tolerance=peft.tolerance(found) if inside else TOLERANCE,
     )
     words = loaded.vocabulary
-    manifest = found.manifest if whole else {
-        **(_adapter(found.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
-        "placement": "prefix",
-        "visibility": {"input": True, "prompt": "all"},
-        "prefix_positions": prompt.prefix_positions,
-        "tokenizer": words and words.digest,
-        "task": task,
-        "metric": None,
-        "step": found.manifest.get("step"),
-        "seed": None,
-    }  # fmt: skip
+    manifest = (
+        found.manifest
+        if whole
+        else {
+            **(_adapter(found.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
+            "placement": "prefix",
+            "visibility": {"input": True, "prompt": "all"},
+            "prefix_positions": prompt.prefix_positions,
+            "tokenizer": words and words.digest,
+            "task": task,
+            "metric": None,
+            "step": found.manifest.get("step"),
+            "seed": None,
+        }
+    )
     save_prompt(output, prompt.arrays, {**manifest, "backbone": _named(loaded), "imported": record})
     return record
 

@@ -24,8 +24,19 @@ _SENT: dict[str, Callable[[int], float]] = {
     "collective-permute": lambda k: 1.0,
     "collective-broadcast": lambda k: 1.0,
 }
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota",
-         "partition-id", "replica-id", "opt-barrier", "copy-done"}  # fmt: skip
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "iota",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "copy-done",
+}
 _SLICES = ("dynamic-slice", "gather", "slice")
 
 

@@ -60,8 +60,11 @@ def verdict(
     }
     if found.gave_up:
         return facts
-    facts["flops"] = {"chip": found.cost.flops, "step": found.cost.flops * topology.size,
-                      "program": found.flops_jaxpr}  # fmt: skip
+    facts["flops"] = {
+        "chip": found.cost.flops,
+        "step": found.cost.flops * topology.size,
+        "program": found.flops_jaxpr,
+    }
     if not decode:
         facts["flops"] |= _ratios(run, config, facts["flops"]["step"])
     facts["hbm_bytes"] = found.cost.hbm

@@ -57,9 +57,13 @@ def heat_map(
         if np.isfinite(value):
             dark = high > low and (value - low) / (high - low) > DARK
             axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center",
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
                 color="white" if dark else "black",
-            )  # fmt: skip
+            )
     figure.colorbar(image)
     _write(figure, path)
 

@@ -139,8 +139,9 @@ def _corpus(targets, predictions) -> tuple[list[str], list[list[str]]]:
     rows = [_references(target) for target in targets]
     most = max(map(len, rows))
     # Where there are fewer references, the first again: it changes neither counts nor lengths.
-    return list(predictions), [[(row * most)[n] if n < len(row) else row[0] for row in rows]
-                               for n in range(most)]  # fmt: skip
+    return list(predictions), [
+        [(row * most)[n] if n < len(row) else row[0] for row in rows] for n in range(most)
+    ]
 
 
 def _references(target: References) -> list[str]:

@@ -34,9 +34,28 @@ MLQA_ARTICLES = {
 }
 HAN = re.compile(r"([\u4e00-\u9fa5])")
 DETERMINERS = {
-    "a", "an", "each", "every", "few", "her", "his", "many", "much", "my", "our", "some", "that",
-    "the", "their", "these", "this", "those", "which", "whose", "your",
-}  # fmt: skip
+    "a",
+    "an",
+    "each",
+    "every",
+    "few",
+    "her",
+    "his",
+    "many",
+    "much",
+    "my",
+    "our",
+    "some",
+    "that",
+    "the",
+    "their",
+    "these",
+    "this",
+    "those",
+    "which",
+    "whose",
+    "your",
+}
 
 
 def normalise_squad(text: str) -> str:

@@ -152,10 +152,19 @@ class PromptBundle:
 NO_PROMPT = PromptBundle()
 
 _MATRICES = {  # of a layer: inputs and outputs
-    "attention/query": "DC", "attention/key": "DC", "attention/value": "DC", "attention/out": "CD",
-    "cross/query": "DC", "cross/key": "DC", "cross/value": "DC", "cross/out": "CD",
-    "wi": "DF", "wi_0": "DF", "wi_1": "DF", "wo": "FD",
-}  # fmt: skip
+    "attention/query": "DC",
+    "attention/key": "DC",
+    "attention/value": "DC",
+    "attention/out": "CD",
+    "cross/query": "DC",
+    "cross/key": "DC",
+    "cross/value": "DC",
+    "cross/out": "CD",
+    "wi": "DF",
+    "wi_0": "DF",
+    "wi_1": "DF",
+    "wo": "FD",
+}
 _LAYER = {"rows": "LXPD", "added": "LXPD"}
 _LAYER |= {
     f"{name}/{what}": "LXPC" for name in ("attention", "cross") for what in ("keys", "values")

@@ -45,14 +45,23 @@ class Chip:
 _TPU, _GPU = "https://cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
 _CHIPS = (
     # v4 has two cores that work as one device, which libtpu has to be told.
-    Chip("v4", 275e12, 275e12, 32 * GIB, 1228e9, 150e9, _TPU + "v4",
-         {"chip_config_name": "megacore"}, (2, 2, 1)),
+    Chip(
+        "v4",
+        275e12,
+        275e12,
+        32 * GIB,
+        1228e9,
+        150e9,
+        _TPU + "v4",
+        {"chip_config_name": "megacore"},
+        (2, 2, 1),
+    ),
     Chip("v5e", 197e12, 393e12, 16 * GIB, 819e9, 200e9, _TPU + "v5e", {}, (2, 2)),
     Chip("v5p", 459e12, 918e12, 95 * GIB, 2765e9, 600e9, _TPU + "v5p", {}, (2, 2, 1)),
     Chip("v6e", 918e12, 1836e12, 32 * GIB, 1640e9, 400e9, _TPU + "v6e", {}, (2, 2)),
     Chip("h100", 989e12, 1979e12, int(80e9), 3350e9, 450e9, _GPU + "h100/"),
     Chip("h200", 989e12, 1979e12, int(141e9), 4800e9, 450e9, _GPU + "h200/"),
-)  # fmt: skip
+)
 CHIPS = {chip.name: chip for chip in _CHIPS}
 # What JAX calls them (`Device.device_kind`), in lower case; the first that is part of it counts.
 _KINDS = {

@@ -59,9 +59,17 @@ OWN = ("mixture/", "own/")  # names of arrays that only their method understands
 # or null. More may be there: `prefix_positions`, as in LayerEdit, where it is not "none";
 # `factors`, where rows have owners.
 FIELDS = (
-    "method", "settings", "placement", "visibility", "backbone", "tokenizer", "task", "metric",
-    "step", "seed",
-)  # fmt: skip
+    "method",
+    "settings",
+    "placement",
+    "visibility",
+    "backbone",
+    "tokenizer",
+    "task",
+    "metric",
+    "step",
+    "seed",
+)
 
 
 class Tuned(Protocol):

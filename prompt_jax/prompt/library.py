@@ -29,9 +29,21 @@ NAME = re.compile(r"\w[\w.+-]*")
 # value} of the best step on `selection`, {"metric", "direction", "task", "split"}: what chose it.
 # `length`: {side: rows}. `sha256`: of both artefacts' tensors.
 FIELDS = (
-    "name", "task", "method", "backbone", "tokenizer", "length", "steps", "early_step", "best_step",
-    "score", "selection", "seed", "date", "sha256",
-)  # fmt: skip
+    "name",
+    "task",
+    "method",
+    "backbone",
+    "tokenizer",
+    "length",
+    "steps",
+    "early_step",
+    "best_step",
+    "score",
+    "selection",
+    "seed",
+    "date",
+    "sha256",
+)
 
 
 @dataclass(frozen=True)

@@ -352,8 +352,10 @@ class Run:
 
     def opening(self, start: int, model_dir: str) -> str:
         run = self.settings
-        told = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
-                         for k, v in self.data.describe().items())  # fmt: skip
+        told = "  ".join(
+            f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in self.data.describe().items()
+        )
         count = run.method.count(self.backbone.config)
         notes = "".join(f"\ndata  {line}" for line in (*self.files, *self.shortfalls))
         return (
@@ -376,8 +378,10 @@ class Run:
             majority = {} if self.evaluator is None else self.evaluator.majority()
             always = f"; always the commonest answer: {majority.get(name, 0):.2f}"
             text = always if name in majority else ""
-            screen.say(f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
-                       f"best {value:.2f} at step {step}{text}")  # fmt: skip
+            screen.say(
+                f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
+                f"best {value:.2f} at step {step}{text}"
+            )
         for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):
             if (self.folder / name).exists():
                 screen.say(f"  {self.folder / name}")

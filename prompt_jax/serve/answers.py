@@ -104,8 +104,10 @@ class Answers:
         ]
         read, written = sum(len(a.inputs) for a in asks), sum(len(a.ids) for a in asks)
         usage = {
-            "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written
-        }  # fmt: skip
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        }
         return JSONResponse({**head, "choices": choices, "usage": usage})
 
     # What they share

@@ -26,13 +26,18 @@ class Metrics:
             "prompt_jax_requests", "Answered requests.", ["route", "status"], registry=registry
         )
         self.seconds = Histogram(
-            "prompt_jax_request_seconds", "From the request to the end of its answer.", ["route"],
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
+            "prompt_jax_request_seconds",
+            "From the request to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.first_token = Histogram(
-            "prompt_jax_first_token_seconds", "From the request to its first token.",
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
+            "prompt_jax_first_token_seconds",
+            "From the request to its first token.",
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.open = Gauge("prompt_jax_open_requests", "Being answered.", registry=registry)
         registry.register(_OfEngine(engine))
 

@@ -30,8 +30,9 @@ def _answers(model: type[BaseModel] | None, *failures: int, status: int = 200) -
     good: dict[str, Any] = {"description": "Done."}
     if model is not None:
         good["content"] = _json(model)
-    failed = {str(code): {"description": WHY[code], "content": _json(schema.Failure)}
-              for code in failures}  # fmt: skip
+    failed = {
+        str(code): {"description": WHY[code], "content": _json(schema.Failure)} for code in failures
+    }
     return {str(status): good} | failed
 
 
@@ -61,14 +62,25 @@ def _named(name: str, pattern: str | None = None) -> list[dict[str, Any]]:
 def document() -> dict[str, Any]:
     """The whole document."""
     asked = [
-        schema.GenerateRequest, schema.RankRequest, schema.EmbedRequest, schema.CompletionRequest,
+        schema.GenerateRequest,
+        schema.RankRequest,
+        schema.EmbedRequest,
+        schema.CompletionRequest,
         schema.SourceRequest,
-    ]  # fmt: skip
+    ]
     given = [
-        schema.GenerateAnswer, schema.RankAnswer, schema.EmbedAnswer, schema.Completion,
-        schema.PromptList, schema.PromptFacts, schema.Deleted, schema.ModelList, schema.Model,
-        schema.State, schema.Failure,
-    ]  # fmt: skip
+        schema.GenerateAnswer,
+        schema.RankAnswer,
+        schema.EmbedAnswer,
+        schema.Completion,
+        schema.PromptList,
+        schema.PromptFacts,
+        schema.Deleted,
+        schema.ModelList,
+        schema.Model,
+        schema.State,
+        schema.Failure,
+    ]
     pairs: Any = [(m, "validation") for m in asked] + [(m, "serialization") for m in given]
     _, schemas = models_json_schema(pairs, ref_template=REF)
     files = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}

@@ -65,13 +65,15 @@ class Decoding(NamedTuple):
         wrong: dict[str, tuple[bool, object, str]] = {
             "max_tokens": (not 1 <= self.max_tokens <= most, self.max_tokens, f"1 to {most}"),
             "temperature": (
-                not 0 <= self.temperature <= 1000, self.temperature, "0 (greedy) to 1000"
+                not 0 <= self.temperature <= 1000,
+                self.temperature,
+                "0 (greedy) to 1000",
             ),
             "top_k": (not 0 <= self.top_k < 2**31, self.top_k, "0 (all) or more"),
             "top_p": (not 0 < self.top_p <= 1, self.top_p, "0 < top_p <= 1"),
             "seed": (not 0 <= self.seed < 2**32, self.seed, "0 to 4294967295"),
             "stop": ("" in self.stop, list(self.stop), "strings that are not empty"),
-        }  # fmt: skip
+        }
         for name, (bad, value, remedy) in wrong.items():
             if bad:
                 raise UserError(f"{name} = {value}", remedy=f"give {remedy}")

@@ -70,9 +70,13 @@ class Worker:
     """
 
     def __init__(
-        self, backbone: Backbone, mesh: Mesh, queue: int, frame: Frame,
+        self,
+        backbone: Backbone,
+        mesh: Mesh,
+        queue: int,
+        frame: Frame,
         shape_of: Callable[[Frame], Shape],
-    ):  # fmt: skip
+    ):
         graphdef, params = nnx.split(backbone.model)
         self.model = (graphdef, jax.device_put(params, sharding.params(mesh, params)))
         self.mesh, self.queue, self.shape_of = mesh, queue, shape_of
@@ -279,9 +283,13 @@ class Worker:
                 where[row], limits[row], seeds[row] = slot, how.max_tokens, how.seed
                 temperature[row], top_k[row], top_p[row] = how.temperature, how.top_k, how.top_p
             extra = {
-                "slots": where, "limits": limits, "seeds": seeds, "temperature": temperature,
-                "top_k": top_k, "top_p": top_p,
-            }  # fmt: skip
+                "slots": where,
+                "limits": limits,
+                "seeds": seeds,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+            }
             with self._failing(asks):
                 first, batch, arrays = self._inputs(asks, extra, rows)
                 self.slots = self.programs.prefill(*first, self.slots, batch, arrays)

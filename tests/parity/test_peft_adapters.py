@@ -62,10 +62,14 @@ READ = {
     ),
     "p-tuning lstm": (
         "PromptEncoderConfig",
-        {**SEQ, "num_virtual_tokens": 4, "encoder_reparameterization_type": "LSTM",
-         "encoder_hidden_size": 6},
+        {
+            **SEQ,
+            "num_virtual_tokens": 4,
+            "encoder_reparameterization_type": "LSTM",
+            "encoder_hidden_size": 6,
+        },
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -407,8 +407,10 @@ def _same(weights: _Weights, one: str, other: str) -> bool:
     if a.shape != b.shape:
         return False
     step = max(1, AT_ONCE // (4 * a.shape[-1]))
-    boxes = [(slice(i, min(i + step, a.shape[0])), slice(0, a.shape[1]))
-             for i in range(0, a.shape[0], step)]  # fmt: skip
+    boxes = [
+        (slice(i, min(i + step, a.shape[0])), slice(0, a.shape[1]))
+        for i in range(0, a.shape[0], step)
+    ]
     return all(np.array_equal(a.read(box), b.read(box)) for box in boxes)
 
 

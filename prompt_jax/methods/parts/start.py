@@ -114,8 +114,12 @@ class Start:
                     "give it none, or take another prompt",
                 )
             if length:
-                rows[side] = _fitting(prompt.arrays[side], side, (length, self.config.emb_dim),
-                                      f"{setting} = {path!r}")  # fmt: skip
+                rows[side] = _fitting(
+                    prompt.arrays[side],
+                    side,
+                    (length, self.config.emb_dim),
+                    f"{setting} = {path!r}",
+                )
         return rows
 
     def prompts(self, paths: Sequence[str], layout: PromptLayout, setting: str) -> Sequence[Prompt]:
