@@ -80,8 +80,8 @@ def convert(
 def _rounded(name: str, source: Checkpoint, weights_dtype: str | None) -> Checkpoint:
     """The checkpoint as it will be written: as it is, or with its kernels quantised."""
     stored = None if source.quantised is None else source.quantised.weights_dtype
-    held = quantised.held_in(weights_dtype, stored, name)
-    if held is None or held == stored:
+    kernel_dtype = quantised.held_in(weights_dtype, stored, name)
+    if kernel_dtype is None or kernel_dtype == stored:
         return source
     arrays: dict[str, Stored] = {}
     for target, one in source.arrays.stored.items():
@@ -89,21 +89,23 @@ def _rounded(name: str, source: Checkpoint, weights_dtype: str | None) -> Checkp
             arrays[target] = one
             continue
         D, F = one.shape
-        values = functools.partial(_part, one, held, "qvalue")
-        scales = functools.partial(_part, one, held, "scale")
-        arrays[f"{target}/qvalue"] = Stored((D, F), jnp.dtype(held), values)
+        values = functools.partial(_part, one, kernel_dtype, "qvalue")
+        scales = functools.partial(_part, one, kernel_dtype, "scale")
+        arrays[f"{target}/qvalue"] = Stored((D, F), jnp.dtype(kernel_dtype), values)
         arrays[f"{target}/scale"] = Stored((1, F), np.dtype(np.float32), scales)
     copy = LazyArrays(arrays)
     of_source = digest_of(name, source, source.arrays)
     return dataclasses.replace(
-        source, arrays=copy, quantised=Quantised(held, of_source, digest(copy))
+        source, arrays=copy, quantised=Quantised(kernel_dtype, of_source, digest(copy))
     )
 
 
 def _part(kernel: Stored, weights_dtype: str, part: str, box: Box) -> np.ndarray:
     """Values or scales of a kernel, quantised as a run quantises it (`weights.build`)."""
-    held = quantised.quantise(jnp.asarray(kernel.whole().astype(np.float32)), weights_dtype)
-    return np.asarray(vars(held)[part])[box]
+    quantised_kernel = quantised.quantise(
+        jnp.asarray(kernel.whole().astype(np.float32)), weights_dtype
+    )
+    return np.asarray(vars(quantised_kernel)[part])[box]
 
 
 def _check_free(output: str, format: str) -> None:

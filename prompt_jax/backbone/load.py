@@ -113,10 +113,10 @@ def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray
     one is not finite, so that a digest is only remembered of weights that can be used.
     """
     watched = _Finite(arrays, name)
-    found = cached_digest(name, checkpoint.folder, lambda: digest(watched))
+    cached = cached_digest(name, checkpoint.folder, lambda: digest(watched))
     if checkpoint.quantised is None:
-        return found
-    if found != checkpoint.quantised.contents:
+        return cached
+    if cached != checkpoint.quantised.contents:
         raise UserError(
             f"'{name}'", "its values are not those that `convert` wrote", "convert it anew"
         )

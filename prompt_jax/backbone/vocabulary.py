@@ -80,13 +80,13 @@ class Vocabulary(ABC):
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text before the first EOS; padding is dropped, ids out of range are unknown."""
-        kept = []
+        known = []
         for token in ids:
             if token == EOS:
                 break
             if token != PAD:
-                kept.append(int(token) if 0 <= token < self.size else UNK)
-        return self._text(kept)
+                known.append(int(token) if 0 <= token < self.size else UNK)
+        return self._text(known)
 
 
 class _SentencePieceVocabulary(Vocabulary):
@@ -120,8 +120,8 @@ class _SentencePieceVocabulary(Vocabulary):
 
     def sentinel(self, number: int) -> int:
         if number not in self._sentinels:
-            held = len(self._sentinels)
-            raise UserError(self.path, f"has no <extra_id_{number}>", f"it has {held} of them")
+            sentinels = len(self._sentinels)
+            raise UserError(self.path, f"has no <extra_id_{number}>", f"it has {sentinels} of them")
         return self._sentinels[number]
 
     def _text(self, ids: list[int]) -> str:

@@ -129,14 +129,14 @@ def _analyse(run: Train, topology: Topology, decode: bool) -> Analysis:
         memory = {"weights": bytes_of(program.frozen), "total": needed, "peak": needed}
         return Analysis(memory, Cost(), products, mesh, time.perf_counter() - began, gave_up=True)
     seconds = time.perf_counter() - began
-    found = cost(hlo.parse(compiled.as_text()), topology.size)
-    return Analysis(_memory(compiled, program), found, products, mesh, seconds)
+    counted = cost(hlo.parse(compiled.as_text()), topology.size)
+    return Analysis(_memory(compiled, program), counted, products, mesh, seconds)
 
 
 def needed_bytes(message: str) -> int | None:
     """What the compiler would have needed of a chip; None where that is not why it failed."""
-    found = next((m for one in _NEEDED if (m := one.search(message))), None)
-    return None if found is None else int(float(found[1]) * 1024 ** _UNITS[found[2]])
+    match = next((m for one in _NEEDED if (m := one.search(message))), None)
+    return None if match is None else int(float(match[1]) * 1024 ** _UNITS[match[2]])
 
 
 def devices_of(topology: Topology) -> Any:
@@ -187,9 +187,9 @@ def _estimated(run: Train, config: Any, program: Program, decode: bool) -> Analy
     weights = bytes_of(program.frozen)
     total = sum(parts.values())
     memory = {"weights": weights, **parts, "total": total, "peak": total}
-    found = estimates.traffic(run, config, program.mesh, memory, decode)
-    found.flops = products / program.mesh.size
-    return Analysis(memory, found, products, dict(program.mesh.shape), None)
+    counted = estimates.traffic(run, config, program.mesh, memory, decode)
+    counted.flops = products / program.mesh.size
+    return Analysis(memory, counted, products, dict(program.mesh.shape), None)
 
 
 versions = functools.cache(lambda: {n: importlib.metadata.version(n) for n in ("jax", "libtpu")})

@@ -83,9 +83,9 @@ class _Reader:
         """`outside`: its instructions move data; within a fusion they do not."""
         key = (name, outside)
         if key not in self._known:
-            total, found = Cost(), self.module.computations[name]
-            for one in found.instructions.values():
-                self._instruction(found, one, outside, total)
+            total, inside = Cost(), self.module.computations[name]
+            for one in inside.instructions.values():
+                self._instruction(inside, one, outside, total)
             self._known[key] = total
         return self._known[key]
 
@@ -191,8 +191,8 @@ def product_flops(where: Computation, one: Instruction) -> float:
     left, right = (where.instructions[name].arrays[0] for name in one.operands[:2])
     out = one.arrays[0]
     if one.opcode == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
-        dims = [int(d) for d in found[1].split(",")] if found and found[1] else []
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+        dims = [int(d) for d in match[1].split(",")] if match and match[1] else []
         return 2.0 * out.size * math.prod(left.dims[d] for d in dims)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if labels is None:
@@ -208,8 +208,8 @@ def product_flops(where: Computation, one: Instruction) -> float:
 
 def _window(attributes: str, axis: int) -> dict[str, str]:
     """The window of one spatial axis: `size`, `stride`, `pad`, `lhs_dilate`, `rhs_dilate`."""
-    found = re.search(r"window=\{([^}]*)\}", attributes)
-    fields = dict(f.split("=") for f in found[1].split()) if found else {}
+    match = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(f.split("=") for f in match[1].split()) if match else {}
     return {name: sides.split("x")[axis] for name, sides in fields.items()}
 
 

@@ -93,8 +93,10 @@ def _saved(c: T5Config, columns: int, attentions: int, item: int, whole: int) ->
 def _layer(c: T5Config, columns: int, attended: list[int], item: int) -> int:
     """Bytes of one layer for one row: residuals, heads, softmax (float32), the MLP."""
     HK = c.num_heads * c.head_dim
-    kept = 5 if len(c.mlp_activations) == 2 else 1  # gated: both factors, their product, GELU's own
-    mlp = columns * c.mlp_dim * kept * item
+    arrays = (
+        5 if len(c.mlp_activations) == 2 else 1
+    )  # gated: both factors, their product, GELU's own
+    mlp = columns * c.mlp_dim * arrays * item
     total = mlp + 2 * columns * c.emb_dim * item
     for keys in attended:
         heads = columns * (2 * c.emb_dim + 4 * HK) * item

@@ -54,8 +54,8 @@ class Instruction:
         return dict(_CALLED.findall(self.attributes)).get(role)
 
     def branches(self) -> list[str]:
-        found = _BRANCHES.search(self.attributes)
-        return [] if found is None else [n.strip().lstrip("%") for n in found[1].split(",")]
+        match = _BRANCHES.search(self.attributes)
+        return [] if match is None else [n.strip().lstrip("%") for n in match[1].split(",")]
 
 
 @dataclass
@@ -73,8 +73,8 @@ class Computation:
         return [i for i in self.instructions.values() if name in i.operands]
 
     def parameters(self) -> dict[int, Instruction]:
-        found = (i for i in self.instructions.values() if i.opcode == "parameter")
-        return {int(i.arguments): i for i in found}
+        ordered = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return {int(i.arguments): i for i in ordered}
 
 
 @dataclass
@@ -146,11 +146,11 @@ def _instruction(line: str) -> Instruction | None:
 
 def arrays_of(shape: str) -> tuple[Array, ...]:
     """The arrays of a shape as XLA writes it: `bf16[2,3]{1,0:T(8,128)(2,1)S(1)}`, or a tuple."""
-    found = []
+    arrays = []
     for dtype, dims, layout in _ARRAY.findall(shape):
         sides = tuple(int(re.sub(r"\D", "", d)) for d in dims.split(",") if d)
-        found.append(Array(dtype, sides, "S(1)" in layout))
-    return tuple(found)
+        arrays.append(Array(dtype, sides, "S(1)" in layout))
+    return tuple(arrays)
 
 
 def _closing(text: str, opening: int) -> int:

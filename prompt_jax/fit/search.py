@@ -43,18 +43,18 @@ class Search:
     found: Any = None  # Analysis
 
     def analyse(self, run: Train) -> tuple[Analysis, dict[str, Any]]:
-        found = analyse(run, self.topology, self.decode)
-        facts = verdict(run, self.config, self.topology, found, self.decode)
+        analysis = analyse(run, self.topology, self.decode)
+        facts = verdict(run, self.config, self.topology, analysis, self.decode)
         roofline = facts.get("roofline", {"step": None})
         self.tried.append(
             {
-                "mesh": " x ".join(f"{axis} {size}" for axis, size in found.mesh.items()),
+                "mesh": " x ".join(f"{axis} {size}" for axis, size in analysis.mesh.items()),
                 "batch": facts["batch"],
                 "verdict": sentence(facts),
                 "seconds at least": roofline["step"],
             }
         )
-        return found, facts
+        return analysis, facts
 
 
 def search(run: Train, topology: Topology, decode: bool, batch: bool, mesh: bool) -> Search:
@@ -87,11 +87,11 @@ def _best_mesh(result: Search) -> None:
     best = None
     for _, shape in ranked[:COMPILED_MESHES]:
         run = dataclasses.replace(result.run, mesh=shape)
-        found, facts = result.analyse(run)
+        analysis, facts = result.analyse(run)
         seconds = facts["roofline"]["step"] if facts["fits"] else float("inf")
         key = (not facts["fits"], seconds, facts["memory"]["peak"])
         if best is None or key < best[0]:
-            best = (key, run, found)
+            best = (key, run, analysis)
     assert best is not None
     _, result.run, result.found = best
 
@@ -112,13 +112,13 @@ def _estimate(result: Search, shape: sharding.MeshShape) -> tuple[bool, float]:
     mesh: Any = AbstractMesh((shape.data, shape.fsdp, shape.model), sharding.AXES)
     if not result.decode:
         sharding.check_rows(mesh, run.data.batch_size, run.accumulate)
-    held = estimate.weight_bytes(config, mesh, config.dtype, run.backbone.weights_dtype)
+    weights = estimate.weight_bytes(config, mesh, config.dtype, run.backbone.weights_dtype)
     saved = estimates.temporaries(run, config, mesh, result.decode)
-    memory = {"weights": held, "temporaries": saved}
+    memory = {"weights": weights, "temporaries": saved}
     cost = estimates.traffic(run, config, mesh, memory, result.decode)
     compute = flops.least(run, config)[0] / result.topology.size / chip.flops
     seconds = max(compute, cost.hbm / chip.bandwidth, cost.sent / chip.ici)
-    return held + saved > chip.hbm, seconds
+    return weights + saved > chip.hbm, seconds
 
 
 def with_rows(run: Train, rows: int, decode: bool) -> Train:
@@ -173,10 +173,10 @@ def largest(fits: Any, memory: Any, start: int) -> int:
 def _next(good: int, bad: int | None, memory: Any) -> int:
     """Where to look between what fits and what does not."""
     if bad is None:  # what one unit takes is at most all of what was taken, divided
-        told = memory(good)
-        fixed = told["weights"]
-        per_unit = max(1, (told["peak"] - fixed) // good)
-        return max(good + 1, min(8 * good, (told["limit"] - fixed) // per_unit))
+        needed = memory(good)
+        fixed = needed["weights"]
+        per_unit = max(1, (needed["peak"] - fixed) // good)
+        return max(good + 1, min(8 * good, (needed["limit"] - fixed) // per_unit))
     if good == 0:
         return bad // 2
     low, high = memory(good), memory(bad)

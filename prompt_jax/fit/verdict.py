@@ -103,9 +103,9 @@ def table(facts: dict[str, Any]) -> dict[str, Any]:
     }
     for part in ("arguments", "outputs", "temporaries", "code"):
         if part in memory:
-            told = gib(memory[part])
+            shown = gib(memory[part])
             lines[part] = (
-                f"{told}, of it weights {gib(memory['weights'])}" * (part == "arguments") or told
+                f"{shown}, of it weights {gib(memory['weights'])}" * (part == "arguments") or shown
             )
     if facts["compiled"]:
         lines["all of these"] = gib(memory["total"])
@@ -142,13 +142,13 @@ def _costs(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def sentence(facts: dict[str, Any]) -> str:
-    memory, how = facts["memory"], "compiled" if facts["compiled"] else "estimated, not compiled"
+    memory, manner = facts["memory"], "compiled" if facts["compiled"] else "estimated, not compiled"
     word = "fits" if facts["fits"] else "does not fit"
     if facts["fits"] and facts["tight"]:
         word = "fits tightly (nothing of it may lie apart)"
     return (
         f"{word}: {gib(memory['peak'])} of {gib(memory['limit'])} per chip on {facts['topology']} "
-        f"({how})"
+        f"({manner})"
     )
 
 

@@ -20,8 +20,8 @@ def be_quiet(environ: MutableMapping[str, str] = os.environ, devices: Path = PCI
     Nothing is set where that or JAX_FORCE_TPU_INIT is, where a device of Google's is there, and
     where a plugin (CUDA, ROCm, ...) brings another platform.
     """
-    told = {"JAX_PLATFORMS", "JAX_FORCE_TPU_INIT"} & set(environ)
-    if told or importlib.util.find_spec("libtpu") is None:
+    given = {"JAX_PLATFORMS", "JAX_FORCE_TPU_INIT"} & set(environ)
+    if given or importlib.util.find_spec("libtpu") is None:
         return
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     if not _google(devices) and not plugins:

@@ -241,10 +241,10 @@ def _free_port() -> int:
 
 def _environment(devices: int) -> dict[str, str]:
     """This process's, but on the CPU with so many devices, and of no other run."""
-    kept = {k: v for k, v in os.environ.items() if k not in PLACE}
-    flags = [f for f in kept.get("XLA_FLAGS", "").split() if DEVICE_COUNT not in f]
+    environment = {k: v for k, v in os.environ.items() if k not in PLACE}
+    flags = [f for f in environment.get("XLA_FLAGS", "").split() if DEVICE_COUNT not in f]
     flags.append(f"--{DEVICE_COUNT}={devices}")
-    return {**kept, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+    return {**environment, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
 
 
 def _wait(process: subprocess.Popen, deadline: float) -> int | None:

@@ -76,12 +76,12 @@ def bleu_signatures(names: Iterable[str], references: int = 1) -> dict[str, str]
 
     `references`: the most references of an output.
     """
-    found = {}
+    signatures = {}
     for name in BLEU_TOKENISERS.keys() & set(names):
         metric = _library("sacrebleu").BLEU(tokenize=BLEU_TOKENISERS[name])
         metric.num_refs = references
-        found[name] = str(metric.get_signature())
-    return dict(sorted(found.items()))
+        signatures[name] = str(metric.get_signature())
+    return dict(sorted(signatures.items()))
 
 
 def bleu_of(tokenize: str) -> TextMetric:
@@ -107,11 +107,11 @@ def language_id(language: str, among: Sequence[str] | None = None) -> TextMetric
 
     def language_id(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
         check_lengths(targets, predictions)
-        found = [languages_of(text, tuple(among) if among else None) for text in predictions]
-        share = 100.0 / len(found)
+        languages = [languages_of(text, tuple(among) if among else None) for text in predictions]
+        share = 100.0 / len(languages)
         return {
-            f"language/{language}": share * found.count(language),
-            "language/none": share * found.count(""),
+            f"language/{language}": share * languages.count(language),
+            "language/none": share * languages.count(""),
         }
 
     return language_id

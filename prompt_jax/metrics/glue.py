@@ -44,9 +44,9 @@ def _f1(targets: Sequence[str], predictions: Sequence[str], positive: str, negat
     """F1 in percent where a prediction that is neither label is taken as the wrong one."""
     other = {positive: negative, negative: positive}
     pairs = list(zip(targets, predictions, strict=True))
-    said = [guess if guess in other else other[target] for target, guess in pairs]
-    hits = sum(t == p == positive for t, p in zip(targets, said, strict=True))
-    total = sum(t == positive for t in targets) + said.count(positive)
+    guesses = [guess if guess in other else other[target] for target, guess in pairs]
+    hits = sum(t == p == positive for t, p in zip(targets, guesses, strict=True))
+    total = sum(t == positive for t in targets) + guesses.count(positive)
     return 100.0 * 2 * hits / total if total else 0.0
 
 
@@ -61,8 +61,8 @@ def pearson_corrcoef(targets: Sequence[str], predictions: Sequence[str]) -> dict
 
 def spearman_corrcoef(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """{"spearman_corrcoef": percent}: as `pearson_corrcoef`, of mean ranks."""
-    wanted, said = _numbers(targets, predictions)
-    return {"spearman_corrcoef": _correlation(rankdata(wanted), rankdata(said))}
+    wanted, predicted = _numbers(targets, predictions)
+    return {"spearman_corrcoef": _correlation(rankdata(wanted), rankdata(predicted))}
 
 
 def _numbers(targets: Sequence[str], predictions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,17 +94,17 @@ def multirc_answer(text: str, example: Mapping | None = None, is_target: bool = 
 
 def multirc_f1(targets: Sequence[Answer], predictions: Sequence[Answer]) -> dict[str, float]:
     """{"f1": percent} of True over all answers of all questions."""
-    wanted, said = _values(targets), _values(predictions)
-    check_scorable(wanted, said)
-    return {"f1": _f1(wanted, said, "True", "False")}
+    wanted, predicted = _values(targets), _values(predictions)
+    check_scorable(wanted, predicted)
+    return {"f1": _f1(wanted, predicted, "True", "False")}
 
 
 def multirc_exact_match(targets: Sequence[Answer], predictions: Sequence[Answer]) -> dict:
     """{"exact_match": percent of questions all of whose answers are judged right}."""
-    wanted, said = _values(targets), _values(predictions)
-    check_scorable(wanted, said)
+    wanted, predicted = _values(targets), _values(predictions)
+    check_scorable(wanted, predicted)
     right = defaultdict(lambda: True)
-    for target, value, guess in zip(targets, wanted, said, strict=True):
+    for target, value, guess in zip(targets, wanted, predicted, strict=True):
         right[target["group"]] &= value == guess
     return {"exact_match": 100.0 * sum(right.values()) / len(right)}
 

@@ -64,8 +64,8 @@ def normalise_squad(text: str) -> str:
     >>> normalise_squad("The  Cat's hat!")
     'cats hat'
     """
-    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+    words = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", words).split())
 
 
 def normalise_mlqa(text: str, language: str) -> str:
@@ -74,11 +74,11 @@ def normalise_mlqa(text: str, language: str) -> str:
     >>> normalise_mlqa("Der Hut, das Haus", "de"), normalise_mlqa("北京 city", "zh")
     ('hut haus', '北 京 city')
     """
-    kept = text.lower().translate(_punctuation())
+    words = text.lower().translate(_punctuation())
     articles = MLQA_ARTICLES[language]
-    kept = kept if articles is None else re.sub(articles, " ", kept)
-    kept = HAN.sub(r" \1 ", kept) if language == "zh" else kept
-    return " ".join(kept.split())
+    words = words if articles is None else re.sub(articles, " ", words)
+    words = HAN.sub(r" \1 ", words) if language == "zh" else words
+    return " ".join(words.split())
 
 
 @cache
@@ -120,8 +120,8 @@ def record(targets: Sequence[Mapping], predictions: Sequence) -> dict[str, float
     first: dict = {}
     for target, prediction in zip(targets, predictions, strict=True):
         first.setdefault(target["group"], (target["value"], prediction["value"]))
-    wanted, said = zip(*first.values(), strict=True) if first else ((), ())
-    return _span_scores(wanted, said, normalise_squad)
+    wanted, predicted = zip(*first.values(), strict=True) if first else ((), ())
+    return _span_scores(wanted, predicted, normalise_squad)
 
 
 def record_answer(text: str, example: Mapping, is_target: bool = False) -> dict:
@@ -145,10 +145,10 @@ def same_referent(prediction: str, referent: str) -> bool:
     >>> same_referent("the fuzzy Bunny", "bunny"), same_referent("Bob", "Bob's hat")
     (True, False)
     """
-    said, wanted = (_content_words(text) for text in (prediction, referent))
-    if any("'" in word for word in said) != any("'" in word for word in wanted):
+    predicted, wanted = (_content_words(text) for text in (prediction, referent))
+    if any("'" in word for word in predicted) != any("'" in word for word in wanted):
         return False
-    return said <= wanted or wanted <= said
+    return predicted <= wanted or wanted <= predicted
 
 
 def _content_words(text: str) -> set[str]:
@@ -171,8 +171,8 @@ def wsc_match(referent: str) -> Callable[..., str]:
     return wsc_match
 
 
-def _span_scores(targets: Sequence[Answers], said: Sequence[str], form: Normalise) -> dict:
-    check_lengths(targets, said)
+def _span_scores(targets: Sequence[Answers], predictions: Sequence[str], form: Normalise) -> dict:
+    check_lengths(targets, predictions)
     wanted = [[target] if isinstance(target, str) else list(target) for target in targets]
     if blank := sum(not right or right == [UNLABELLED] for right in wanted):
         raise UserError(
@@ -181,7 +181,7 @@ def _span_scores(targets: Sequence[Answers], said: Sequence[str], form: Normalis
             "choose a labelled split such as validation",
         )
     exact, overlap = 0.0, 0.0
-    for right, text in zip(wanted, said, strict=True):
+    for right, text in zip(wanted, predictions, strict=True):
         guess = form(text)
         forms = [form(answer) for answer in right]
         exact += guess in forms
@@ -189,10 +189,10 @@ def _span_scores(targets: Sequence[Answers], said: Sequence[str], form: Normalis
     return {"em": 100.0 * exact / len(wanted), "f1": 100.0 * overlap / len(wanted)}
 
 
-def _token_f1(wanted: list[str], said: list[str]) -> float:
+def _token_f1(wanted: list[str], predicted: list[str]) -> float:
     """F1 of two bags of words; 0 where they share none, as in the official scripts."""
-    common = sum((Counter(wanted) & Counter(said)).values())
+    common = sum((Counter(wanted) & Counter(predicted)).values())
     if common == 0:
         return 0.0
-    precision, recall = common / len(said), common / len(wanted)
+    precision, recall = common / len(predicted), common / len(wanted)
     return 2 * precision * recall / (precision + recall)

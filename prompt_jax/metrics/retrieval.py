@@ -28,8 +28,8 @@ def retrieval_accuracy(queries: np.ndarray, candidates: np.ndarray) -> dict[str,
 
     Tatoeba as XTREME scores it: queries are the foreign sentences, candidates the English ones.
     """
-    found, _ = nearest(queries, candidates)
-    return {"retrieval_accuracy": 100.0 * float(np.mean(found == np.arange(len(found))))}
+    neighbours, _ = nearest(queries, candidates)
+    return {"retrieval_accuracy": 100.0 * float(np.mean(neighbours == np.arange(len(neighbours))))}
 
 
 def mine(
@@ -46,11 +46,11 @@ def mine(
     forward, backward = _neighbours(source, target, k), _neighbours(target, source, k)
     means = forward[1].mean(axis=1), backward[1].mean(axis=1)
     sides = ((forward, means[0], means[1], 1), (backward, means[1], means[0], -1))
-    for (found, cosines), own, others, direction in sides:
-        scores = _margin(margin, cosines, (own[:, None] + others[found]) / 2)
+    for (neighbours, cosines), own, others, direction in sides:
+        scores = _margin(margin, cosines, (own[:, None] + others[neighbours]) / 2)
         best = scores.argmax(axis=1)
         for i, at in enumerate(best):
-            pair = (i, int(found[i, at]))[::direction]
+            pair = (i, int(neighbours[i, at]))[::direction]
             proposals.append((float(scores[i, at]), pair))
     taken: dict[Pair, float] = {}
     seen: tuple[set[int], set[int]] = (set(), set())
@@ -81,12 +81,12 @@ def mining_f1(
 
     BUCC takes the threshold that is best on the same pairs where it has no others (XTREME).
     """
-    said = {pair for pair, score in mined.items() if score >= threshold}
-    hits = len(said & set(gold))
+    chosen = {pair for pair, score in mined.items() if score >= threshold}
+    hits = len(chosen & set(gold))
     values = {
-        "precision": hits / max(len(said), 1),
+        "precision": hits / max(len(chosen), 1),
         "recall": hits / max(len(gold), 1),
-        "f1": 2 * hits / max(len(said) + len(gold), 1),
+        "f1": 2 * hits / max(len(chosen) + len(gold), 1),
     }
     return {f"mining_{name}": 100.0 * value for name, value in values.items()}
 
@@ -98,8 +98,8 @@ def mined_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
     `mining_target` as the task's postprocessing: a row without an input only offers its target.
     """
     check_lengths(targets, predictions)
-    said = {(i, text): 1.0 for i, text in enumerate(predictions) if text}
-    return mining_f1(said, {(i, text) for i, text in enumerate(targets) if text}, 1.0)
+    answered = {(i, text): 1.0 for i, text in enumerate(predictions) if text}
+    return mining_f1(answered, {(i, text) for i, text in enumerate(targets) if text}, 1.0)
 
 
 def mining_target(text: str, example: Mapping, is_target: bool = False) -> str:
@@ -117,7 +117,7 @@ def _neighbours(queries: np.ndarray, candidates: np.ndarray, k: int):
     """int [N, k] and float64 [N, k]: the k candidates of the greatest cosine, best first."""
     queries, candidates = _unit(queries), _unit(candidates)
     k = min(k, len(candidates))
-    found, cosines = [], []
+    neighbours, cosines = [], []
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK] @ candidates.T
         if k == 1:
@@ -127,9 +127,9 @@ def _neighbours(queries: np.ndarray, candidates: np.ndarray, k: int):
             some.sort(axis=1)
             best = np.argsort(-np.take_along_axis(block, some, axis=1), axis=1, kind="stable")
             order = np.take_along_axis(some, best, axis=1)
-        found.append(order)
+        neighbours.append(order)
         cosines.append(np.take_along_axis(block, order, axis=1))
-    return np.concatenate(found), np.concatenate(cosines)
+    return np.concatenate(neighbours), np.concatenate(cosines)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

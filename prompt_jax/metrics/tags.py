@@ -26,19 +26,19 @@ def spans(tags: Sequence[str]) -> list[Span]:
     >>> spans(["I-PER", "I-PER", "B-PER", "O", "B-LOC", "I-ORG"])
     [('PER', 0, 1), ('PER', 2, 2), ('LOC', 4, 4), ('ORG', 5, 5)]
     """
-    found, start = [], 0
+    entities, start = [], 0
     last, last_kind = OUTSIDE, ""
     for i, tag in enumerate([*tags, OUTSIDE]):
         place, kind = tag[:1], tag[1:].split("-", 1)[-1] or "_"
         other = kind != last_kind
         cut = last in "ES" or (last in "BI" and place in "BSO") or (last != OUTSIDE and other)
         if cut and last != OUTSIDE:
-            found.append((last_kind, start, i - 1))
+            entities.append((last_kind, start, i - 1))
         opens = place in "BS" or (place in "EI" and last in "ESO")
         if opens or (place != OUTSIDE and other):
             start = i
         last, last_kind = place, kind
-    return found
+    return entities
 
 
 def span_f1(targets: Sequence[Tags], predictions: Sequence[Tags]) -> dict[str, float]:
@@ -49,24 +49,24 @@ def span_f1(targets: Sequence[Tags], predictions: Sequence[Tags]) -> dict[str, f
     """
     pairs = _aligned(targets, predictions)
     # One long sequence with O between sentences, as seqeval reads a list of them.
-    wanted, said = (
+    wanted, predicted = (
         set(spans([tag for pair in pairs for tag in [*pair[side], OUTSIDE]])) for side in (0, 1)
     )
-    return _f1("span", len(wanted & said), len(said), len(wanted))
+    return _f1("span", len(wanted & predicted), len(predicted), len(wanted))
 
 
 def named_f1(targets: Sequence[Iterable], predictions: Sequence[Iterable]) -> dict[str, float]:
     """The same of entities that are named in place of tagged: each row a set of (type, text)."""
     check_lengths(targets, predictions)
     wanted = {(n, *pair) for n, row in enumerate(targets) for pair in row}
-    said = {(n, *pair) for n, row in enumerate(predictions) for pair in row}
-    return _f1("span", len(wanted & said), len(said), len(wanted))
+    predicted = {(n, *pair) for n, row in enumerate(predictions) for pair in row}
+    return _f1("span", len(wanted & predicted), len(predicted), len(wanted))
 
 
 def tag_accuracy(targets: Sequence[Tags], predictions: Sequence[Tags]) -> dict[str, float]:
     """{"tag_accuracy": percent} of all tokens of all sequences."""
     pairs = _aligned(targets, predictions)
-    right = sum(w == s for tags, said in pairs for w, s in zip(tags, said, strict=True))
+    right = sum(w == s for tags, predicted in pairs for w, s in zip(tags, predicted, strict=True))
     total = sum(len(tags) for tags, _ in pairs)
     return {"tag_accuracy": 100.0 * right / total}
 
@@ -91,9 +91,9 @@ def grouped(metric: Callable) -> Callable:
         check_lengths(targets, predictions)
         rows: dict = defaultdict(lambda: ([], []))
         for target, prediction in zip(targets, predictions, strict=True):
-            wanted, said = rows[target["group"]]
+            wanted, predicted = rows[target["group"]]
             wanted.append(target["value"])
-            said.append(prediction["value"])
+            predicted.append(prediction["value"])
         return metric(*zip(*rows.values(), strict=True))
 
     return grouped
@@ -103,8 +103,8 @@ def _aligned(targets, predictions) -> list[tuple[list[str], list[str]]]:
     check_lengths(targets, predictions)
     pairs = []
     for target, prediction in zip(targets, predictions, strict=True):
-        wanted, said = _listed(target), _listed(prediction)[: len(_listed(target))]
-        pairs.append((wanted, said + [OUTSIDE] * (len(wanted) - len(said))))
+        wanted, predicted = _listed(target), _listed(prediction)[: len(_listed(target))]
+        pairs.append((wanted, predicted + [OUTSIDE] * (len(wanted) - len(predicted))))
     return pairs
 
 
@@ -112,8 +112,8 @@ def _listed(tags: Tags) -> list[str]:
     return tags.split() if isinstance(tags, str) else [tag or OUTSIDE for tag in tags]
 
 
-def _f1(name: str, hits: int, said: int, wanted: int) -> dict[str, float]:
-    precision, recall = hits / max(said, 1), hits / max(wanted, 1)
+def _f1(name: str, hits: int, predicted: int, wanted: int) -> dict[str, float]:
+    precision, recall = hits / max(predicted, 1), hits / max(wanted, 1)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     values = {"precision": precision, "recall": recall, "f1": f1}
     return {f"{name}_{key}": 100.0 * value for key, value in values.items()}

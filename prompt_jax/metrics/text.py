@@ -20,7 +20,7 @@ def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
     {'accuracy': 50.0}
     """
     check_scorable(targets, predictions)
-    hits = sum(target == said for target, said in zip(targets, predictions, strict=True))
+    hits = sum(target == predicted for target, predicted in zip(targets, predictions, strict=True))
     return {"accuracy": 100.0 * hits / len(targets)}
 
 
@@ -34,10 +34,10 @@ def mean_class_f1(choices: Sequence[str]) -> Metric:
 
     def mean_class_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
         check_scorable(targets, predictions)
-        wanted, said = Counter(targets), Counter(predictions)
+        wanted, predicted = Counter(targets), Counter(predictions)
         hits = Counter(t for t, p in zip(targets, predictions, strict=True) if t == p)
         # F1 = 2 hits / (targets + predictions); the max only guards labels that never occur.
-        scores = [2 * hits[c] / max(wanted[c] + said[c], 1) for c in labels]
+        scores = [2 * hits[c] / max(wanted[c] + predicted[c], 1) for c in labels]
         return {f"mean_{len(labels)}class_f1": 100.0 * sum(scores) / len(labels)}
 
     return mean_class_f1
@@ -53,9 +53,9 @@ def label_stats(choices: Sequence[str]) -> Metric:
 
     def label_stats(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
         check_lengths(targets, predictions)
-        said = Counter(predictions)
-        outside = len(predictions) - sum(said[label] for label in labels)
-        counts = {f"count/{label}": float(said[label]) for label in labels}
+        outputs = Counter(predictions)
+        outside = len(predictions) - sum(outputs[label] for label in labels)
+        counts = {f"count/{label}": float(outputs[label]) for label in labels}
         return {"not_a_label": 100.0 * outside / len(predictions), **counts}
 
     return label_stats
@@ -74,8 +74,8 @@ def confusion(choices: Sequence[str]) -> Callable[..., dict[str, dict[str, int]]
 
     def confusion(targets: Sequence[str], predictions: Sequence[str]) -> dict:
         check_lengths(targets, predictions)
-        said = [text if text in labels else NOT_A_LABEL for text in predictions]
-        counts = Counter(zip(targets, said, strict=True))
+        outputs = [text if text in labels else NOT_A_LABEL for text in predictions]
+        counts = Counter(zip(targets, outputs, strict=True))
         columns = (*labels, NOT_A_LABEL)
         return {t: {c: counts[t, c] for c in columns} for t in dict.fromkeys((*labels, *targets))}
 

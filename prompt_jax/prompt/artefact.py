@@ -134,9 +134,9 @@ class Prompt:
         """What the encoder's prompt columns attend to."""
         if not self.manifest:
             return Visibility()
-        told = self.manifest["visibility"]
-        once = told.get("computed_once", False)
-        return Visibility(input=told["input"], prompt=told["prompt"], computed_once=once)
+        described = self.manifest["visibility"]
+        once = described.get("computed_once", False)
+        return Visibility(input=described["input"], prompt=described["prompt"], computed_once=once)
 
     @property
     def prefix_positions(self) -> PrefixPositions:
@@ -204,20 +204,20 @@ def load_prompt(path: epath.PathLike) -> Prompt:
         return Prompt({"encoder": _read_npy(where)}, {}, where)
     text, tensors = _read_pair(where)
     manifest = _parse_manifest(text, where)
-    found = hashlib.sha256(tensors).hexdigest()
-    if found != manifest["sha256"]:
+    digest = hashlib.sha256(tensors).hexdigest()
+    if digest != manifest["sha256"]:
         raise UserError(
             f"{where}/{TENSORS}",
-            f"has SHA-256 {found[:12]}, its manifest says {str(manifest['sha256'])[:12]}: "
+            f"has SHA-256 {digest[:12]}, its manifest says {str(manifest['sha256'])[:12]}: "
             "the file was changed or cut short",
             "copy it again",
         )
     prompt = Prompt(_parse_tensors(tensors, where), manifest, where)
     shapes = {side: list(array.shape) for side, array in prompt.arrays.items()}
     if shapes != manifest["shapes"]:
-        told = manifest["shapes"]
+        recorded = manifest["shapes"]
         raise UserError(
-            where, f"the tensors are {shapes}, the manifest says {told}", "copy it again"
+            where, f"the tensors are {shapes}, the manifest says {recorded}", "copy it again"
         )
     _check_policy(prompt)
     return _folded(prompt, names, str(path)) if names else prompt
@@ -242,12 +242,14 @@ def check_backbone(
             continue
         wanted = axes_of(name, backbone.config)
         if any(size not in (None, n) for size, n in zip(wanted, array.shape, strict=True)):
-            told = f"is {array.shape[1]} wide and backbone {backbone.name!r} {wanted[1]}"
+            problem = f"is {array.shape[1]} wide and backbone {backbone.name!r} {wanted[1]}"
             if "/" in name:
                 shape = [size or "any" for size in wanted]
-                told = f"has {name} {list(array.shape)}, backbone {backbone.name!r} takes {shape}"
+                problem = (
+                    f"has {name} {list(array.shape)}, backbone {backbone.name!r} takes {shape}"
+                )
             raise UserError(
-                f"prompt {prompt.path!r}", told, "take the backbone that it was tuned for"
+                f"prompt {prompt.path!r}", problem, "take the backbone that it was tuned for"
             )
     if not prompt.manifest or allow_other:
         return

@@ -122,13 +122,13 @@ def rows_of(factors: Factors, task: str) -> tuple[int, ...]:
     >>> rows_of((Factor(by="all", rows=1), Factor(by="task", rows=2, names=("a", "b"))), "b")
     (0, 3, 4)
     """
-    found: list[int] = []
+    numbers: list[int] = []
     start = 0
     for factor in factors:
         first = start + factor.place(task) * factor.rows
-        found += range(first, first + factor.rows)
+        numbers += range(first, first + factor.rows)
         start += factor.size
-    return tuple(found)
+    return tuple(numbers)
 
 
 def folded(

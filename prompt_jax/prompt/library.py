@@ -67,12 +67,12 @@ class Entry:
 
     def _load(self, what: str) -> Prompt:
         prompt = load_prompt(f"{self.folder}/{what}")
-        found, told = prompt.manifest["sha256"], self.facts["sha256"][what]
-        if found != told:
+        digest, recorded = prompt.manifest["sha256"], self.facts["sha256"][what]
+        if digest != recorded:
             raise UserError(
                 prompt.path,
                 (
-                    f"has SHA-256 {found[:12]}, {self.folder}/{ENTRY} says {told[:12]}: it "
+                    f"has SHA-256 {digest[:12]}, {self.folder}/{ENTRY} says {recorded[:12]}: it "
                     "was replaced"
                 ),
                 "remove the entry and embed the source again",
@@ -116,10 +116,10 @@ class Library:
 
     def entries(self) -> list[Entry]:
         """UserError if there is none, or one is damaged."""
-        found = [self.read(name) for name in self.names()]
-        if not found:
+        every = [self.read(name) for name in self.names()]
+        if not every:
             raise UserError(f"--library={self.folder}", "no entries", "add some by `spot embed`")
-        return found
+        return every
 
     def read(self, name: str) -> Entry:
         """UserError with the names there are if this is none of them."""
@@ -152,29 +152,29 @@ class Library:
         for file in (TENSORS, MANIFEST):
             (base / VALUE / file).write_bytes((epath.Path(value.path) / file).read_bytes())
         save_prompt(base / EMBEDDING, early["arrays"], early["manifest"])
-        told = load_prompt(base / EMBEDDING).manifest["sha256"]
-        digests = {VALUE: value.manifest["sha256"], EMBEDDING: told}
+        digest = load_prompt(base / EMBEDDING).manifest["sha256"]
+        digests = {VALUE: value.manifest["sha256"], EMBEDDING: digest}
         whole = {"format_version": FORMAT_VERSION, **facts, "sha256": digests}
         (base / ENTRY).write_text(json.dumps(whole, indent=2) + "\n")
         return self.read(name)
 
     def _check_same(self, there: Entry, value: Prompt, early: Mapping[str, Any]) -> None:
         """UserError if the entry of that name has another value or another embedding."""
-        told = there.facts
+        facts = there.facts
         what = f"{there.name!r} is there"
-        if told["sha256"][VALUE] != value.manifest["sha256"]:
+        if facts["sha256"][VALUE] != value.manifest["sha256"]:
             raise UserError(
                 f"--library={self.folder}",
-                f"{what} ({told['task']}, seed {told['seed']}, step {told['best_step']})",
+                f"{what} ({facts['task']}, seed {facts['seed']}, step {facts['best_step']})",
                 "give another --name, or remove it",
             )
         old, new = there.embedding().arrays, early["arrays"]
         rows = old.keys() == new.keys() and all(np.array_equal(old[n], new[n]) for n in old)
         step = early["manifest"]["step"]
-        if not rows or step != told["early_step"]:
+        if not rows or step != facts["early_step"]:
             raise UserError(
                 f"--library={self.folder}",
-                f"{what} with another embedding, of step {told['early_step']}, and this one is of "
+                f"{what} with another embedding, of step {facts['early_step']}, and this one is of "
                 f"step {step}",
                 "give another --name, or remove the entry",
             )

@@ -105,13 +105,13 @@ def marked_arrays(bundle: PromptBundle) -> dict[str, np.ndarray]:
 def host_arrays(prompt: Prompt) -> dict[str, np.ndarray]:
     """Those of a saved prompt that takes columns of its own; nothing is put on a device."""
     arrays = {n: np.expand_dims(x, AXES[n].index("X")) for n, x in prompt.arrays.items()}
-    found = _marked(arrays)
+    marked = _marked(arrays)
     if prompt.prefix_positions == "before":
         for name in ("encoder_positions", "decoder_positions"):
-            if name in found:
-                P = found[name].shape[1]
-                found[name] = np.arange(-P, 0, dtype=np.int32)[None]
-    return {name: np.asarray(x) for name, x in found.items()}
+            if name in marked:
+                P = marked[name].shape[1]
+                marked[name] = np.arange(-P, 0, dtype=np.int32)[None]
+    return {name: np.asarray(x) for name, x in marked.items()}
 
 
 def neutral_of(name: str) -> Any:

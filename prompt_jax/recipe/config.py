@@ -138,8 +138,8 @@ class _Binding:
         return f"{scope}/{name}.{parameter}" if scope else f"{name}.{parameter}"
 
     def references(self) -> list[_Reference]:
-        found = gin_config.iterate_references(self.value)
-        return [reference for reference in found if isinstance(reference, _Reference)]
+        nested = gin_config.iterate_references(self.value)
+        return [reference for reference in nested if isinstance(reference, _Reference)]
 
     def mentions(self, other: "_Binding") -> bool:
         """Whether this value refers to the macro or the configurable that `other` binds."""

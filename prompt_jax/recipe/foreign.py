@@ -117,9 +117,9 @@ def _read_file(
             _add(statement, place, lines)
         elif isinstance(statement, config_parser.IncludeStatement):
             name = statement.filename
-            found = _find(name, [str(Path(path).parent), *search_paths, "."])
-            if found is not None:
-                _read_file(found, search_paths, lines, (*including, path))
+            file = _find(name, [str(Path(path).parent), *search_paths, "."])
+            if file is not None:
+                _read_file(file, search_paths, lines, (*including, path))
             elif not _read_released(name, lines):
                 remedy = "give the folder that holds it as --gin_search_paths=DIR"
                 raise UserError(f"{place}: include '{name}'", "no such file here", remedy)

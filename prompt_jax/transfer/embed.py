@@ -36,20 +36,20 @@ def take(library: Library, model_dir: str, name: str | None, early_step: int | N
     value = chosen_prompt(model_dir)
     run = settings_of(model_dir)
     early = early_prompt(run, model_dir, value, early_step)
-    told, steps = value.manifest, kept_steps(model_dir)
+    manifest, steps = value.manifest, kept_steps(model_dir)
     facts = {
-        "name": name or told["task"],
-        "task": told["task"],
-        "method": told["method"],
-        "backbone": told["backbone"],
-        "tokenizer": told["tokenizer"],
+        "name": name or manifest["task"],
+        "task": manifest["task"],
+        "method": manifest["method"],
+        "backbone": manifest["backbone"],
+        "tokenizer": manifest["tokenizer"],
         "length": rows_of(value),
         "steps": steps[-1],
         "early_step": early["manifest"]["step"],
-        "best_step": told["step"],
-        "score": told["metric"],
-        "selection": told["selection"],
-        "seed": told["seed"],
+        "best_step": manifest["step"],
+        "score": manifest["metric"],
+        "selection": manifest["selection"],
+        "seed": manifest["seed"],
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     return library.add(facts, value, early)
@@ -77,13 +77,13 @@ def chosen_prompt(model_dir: str) -> Prompt:
             ("train with BEST_METRIC, so that the source's validation chooses a checkpoint"),
         )
     prompt = load_prompt(path)
-    told = prompt.manifest
-    by = told.get("selection") or {}
-    if by.get("task") != told["task"]:
+    manifest = prompt.manifest
+    by = manifest.get("selection") or {}
+    if by.get("task") != manifest["task"]:
         raise UserError(
             f"--model_dir={model_dir}",
             (
-                f"its prompt of {told['task']!r} was chosen on {by.get('task')!r}; a "
+                f"its prompt of {manifest['task']!r} was chosen on {by.get('task')!r}; a "
                 "source is chosen by its own validation"
             ),
             "leave Evaluation.task unbound",
@@ -92,7 +92,7 @@ def chosen_prompt(model_dir: str) -> Prompt:
         raise UserError(
             f"--model_dir={model_dir}",
             (
-                f"{told['method']} leaves {', '.join(prompt.arrays)}; SPoT compares and "
+                f"{manifest['method']} leaves {', '.join(prompt.arrays)}; SPoT compares and "
                 "transfers prompt rows"
             ),
             "train SoftPrompt or PTuning",
@@ -127,10 +127,10 @@ def keeps(run: Any, step: int) -> bool:
 
     With `patience` the end is not known, nor then which checkpoints are the latest: True.
     """
-    kept = run.checkpoints
-    saved = [*range(kept.period, run.steps, kept.period), run.steps]
-    for_good = bool(kept.keep_period) and step % kept.keep_period == 0
-    latest = run.patience is not None or step in saved[-kept.keep :]
+    checkpoints = run.checkpoints
+    saved = [*range(checkpoints.period, run.steps, checkpoints.period), run.steps]
+    for_good = bool(checkpoints.keep_period) and step % checkpoints.keep_period == 0
+    latest = run.patience is not None or step in saved[-checkpoints.keep :]
     return step in saved[:-1] and (for_good or latest)
 
 
@@ -178,10 +178,10 @@ def _check_finished(run: Any, model_dir: str, steps: list[int]) -> None:
 
 def _check_early(model_dir: str, early: int, steps: list[int]) -> None:
     if early not in steps:
-        told = ", ".join(map(str, steps))
+        listed = ", ".join(map(str, steps))
         raise UserError(
             f"--early_step={early}",
-            f"{model_dir} kept the checkpoints {told}",
+            f"{model_dir} kept the checkpoints {listed}",
             "take one of them, or train with Checkpoints.keep_period",
         )
     if early == steps[-1]:

@@ -162,7 +162,7 @@ def error_of(mapped: Map, S: np.ndarray, T: np.ndarray) -> float:
 def manifest_of(saved: Prompt, backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:
     """The manifest of the recycled prompt: its old one, with the new backbone and no score."""
     words = backbone.vocabulary
-    told = saved.manifest or {
+    manifest = saved.manifest or {
         **plain_rows(saved.layout.encoder),
         "placement": saved.layout.placement,
         "visibility": {"input": True, "prompt": "all"},
@@ -170,9 +170,9 @@ def manifest_of(saved: Prompt, backbone: Backbone, record: dict[str, Any]) -> di
         "step": None,
         "seed": None,
     }
-    lengths = {k: v for k, v in told.get("run", {}).items() if k.endswith("_length")}
+    lengths = {k: v for k, v in manifest.get("run", {}).items() if k.endswith("_length")}
     return {
-        **told,
+        **manifest,
         "backbone": {"name": backbone.name, "digest": backbone.digest},
         "tokenizer": words and words.digest,
         "metric": None,

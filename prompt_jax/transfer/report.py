@@ -25,7 +25,7 @@ def similarities(library: str, target: str | None, by: similarity.Kind) -> dict[
         "target": target,
         "similarity": by,
         "ranking": ranking,
-        "left_out": [{"entry": name, "why": told} for name, told in why.items() if told],
+        "left_out": [{"entry": name, "why": reason} for name, reason in why.items() if reason],
         "entries": [entry.name for entry in compared],
         "matrix": similarity.matrix(compared, by),
     }
@@ -34,7 +34,7 @@ def similarities(library: str, target: str | None, by: similarity.Kind) -> dict[
 def pairs_of(entries: list[Entry], by: similarity.Kind) -> list[dict[str, Any]]:
     """Each two entries once, with both similarities, the most similar first."""
     rows = [entry.embedding().array for entry in entries]
-    found = [
+    pairs = [
         {
             "source": a.name,
             "other": b.name,
@@ -43,4 +43,4 @@ def pairs_of(entries: list[Entry], by: similarity.Kind) -> list[dict[str, Any]]:
         for i, a in enumerate(entries)
         for j, b in enumerate(entries[:i])
     ]
-    return sorted(found, key=lambda row: (-row[by], row["source"], row["other"]))
+    return sorted(pairs, key=lambda row: (-row[by], row["source"], row["other"]))

@@ -108,13 +108,13 @@ class Transfer:
             return
         given = self.early_step is not None
         of = "" if given else f", that of the embeddings in --library={self.library.folder}"
-        kept = run.checkpoints
+        checkpoints = run.checkpoints
         raise UserError(
             f"--early_step={step}{of}",
             (
                 f"the control will not keep that checkpoint (TRAIN_STEPS = {run.steps}, "
-                f"CHECKPOINT_PERIOD = {kept.period}, Checkpoints.keep_period = "
-                f"{kept.keep_period})"
+                f"CHECKPOINT_PERIOD = {checkpoints.period}, Checkpoints.keep_period = "
+                f"{checkpoints.keep_period})"
             ),
             "give an earlier multiple of both periods, or bind them anew",
         )
@@ -148,44 +148,44 @@ def _digests(entries: Sequence[Entry]) -> dict[str, str]:
     return {entry.name: entry.facts["sha256"]["prompt"] for entry in entries}
 
 
-def from_each(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
+def from_each(transfer: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
     """A run from each source; its folder's name tells the source's content, not its name alone."""
     rows = []
     for entry, _ in nearest:
         name = f"from_{entry.name}_{entry.facts['sha256']['prompt'][:8]}"
-        folder = how._from(name, f"{entry.folder}/prompt")
+        folder = transfer._from(name, f"{entry.folder}/prompt")
         rows.append(_row(entry.name, "best", folder, [entry]))
     return rows
 
 
-def from_average(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
+def from_average(transfer: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
     """A run from the weighted average, which is kept as an artefact of its own."""
-    alphas = similarity.weights([row for _, row in nearest], how.by)
+    alphas = similarity.weights([row for _, row in nearest], transfer.by)
     values = [entry.value() for entry, _ in nearest]
     made_of = [
         {"source": e.name, "sha256": e.facts["sha256"]["prompt"], "weight": a}
         for (e, _), a in zip(nearest, alphas, strict=True)
     ]
     name = "average_" + "_".join(part["sha256"][:8] for part in made_of)
-    path = f"{how.model_dir}/{name}_prompt"
+    path = f"{transfer.model_dir}/{name}_prompt"
     facts = {"task": None, "metric": None, "selection": None, "step": 0, "average_of": made_of}
     save_prompt(path, similarity.average(values, alphas), {**values[0].manifest, **facts})
-    told = " + ".join(f"{part['weight']:.2f} {part['source']}" for part in made_of)
-    return [_row(told, "average", how._from(name, path), [entry for entry, _ in nearest])]
+    described = " + ".join(f"{part['weight']:.2f} {part['source']}" for part in made_of)
+    return [_row(described, "average", transfer._from(name, path), [entry for entry, _ in nearest])]
 
 
-def from_mixture(how: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
+def from_mixture(transfer: Transfer, nearest: Nearest, control: Prompt) -> list[dict[str, Any]]:
     """Sources and target trained together, then the target alone from that prompt."""
     from prompt_jax.tasks.mixtures import mixture_name
 
     tasks = [*(entry.facts["task"] for entry, _ in nearest), control.manifest["task"]]
-    task = mixture_name(tasks, how.size_cap)
+    task = mixture_name(tasks, transfer.size_cap)
     name = "mixture_" + "_".join(e.facts["sha256"]["prompt"][:8] for e, _ in nearest)
-    together = how._run(f"{name}_together", [f"TASK={task!r}"])
-    folder = how._from(name, f"{together}/prompt/best")
+    together = transfer._run(f"{name}_together", [f"TASK={task!r}"])
+    folder = transfer._from(name, f"{together}/prompt/best")
     entries = [entry for entry, _ in nearest]
-    told = " + ".join([*(entry.name for entry in entries), "target"])
-    return [_row(told, "mixture", folder, entries)]
+    described = " + ".join([*(entry.name for entry in entries), "target"])
+    return [_row(described, "mixture", folder, entries)]
 
 
 STARTS: dict[Strategy, Callable[[Transfer, Nearest, Prompt], list[dict[str, Any]]]] = {
@@ -212,17 +212,17 @@ def _common_step(entries: Sequence[Entry]) -> int:
     """The step of the sources' embeddings: those of target and sources must be as old."""
     steps = sorted({entry.facts["early_step"] for entry in entries})
     if len(steps) > 1:
-        told = ", ".join(map(str, steps))
+        listed = ", ".join(map(str, steps))
         raise UserError(
-            "--early_step", f"the library's embeddings are of steps {told}", "give one of them"
+            "--early_step", f"the library's embeddings are of steps {listed}", "give one of them"
         )
     return steps[0]
 
 
 def _facts(prompt: Prompt) -> dict[str, Any]:
     """What `Entry.differs` compares."""
-    told = {name: prompt.manifest[name] for name in ("backbone", "tokenizer", "task")}
-    return {**told, "length": rows_of(prompt)}
+    facts = {name: prompt.manifest[name] for name in ("backbone", "tokenizer", "task")}
+    return {**facts, "length": rows_of(prompt)}
 
 
 def _facts_of(job: "Run") -> dict[str, Any]:
@@ -283,19 +283,19 @@ def with_earlier(
     These have the same target and control and are made of prompts that the library still has. A run
     in the folder of an earlier one takes its place. `similarity` is that of `report`.
     """
-    base, held = runs[0]["model_dir"].rpartition("/")[0], _digests(sources).items()
+    base, digests = runs[0]["model_dir"].rpartition("/")[0], _digests(sources).items()
     same = all(earlier.get(key) == report[key] for key in ("target", "control"))
-    found = {_name(runs[0]): runs[0]}
+    by_name = {_name(runs[0]): runs[0]}
     for row in earlier["runs"] if same else ():
         run: dict[str, Any] = {key: row[key] for key in runs[0]}
         run["model_dir"] = f"{base}/{_name(row)}"
-        if run["sources"].items() <= held and read_metrics(run["model_dir"]):
-            found[_name(run)] = run
-    found |= {_name(run): run for run in runs}
+        if run["sources"].items() <= digests and read_metrics(run["model_dir"]):
+            by_name[_name(run)] = run
+    by_name |= {_name(run): run for run in runs}
     near = {row["source"]: row[report["similarity"]] for row in report["ranking"]}
     return [
         {**run, "similarity": near[run["init"]] if run["strategy"] == "best" else None}
-        for run in found.values()
+        for run in by_name.values()
     ]
 
 

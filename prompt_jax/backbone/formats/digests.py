@@ -23,11 +23,11 @@ def cached_digest(name: str, folder: str | None, compute: Callable[[], str]) -> 
     key = hashlib.sha256(json.dumps([KIND, name, facts]).encode()).hexdigest()
     path = _cache() / key
     try:
-        found = path.read_text()
+        digest = path.read_text()
     except OSError:
-        found = ""
-    if len(found) == 64 and set(found) <= set("0123456789abcdef"):
-        return found
+        digest = ""
+    if len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+        return digest
     total = compute()
     with contextlib.suppress(OSError):  # a home that cannot be written: hashed again next time
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,11 @@ def cached_digest(name: str, folder: str | None, compute: Callable[[], str]) -> 
 
 def _files(folder: Path) -> list[tuple[str, int, int]]:
     """Path, bytes and nanoseconds of the last change of every file, links followed."""
-    found = []
+    files = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         facts = path.stat()
-        found.append((str(path.resolve()), facts.st_size, facts.st_mtime_ns))
-    return found
+        files.append((str(path.resolve()), facts.st_size, facts.st_mtime_ns))
+    return files
 
 
 def _cache() -> Path:

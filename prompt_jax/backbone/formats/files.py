@@ -71,8 +71,10 @@ class SafeTensors:
     def _stored(self, name: str) -> Stored:
         facts = self._header[name]
         if facts["dtype"] not in DTYPES:
-            held = facts["dtype"]
-            raise UserError(self.path, f"'{name}' holds {held}", "save it as float32 or bfloat16")
+            dtype_name = facts["dtype"]
+            raise UserError(
+                self.path, f"'{name}' holds {dtype_name}", "save it as float32 or bfloat16"
+            )
         shape, dtype = tuple(facts["shape"]), DTYPES[facts["dtype"]]
         start = self._start + facts["data_offsets"][0]
         return Stored(shape, dtype, lambda box: self._read(start, shape, dtype, box))
@@ -217,8 +219,8 @@ def open_folder(folder: str) -> Checkpoint:
     config = config_from(settings, str(base / "config.json"))
     weights = SafeTensors(base / WEIGHTS)
     match(weights.shapes, t5x_shapes(config), FILES_TABLE, str(weights.path))
-    found = {name: (name, one.dtype) for name, one in weights.stored.items()}
-    check_dtypes(found, str(weights.path))
+    dtypes = {name: (name, one.dtype) for name, one in weights.stored.items()}
+    check_dtypes(dtypes, str(weights.path))
     words = vocabulary_of(lambda name: str(base / name), settings, str(base / "config.json"))
     return Checkpoint(config, LazyArrays(weights.stored), words, str(base))
 

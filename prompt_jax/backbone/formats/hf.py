@@ -234,9 +234,9 @@ def settings_from(
     _check_types(settings, where)
     if None in _activations(settings):
         names = ("feed_forward_proj", "dense_act_fn", "is_gated_act")
-        told = ", ".join(f"{n} {settings[n]!r}" for n in names if settings[n] is not None)
+        shown = ", ".join(f"{n} {settings[n]!r}" for n in names if settings[n] is not None)
         known = ", ".join(ACTIVATIONS)
-        raise UserError(where, told, f"the known activations are {known}, each also gated-")
+        raise UserError(where, shown, f"the known activations are {known}, each also gated-")
     _check_fixed(raw, where, tuple(_FIXED))
     return settings
 

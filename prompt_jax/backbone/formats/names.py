@@ -136,7 +136,7 @@ def source_name(target: str, table: Table) -> str:
 
 
 def match(
-    found: Mapping[str, Shape], wanted: Mapping[str, Shape], table: Table, where: str
+    shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], table: Table, where: str
 ) -> dict[str, Origin]:
     """T5X name -> origin in the file, for every array of `wanted` (`t5x_shapes`), or UserError.
 
@@ -146,7 +146,7 @@ def match(
     """
     sources: dict[str, list[tuple[str, Rule]]] = {}
     patterns = [(compiled(rule.source), rule) for rule in table]
-    for name, shape in found.items():
+    for name, shape in shapes.items():
         rule, target = _resolve(name, patterns, where)
         if target is None:
             continue
@@ -187,15 +187,15 @@ def _origin(target: str, hits: list[tuple[str, Rule]], where: str) -> Origin:
     return Origin(name, rule.transpose, tuple(other for other, _ in others))
 
 
-def check_dtypes(found: Mapping[str, tuple[str, Any]], where: str) -> None:
+def check_dtypes(dtypes: Mapping[str, tuple[str, Any]], where: str) -> None:
     """Refuses an array whose dtype is not that of the others: a sign of a bad copy.
 
     `found`: name in the file -> (T5X's name, dtype). Beside half precision, norms and `wo` may be
     float32, as transformers keeps them.
     """
-    count = Counter(str(dtype) for _, dtype in found.values())
+    count = Counter(str(dtype) for _, dtype in dtypes.values())
     main = max(count, key=lambda dtype: (count[dtype], dtype))
-    for name, (target, dtype) in found.items():
+    for name, (target, dtype) in dtypes.items():
         keeps = target.endswith(("/scale", "/wo/kernel")) and str(dtype) == "float32"
         if str(dtype) != main and not keeps:
             raise UserError(

@@ -52,37 +52,39 @@ def open_orbax(folder: str) -> Checkpoint:
     wanted = t5x_shapes(config) if copy is None else quantised_shapes(config)
     table = DOTTED_TABLE if copy is None else QUANTISED_TABLE
     origins = match(shapes, wanted, table, folder)
-    found = {target: arrays[origin.name] for target, origin in origins.items()}
-    _check_all_dtypes({origins[t].name: (t, one.dtype) for t, one in found.items()}, copy, folder)
+    targets = {target: arrays[origin.name] for target, origin in origins.items()}
+    _check_all_dtypes({origins[t].name: (t, one.dtype) for t, one in targets.items()}, copy, folder)
     vocabulary = files.vocabulary_of(store.where, settings, where)
     local = None if is_bucket(folder) else folder
-    return Checkpoint(config, LazyArrays(found), vocabulary, local, copy)
+    return Checkpoint(config, LazyArrays(targets), vocabulary, local, copy)
 
 
-def _copy(told: Any, where: str) -> Quantised | None:
+def _copy(described: Any, where: str) -> Quantised | None:
     """What config.json says of a quantised copy, None where it says nothing."""
-    if told is None:
+    if described is None:
         return None
     keys = {field.name for field in fields(Quantised)}
     if (
-        not isinstance(told, dict)
-        or set(told) != keys
-        or told["weights_dtype"] not in (quantised.DTYPES)
+        not isinstance(described, dict)
+        or set(described) != keys
+        or described["weights_dtype"] not in (quantised.DTYPES)
     ):
-        raise UserError(where, f"'{QUANTISED}' = {told!r} is not as `convert` writes it")
-    return Quantised(**told)
+        raise UserError(where, f"'{QUANTISED}' = {described!r} is not as `convert` writes it")
+    return Quantised(**described)
 
 
-def _check_all_dtypes(found: dict[str, tuple[str, Any]], copy: Quantised | None, where: str):
+def _check_all_dtypes(dtypes: dict[str, tuple[str, Any]], copy: Quantised | None, where: str):
     """`check_dtypes`; in a quantised copy values and scales have dtypes of their own."""
     if copy is not None:
         for end, dtype in (("/qvalue", copy.weights_dtype), ("/scale", "float32")):
-            of_kernels = {n: one for n, one in found.items() if one[0].endswith(f"/kernel{end}")}
-            for name, (_, held) in of_kernels.items():
-                if str(held) != dtype:
-                    raise UserError(where, f"'{name}' holds {held}, not {dtype}", "convert it anew")
-            found = {name: one for name, one in found.items() if name not in of_kernels}
-    check_dtypes(found, where)
+            of_kernels = {n: one for n, one in dtypes.items() if one[0].endswith(f"/kernel{end}")}
+            for name, (_, kernel_dtype) in of_kernels.items():
+                if str(kernel_dtype) != dtype:
+                    raise UserError(
+                        where, f"'{name}' holds {kernel_dtype}, not {dtype}", "convert it anew"
+                    )
+            dtypes = {name: one for name, one in dtypes.items() if name not in of_kernels}
+    check_dtypes(dtypes, where)
 
 
 def write_weights(folder: str, arrays: LazyArrays) -> None:

@@ -83,15 +83,15 @@ class _Latest:
 
         def read(box: Box) -> np.ndarray:
             whole = (*box[:axis], slice(0, layers), *box[axis:])
-            kept = _Latest.boxes
-            if kept is None or kept[0] is not self or kept[1] != whole:
+            cached = _Latest.boxes
+            if cached is None or cached[0] is not self or cached[1] != whole:
                 _Latest.boxes = None  # before the next is read: never two at once
-                kept = (self, whole, self.source.read(whole))
+                cached = (self, whole, self.source.read(whole))
                 if number < layers - 1:
-                    _Latest.boxes = kept
+                    _Latest.boxes = cached
             elif number == layers - 1:
                 _Latest.boxes = None
-            return kept[2].take(number, axis)
+            return cached[2].take(number, axis)
 
         shape = (*self.source.shape[:axis], *self.source.shape[axis + 1 :])
         return Stored(shape, self.source.dtype, read)

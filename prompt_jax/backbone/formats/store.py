@@ -43,12 +43,12 @@ class Store:
     def read(self, name: str) -> bytes | None:
         """The contents of a file, None where there is none."""
         try:
-            found = self._files.read(name).result()
+            result = self._files.read(name).result()
         except ERRORS as error:
             if not is_bucket(self.path) and not (Path(self.spec["path"]) / name).is_file():
                 return None
             raise self._unreadable(error) from error
-        return found.value if found.state == "value" else None
+        return result.value if result.state == "value" else None
 
     def write(self, name: str, value: bytes) -> None:
         self._files.write(name, value).result()
@@ -98,10 +98,10 @@ def read_file(path: str) -> bytes:
     if not is_bucket(path):
         return Path(path).expanduser().read_bytes()
     folder, _, name = path.rpartition("/")
-    found = Store(folder).read(name)
-    if found is None:
+    content = Store(folder).read(name)
+    if content is None:
         raise FileNotFoundError(path)
-    return found
+    return content
 
 
 def open_array(spec: dict[str, Any], name: str, where: str) -> ts.TensorStore:
@@ -113,9 +113,9 @@ def open_array(spec: dict[str, Any], name: str, where: str) -> ts.TensorStore:
         array = ts.open(wanted, open=True, read=True).result()
     except ERRORS as error:
         raise UserError(where, f"'{name}' is missing or damaged", "copy it again") from error
-    held = array.spec().to_json()["metadata"]["dtype"]
-    if held.startswith(">"):
-        raise UserError(where, f"'{name}' holds {held}", "save it as float32 or bfloat16")
+    stored_dtype = array.spec().to_json()["metadata"]["dtype"]
+    if stored_dtype.startswith(">"):
+        raise UserError(where, f"'{name}' holds {stored_dtype}", "save it as float32 or bfloat16")
     return array
 
 

@@ -74,10 +74,10 @@ def open_t5x(folder: str, family: str | None) -> Checkpoint:
     named = {name.removeprefix("target.").replace(".", "/"): s for name, s in shapes.items()}
     config = _config(store, named, family)
     origins = match(shapes, t5x_shapes(config), T5X_TABLE, folder)
-    found = {target: arrays[origin.name] for target, origin in origins.items()}
-    check_dtypes({origins[t].name: (t, one.dtype) for t, one in found.items()}, folder)
+    stored = {target: arrays[origin.name] for target, origin in origins.items()}
+    check_dtypes({origins[t].name: (t, one.dtype) for t, one in stored.items()}, folder)
     local = None if is_bucket(folder) else folder
-    return Checkpoint(config, LazyArrays(found), _vocabulary(store, family), local)
+    return Checkpoint(config, LazyArrays(stored), _vocabulary(store, family), local)
 
 
 def _heads_joined(name: str, one: Stored) -> Stored:
@@ -143,14 +143,14 @@ def _legacy(store: Store, index: bytes) -> dict[str, Stored]:
 
 def _check_told(leaf: dict[str, Any], array: Stored, name: str, store: Store) -> None:
     """The msgpack file and the array's own folder agree, as far as the former tells."""
-    told = {"dtype": leaf.get("dtype"), "shape": leaf.get("metadata", {}).get("shape")}
-    held: dict[str, Any] = {"dtype": array.dtype.name, "shape": list(array.shape)}
-    for key, value in told.items():
+    described = {"dtype": leaf.get("dtype"), "shape": leaf.get("metadata", {}).get("shape")}
+    actual: dict[str, Any] = {"dtype": array.dtype.name, "shape": list(array.shape)}
+    for key, value in described.items():
         value = list(value) if isinstance(value, tuple) else value
-        if value is not None and value != held[key]:
+        if value is not None and value != actual[key]:
             raise UserError(
                 store.path,
-                f"'{name}' holds {key} {held[key]}, the file 'checkpoint' says {value}",
+                f"'{name}' holds {key} {actual[key]}, the file 'checkpoint' says {value}",
                 "copy the checkpoint again",
             )
 
@@ -249,6 +249,6 @@ def _vocabulary(store: Store, family: str | None) -> str | None:
     for name in (files.SPIECE, files.TOKENIZER):
         if store.read(name) is not None:
             return store.where(name)
-    told = store.json("config.json") or {}
-    bytewise = family == "byt5" or ("format" in told and told["vocabulary"] == "bytes")
+    described = store.json("config.json") or {}
+    bytewise = family == "byt5" or ("format" in described and described["vocabulary"] == "bytes")
     return "bytes" if bytewise else None

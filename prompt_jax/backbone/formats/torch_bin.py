@@ -49,8 +49,8 @@ class TorchBin:
     def _stored(self, name: str, value: Any) -> Stored:
         torch: Any = importlib.import_module("torch")
         if not isinstance(value, torch.Tensor) or value.dtype not in self._dtypes:
-            held = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-            raise UserError(self.path, f"'{name}' holds {held}", "save it as float32 or bfloat16")
+            kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UserError(self.path, f"'{name}' holds {kind}", "save it as float32 or bfloat16")
         value = value.detach()  # a Parameter asks for gradients
         bits = value.view(torch.int16) if value.dtype is torch.bfloat16 else value
         array = bits.numpy().view(self._dtypes[value.dtype])
