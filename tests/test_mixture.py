@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from prompt_jax.backbone import weights
 from prompt_jax.errors import UserError
 from prompt_jax.methods.attempt import Attempt, Mixing
-from prompt_jax.methods.base import Context, Text
+from prompt_jax.methods.base import Context, PromptedT5, Text, positions_of
 from prompt_jax.methods.parts.start import Shapes
-from prompt_jax.model.bundle import insert_rows
+from prompt_jax.model.bundle import NO_PROMPT, insert_rows
 from prompt_jax.model.sizes import SIZES
+from prompt_jax.model.t5 import T5Config
 
 K, P, D, R = 2, 3, 8, 4
 RNG = np.random.default_rng(0)
@@ -53,7 +56,7 @@ def row(texts: list[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray, 
 def mixed(rows, temperature: float = 1.0) -> np.ndarray:
     x, segments, slots = (jnp.asarray(np.stack(parts)) for parts in zip(*rows, strict=True))
     module = Mixing(OWN, SOURCES, NETWORK, temperature)
-    bundle = module(Context(text=Text(x, segments, slots)))
+    bundle = module(Context(text=Text(x, segments, positions_of(segments), slots)))
     return np.asarray(insert_rows(x, bundle.encoder, slots, bundle.encoder_ids))
 
 
@@ -68,6 +71,25 @@ def test_an_example_mixes_its_prompt_as_the_paper_says():
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(apart[n, P : P + len(text)], text.astype(np.float32))
     assert np.abs(apart[0, :P] - apart[1, :P]).max() > 0.01, "the examples differ"
+
+
+def test_the_text_of_a_context_says_where_each_column_stands():
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [0, 0, 1, 1, 3, 3]])
+    wanted = [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 0, 1]]
+    assert positions_of(segments).tolist() == wanted
+    config = T5Config(64, D, 2, 4, 16, 1, 1, dtype="float32")
+    contexts = []
+
+    class Looking(nnx.Module):
+        def __call__(self, ctx):
+            contexts.append(ctx)
+            return NO_PROMPT
+
+    batch = {"encoder_input_tokens": segments + 3, "encoder_segment_ids": segments}
+    PromptedT5(weights.init(config, 0), Looking()).bundle(batch)
+    text = contexts[0].text
+    assert text.positions.tolist() == wanted and text.embeddings.shape == (2, 6, D)
+    assert text.segments.tolist() == segments.tolist() and text.slots is None
 
 
 @pytest.mark.parametrize(("given", "temperature"), [(None, 128 * math.e), (2.0, 2.0)])

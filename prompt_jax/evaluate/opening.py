@@ -1,4 +1,4 @@
-"""Opening a backbone and saved prompts together, for `eval` and `infer`.
+"""Opening a backbone and saved prompts together, for `eval`, `infer`, `export` and `import`.
 
 What was not given is as the prompts were trained: lengths, dtypes, vocabulary. Prompts and settings
 are known before any weight is read.
@@ -33,13 +33,21 @@ class Opening:
     vocabulary: str | None
     allow_other_backbone: bool
 
-    def load(self, mesh: Mesh) -> Backbone:
+    def load(self, mesh: Mesh | None = None) -> Backbone:
         """The backbone; UserError where a prompt belongs to other weights or pieces."""
-        loaded = load_backbone(self.backbone, self.dtype, self.vocabulary, mesh, self.weights_dtype)
+        loaded = self.load_alone(mesh)
+        self.check(loaded)
+        return loaded
+
+    def load_alone(self, mesh: Mesh | None = None) -> Backbone:
+        """The backbone, not yet compared with the prompts."""
+        return load_backbone(self.backbone, self.dtype, self.vocabulary, mesh, self.weights_dtype)
+
+    def check(self, loaded: Backbone) -> None:
+        """UserError where a prompt belongs to other weights or pieces than these."""
         for prompt in self.prompts:
             check_backbone(prompt, loaded, allow_other=self.allow_other_backbone)
             check_tokenizer(prompt, loaded)
-        return loaded
 
 
 def opening(

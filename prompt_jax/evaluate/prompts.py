@@ -163,7 +163,8 @@ def answer_all(
 
 def together(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The numbers of the prompts by batch: all that fold and share their visibility are in one.
-    Prompts that are computed once are keys and values, which go with any that see everything."""
+    Prompts that are computed once are keys and values, which go with any that see everything; one
+    that does not fold, as of `Attempt`, makes its rows from each input and is answered alone."""
     groups: dict[Any, list[int]] = {}
     for number, prompt in enumerate(prompts):
         policy = Visibility() if prompt.visibility.computed_once else prompt.visibility

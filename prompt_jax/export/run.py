@@ -20,12 +20,13 @@ from prompt_jax.answer.arrays import logits
 from prompt_jax.backbone.formats.write import write_hf
 from prompt_jax.backbone.load import Backbone, load_backbone, open_checkpoint
 from prompt_jax.errors import RunError, UserError
+from prompt_jax.evaluate.opening import Opening, trained
 from prompt_jax.export import fresh, peft
 from prompt_jax.export.formats import About, check_consumer, check_expressible, get_format
 from prompt_jax.export.inputs import real_inputs
 from prompt_jax.methods.base import plain_rows
 from prompt_jax.paths import is_local
-from prompt_jax.prompt.artefact import Prompt, check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.version import __version__
 
 RECORD = "export.json"
@@ -257,9 +258,11 @@ def _transformers(backbone: str, scratch: Path) -> str:
 
 
 def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone:
-    words = (prompt.manifest.get("run") or {}).get("vocabulary")
+    limits = (trained([prompt], "input_length", 512), trained([prompt], "target_length", 64))
+    words = trained([prompt], "vocabulary", None)
+    both = Opening(name, [prompt], limits, "float32", None, words, allow_other)
     try:
-        backbone = load_backbone(name, "float32", words)
+        backbone = both.load_alone()
     except UserError as error:
         if given:
             raise
@@ -268,7 +271,7 @@ def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone
             f"{error.problem} (prompt {prompt.path!r} names it)",
             "give --backbone, or --unverified",
         ) from None
-    check_backbone(prompt, backbone, allow_other=allow_other)
+    both.check(backbone)
     return backbone
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,12 +21,6 @@ from prompt_jax.recipe.registered import known
 
 AttentionName = Literal["encoder", "decoder", "cross"]
 Attentions = tuple[AttentionName, ...]
-ATTENTIONS: dict[str, str] = {  # and where each is in a bundle
-    "encoder": "encoder_layers/attention",
-    "decoder": "decoder_layers/attention",
-    "cross": "decoder_layers/cross",
-}
-
 PLAIN = "SoftPrompt"  # what manifests call rows that stand as they are
 
 
@@ -147,12 +142,25 @@ class Text(NamedTuple):
     Attributes:
       embeddings: [B, T, D], of every column; those of prompt columns mean nothing.
       segments: int32 [B, T], the example of each column from 1, 0 for padding.
+      positions: int32 [B, T], the place of each column among those of its example, from 0, prompt
+        columns counted; 0 for padding.
       slots: int32 [B, T], 0 where text stands, k where row k - 1 of the prompt does; None: no rows.
     """
 
     embeddings: jax.Array
     segments: jax.Array
+    positions: jax.Array
     slots: jax.Array | None
+
+
+def positions_of(segments_BT: jax.Array) -> jax.Array:
+    """int32 [B, T]: the place of each column in its segment, from 0; 0 for padding."""
+    columns_BT = jnp.broadcast_to(
+        jnp.arange(segments_BT.shape[1], dtype=jnp.int32), segments_BT.shape
+    )
+    before_BT = jnp.pad(segments_BT[:, :-1], ((0, 0), (1, 0)))
+    first_BT = jax.lax.cummax(jnp.where(segments_BT != before_BT, columns_BT, 0), axis=1)
+    return jnp.where(segments_BT > 0, columns_BT - first_BT, 0)
 
 
 class Context(NamedTuple):
@@ -187,7 +195,9 @@ class PromptedT5(nnx.Module):
         if batch is None:
             return self.prompt(Context(key, step))
         embeddings = self.t5.embed(batch["encoder_input_tokens"])
-        text = Text(embeddings, encoder_segments(batch), batch.get("encoder_prompt_slots"))
+        segments = encoder_segments(batch)
+        slots = batch.get("encoder_prompt_slots")
+        text = Text(embeddings, segments, positions_of(segments), slots)
         return self.prompt(Context(key, step, text))
 
     def decoded(self, batch, dropout_key=None, step=0) -> jax.Array:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.methods.base import ATTENTIONS, STILL, Context, PromptMethod, PromptParam, depth_of
+from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.model.bundle import PromptBundle, bundle_of
+from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings

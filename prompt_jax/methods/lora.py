@@ -14,7 +14,6 @@ from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import (
-    ATTENTIONS,
     STILL,
     Attentions,
     Context,
@@ -24,7 +23,7 @@ from prompt_jax.methods.base import (
 )
 from prompt_jax.methods.parts.networks import uniform
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.model.bundle import PromptBundle, bundle_of
+from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings

@@ -7,7 +7,8 @@ suffixes all take the same path. What a method adds inside the layers is a tree 
 leading layer axis, which the T5 scans beside its weights.
 
 Every array has a name, its path in the bundle (`encoder`, `decoder_layers/cross/keys`,
-`encoder_layers/attention/query/a`), and AXES says which axes it has. Artefacts hold the arrays of a
+`encoder_layers/attention/query/a`), and ARRAYS says what it is: its axes, and what a prompt that
+lacks it has in its place. Artefacts hold the arrays of a
 bundle with one prompt under these names.
 
 Shapes: X prompts (tasks of a mixture, saved prompts of one evaluation, tenants of a server, or the
@@ -19,7 +20,7 @@ columns' own `*_task_ids`, say which of the X an example has; without them there
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +152,29 @@ class PromptBundle:
 
 NO_PROMPT = PromptBundle()
 
+
+class Array(NamedTuple):
+    """What there is to know of one array of a bundle.
+
+    Attributes:
+      axes: its axes, by the letters above.
+      neutral: the value that changes nothing, for a prompt that lacks it or has fewer rows.
+      at_end: a shorter prompt's part stands at the end of the axis P: keys and decoder rows end
+        where the text begins; an encoder's rows are found by their slots.
+      trained: a method may train it; the others say which arrays a prompt has.
+    """
+
+    axes: str
+    neutral: float | int | bool = 0.0
+    at_end: bool = False
+    trained: bool = True
+
+
+ATTENTIONS = {
+    "encoder": "encoder_layers/attention",
+    "decoder": "decoder_layers/attention",
+    "cross": "decoder_layers/cross",
+}
 _MATRICES = {  # of a layer: inputs and outputs
     "attention/query": "DC",
     "attention/key": "DC",
@@ -165,22 +189,40 @@ _MATRICES = {  # of a layer: inputs and outputs
     "wi_1": "DF",
     "wo": "FD",
 }
-_LAYER = {"rows": "LXPD", "added": "LXPD"}
-_LAYER |= {
-    f"{name}/{what}": "LXPC" for name in ("attention", "cross") for what in ("keys", "values")
-}
-for _matrix, (_I, _O) in _MATRICES.items():
-    _LAYER |= {
-        f"{_matrix}/a": f"LX{_I}r",
-        f"{_matrix}/b": f"LXr{_O}",
-        f"{_matrix}/input_scale": f"LX{_I}",
-        f"{_matrix}/output_scale": f"LX{_O}",
+
+
+def _layers(stack: str) -> dict[str, Array]:
+    """The arrays inside the layers of a stack."""
+    decoder = stack == "decoder"
+    arrays = {
+        "rows": Array("LXPD", at_end=decoder),
+        "added": Array("LXPD", at_end=decoder),
+        "replaces": Array("LX", False, trained=False),
     }
-# Every array that a method may train: its name and its axes.
-AXES: dict[str, str] = {"encoder": "XPD", "decoder": "XPD"}
-AXES |= {
-    f"{s}_layers/{name}": axes for s in ("encoder", "decoder") for name, axes in _LAYER.items()
+    for attention in ("attention", "cross"):
+        arrays[f"{attention}/keys"] = Array("LXPC", at_end=True)
+        arrays[f"{attention}/values"] = Array("LXPC", at_end=True)
+        arrays[f"{attention}/present"] = Array("LXP", False, at_end=True, trained=False)
+    for matrix, (I, O) in _MATRICES.items():  # noqa: E741 (axes)
+        arrays[f"{matrix}/a"] = Array(f"LX{I}r")
+        arrays[f"{matrix}/b"] = Array(f"LXr{O}")
+        arrays[f"{matrix}/input_scale"] = Array(f"LX{I}", 1.0)
+        arrays[f"{matrix}/output_scale"] = Array(f"LX{O}", 1.0)
+    return {f"{stack}_layers/{name}": array for name, array in arrays.items()}
+
+
+# Every array of a bundle by its name; all that is known of one is said here alone.
+ARRAYS: dict[str, Array] = {
+    "encoder": Array("XPD"),
+    "decoder": Array("XPD", at_end=True),
+    **_layers("encoder"),
+    **_layers("decoder"),
+    "encoder_positions": Array("XP", NOWHERE, at_end=True, trained=False),
+    "decoder_positions": Array("XP", NOWHERE, at_end=True, trained=False),
+    "decoder_present": Array("XP", False, at_end=True, trained=False),
 }
+ALL_AXES = {name: array.axes for name, array in ARRAYS.items()}
+AXES = {name: array.axes for name, array in ARRAYS.items() if array.trained}  # of artefacts
 
 
 def named(bundle: PromptBundle) -> dict[str, jax.Array]:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.model.bundle import (
+    ALL_AXES,
+    ARRAYS,
     AXES,
     NOWHERE,
     PromptBundle,
@@ -21,36 +23,6 @@ from prompt_jax.model.bundle import (
     put,
 )
 from prompt_jax.prompt.artefact import Prompt
-
-# The axes of what says which arrays a prompt has; AXES has those of the arrays themselves.
-_MARKS = {"encoder_positions": "XP", "decoder_positions": "XP", "decoder_present": "XP"}
-for _stack in ("encoder_layers", "decoder_layers"):
-    _MARKS |= {f"{_stack}/{name}/present": "LXP" for name in ("attention", "cross")}
-    _MARKS |= {f"{_stack}/replaces": "LX"}
-ALL_AXES = {**AXES, **_MARKS}
-# What changes nothing, by the last part of a name; zeros elsewhere.
-_NEUTRAL: dict[str, Any] = {
-    "input_scale": 1.0,
-    "output_scale": 1.0,
-    "present": False,
-    "replaces": False,
-    "decoder_present": False,
-    "encoder_positions": NOWHERE,
-    "decoder_positions": NOWHERE,
-}
-
-
-_AT_END = frozenset(
-    {
-        "keys",
-        "values",
-        "present",
-        "decoder",
-        "decoder_present",
-        "encoder_positions",
-        "decoder_positions",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -116,14 +88,12 @@ def host_arrays(prompt: Prompt) -> dict[str, np.ndarray]:
 
 def neutral_of(name: str) -> Any:
     """The value of an array's entries that changes nothing."""
-    return _NEUTRAL.get(name.rsplit("/", 1)[-1], 0.0)
+    return ARRAYS[name].neutral
 
 
 def ends_at_text(name: str) -> bool:
-    """Whether a shorter prompt's part of an array stands at the end of the axis P: keys and decoder
-    rows end where the text begins; an encoder's rows are found by their slots."""
-    layers = ("decoder_layers/rows", "decoder_layers/added")
-    return name.rsplit("/", 1)[-1] in _AT_END or name in layers
+    """Whether a shorter prompt's part of an array stands at the end of the axis P."""
+    return ARRAYS[name].at_end
 
 
 def _longest(side: str, each: Sequence[dict[str, jax.Array]]) -> int:
