@@ -8,13 +8,13 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
     """Drops what C++ writes to standard error; Python's exceptions come through."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(null)
 
 

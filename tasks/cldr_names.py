@@ -37,8 +37,8 @@ def things() -> dict[str, list[str]]:
     """ "kind/CLDR key" -> its names in LANGUAGES, where all of them differ, by key."""
     names = [cldr_names(language) for language in LANGUAGES]
     shared = sorted(set.intersection(*map(set, names)))
-    found = {key: [of_language[key] for of_language in names] for key in shared}
-    return {key: called for key, called in found.items() if len(set(called)) == len(called)}
+    by_key = {key: [of_language[key] for of_language in names] for key in shared}
+    return {key: called for key, called in by_key.items() if len(set(called)) == len(called)}
 
 
 def rows(split: str, *, kind: str, language: str) -> list[dict]:

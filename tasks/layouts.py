@@ -112,10 +112,10 @@ def matched(pattern: str, encoding: str = "utf-8", **constants: str) -> Layout:
     compiled = re.compile(pattern)
 
     def records(line: bytes, text: Sequence[str]) -> list[Record]:
-        found = compiled.fullmatch(decode(line, encoding))
-        if found is None:
+        match = compiled.fullmatch(decode(line, encoding))
+        if match is None:
             raise ValueError(f"the line is not of the form {pattern}")
-        return [{**found.groupdict(), **constants}]
+        return [{**match.groupdict(), **constants}]
 
     return Layout(lines, records)
 
@@ -224,9 +224,9 @@ def _webnlg_rows(entry: Record) -> list[Record]:
             for triple in pick(body, "modifiedtripleset", list)
         ]
         texts = [
-            pick(said, "lex", str)
-            for said in pick(body, "lexicalisations", list)
-            if pick(said, "comment", str) == "good"
+            pick(text, "lex", str)
+            for text in pick(body, "lexicalisations", list)
+            if pick(text, "comment", str) == "good"
         ]
         rows.append({"triples": triples, "texts": texts, "category": pick(body, "category", str)})
     return rows
@@ -235,8 +235,10 @@ def _webnlg_rows(entry: Record) -> list[Record]:
 def _dart_rows(entry: Record) -> list[Record]:
     """`triples` and `texts`, a row for each set that the texts were drawn from (`source`)."""
     by_source: dict[str, list[str]] = {}
-    for said in pick(entry, "annotations", list):
-        by_source.setdefault(pick(said, "source", str), []).append(pick(said, "text", str))
+    for annotation in pick(entry, "annotations", list):
+        by_source.setdefault(pick(annotation, "source", str), []).append(
+            pick(annotation, "text", str)
+        )
     triples = [tuple(triple) for triple in pick(entry, "tripleset", list)]
     if not all(len(triple) == 3 for triple in triples):
         raise ValueError("a triple of 'tripleset' has not three parts")
@@ -321,21 +323,21 @@ def _conllu(run: list[bytes], text: Sequence[str]) -> list[Record]:
     if bad:
         raise ValueError(f"{len(bad[0])} columns in a line of this sentence; CoNLL-U has 10")
     tags = {int(row[0]): row[3] for row in rows if row[0].isdecimal()}
-    words, said, last = [], [], 0
+    words, upos, last = [], [], 0
     for number, form, *_ in rows:
         first, dash, end = number.partition("-")
         if dash:
             last = int(end)
             inside = {tags[word] for word in range(int(first), last + 1) if word in tags}
             words.append(_spoken(form))
-            said.append(next((tag for tag in FUSED if tag in inside), "X"))
+            upos.append(next((tag for tag in FUSED if tag in inside), "X"))
         elif number.isdecimal() and int(number) > last:
             words.append(_spoken(form))
-            said.append(tags[int(number)])
+            upos.append(tags[int(number)])
     withheld = words.count(WITHHELD)
     if withheld and withheld >= len(words) - 1:
         return []
-    return [{"words": words, "tags": said}]
+    return [{"words": words, "tags": upos}]
 
 
 TAGGED = Layout(_sentences, _tagged)

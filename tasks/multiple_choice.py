@@ -26,8 +26,8 @@ def asked(choices: Sequence[str], right: int, **fields: str) -> Iterator[Row]:
     if right not in range(-1, len(choices)):
         raise ValueError(f"answer number {right} of {len(choices)} choices")
     labels = names(len(choices))
-    told = dict(zip(labels, choices, strict=True)) | fields
-    inputs = " ".join(f"{name}: {text}" for name, text in told.items())
+    labelled = dict(zip(labels, choices, strict=True)) | fields
+    inputs = " ".join(f"{name}: {text}" for name, text in labelled.items())
     yield {"inputs": inputs, "targets": UNLABELLED if right < 0 else labels[right], "label": right}
 
 

@@ -88,15 +88,15 @@ def keywords(name: str) -> list[list[str]]:
     for document, words in passages(name):
         counts.setdefault(document, Counter()).update(_plain(words))
     documents = Counter(word for count in counts.values() for word in count)
-    found: list[list[str]] = []
+    words_of_rows: list[list[str]] = []
     for document in range(max(counts) + 1):
         weights = {
             word: tf * math.log(len(counts) / documents[word])
             for word, tf in counts.get(document, Counter()).items()
             if documents[word] >= COMMON and tf >= 3
         }
-        found.append(sorted(weights, key=lambda word: (-weights[word], word))[:KEYWORDS])
-    return found
+        words_of_rows.append(sorted(weights, key=lambda word: (-weights[word], word))[:KEYWORDS])
+    return words_of_rows
 
 
 def _window(rng, words: Sequence[str]) -> list[str]:
@@ -159,17 +159,17 @@ def sentences(name: str) -> Iterator[str]:
 def feeling_rows(names: Sequence[str], rows: int) -> Iterator[Row]:
     """A sentence all of whose rated words (two at least) have one sign to a word for the sign."""
     ratings = _ratings()
-    found: tuple[list[str], list[str]] = ([], [])
+    by_feeling: tuple[list[str], list[str]] = ([], [])
     for sentence in (s for name in names for s in sentences(name)):
         words = re.findall(r"[a-z]+", sentence.lower())
         rated = [ratings[word] for word in words if word in ratings]
         if len(rated) >= 2 and abs(sum(rated)) == len(rated) and not {"not", "no"} & {*words}:
-            found[rated[0] > 0].append(sentence)
+            by_feeling[rated[0] > 0].append(sentence)
     for number in range(rows):
         rng = np.random.default_rng([7, number])
         sign = number % 2
         words = FEELINGS[int(rng.integers(len(FEELINGS)))]
-        text = found[sign][int(rng.integers(len(found[sign])))]
+        text = by_feeling[sign][int(rng.integers(len(by_feeling[sign])))]
         yield choose([words[i] for i in rng.permutation(2)], text, words[sign])
 
 

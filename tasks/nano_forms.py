@@ -69,8 +69,8 @@ def window_with(context: str, start: int, end: int, most: int) -> str | None:
         return None
     digest = hashlib.sha256(context.encode()).digest()
     left = min(len(before), max(int.from_bytes(digest[:4], "big") % (room + 1), room - len(after)))
-    kept = before[len(before) - left :] if left else []
-    return " ".join([*kept, *answer, *after[: room - left]])
+    left_part = before[len(before) - left :] if left else []
+    return " ".join([*left_part, *answer, *after[: room - left]])
 
 
 def entities(words: Sequence[str], tags: Sequence[str]) -> list[tuple[str, str]]:
@@ -79,16 +79,16 @@ def entities(words: Sequence[str], tags: Sequence[str]) -> list[tuple[str, str]]
     >>> entities(["Marie", "Curie", "in", "Paris"], ["B-PER", "I-PER", "O", "B-LOC"])
     [('PER', 'Marie Curie'), ('LOC', 'Paris')]
     """
-    found: list[tuple[str, list[str]]] = []
+    named: list[tuple[str, list[str]]] = []
     previous = "O"
     for word, tag in zip(words, tags, strict=True):
         if tag != "O":
             if tag.startswith("I-") and previous[2:] == tag[2:]:
-                found[-1][1].append(word)
+                named[-1][1].append(word)
             else:
-                found.append((tag[2:], [word]))
+                named.append((tag[2:], [word]))
         previous = tag
-    return [(kind, " ".join(parts)) for kind, parts in found]
+    return [(kind, " ".join(parts)) for kind, parts in named]
 
 
 def plain_name(name: str) -> str:

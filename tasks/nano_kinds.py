@@ -59,10 +59,10 @@ def classes(name: str) -> tuple[list[list[str]], dict[str, int]]:
     beside = np.sqrt(beside / np.maximum(beside.sum(-1, keepdims=True), 1)).reshape(len(known), -1)
     most = min(CLASSES, len(known))
     labels = KMeans(most, n_init="auto", random_state=0).fit_predict(beside)
-    found: list[list[str]] = [[] for _ in range(most)]
+    members: list[list[str]] = [[] for _ in range(most)]
     for word, label in zip(known, labels, strict=True):
-        found[label].append(word)
-    return found, {word: int(label) for word, label in zip(known, labels, strict=True)}
+        members[label].append(word)
+    return members, {word: int(label) for word, label in zip(known, labels, strict=True)}
 
 
 def _one_of(rng, things: Sequence[str]) -> str:

@@ -110,9 +110,9 @@ def passage_rows(data: Benchmark, split: str, passage: str) -> Iterator[Row]:
 
 
 def records(data: DataSet, split: str) -> Iterator[Record]:
-    found = locate(data, split)
-    assert isinstance(found, tuple), "these sets have no TFDS builder here, so a file was found"
-    for _, record in read_records(*found, (), data.home):
+    place = locate(data, split)
+    assert isinstance(place, tuple), "these sets have no TFDS builder here, so a file was found"
+    for _, record in read_records(*place, (), data.home):
         yield record
 
 
@@ -294,9 +294,9 @@ def register(members: Mapping[str, Member]) -> None:
 
 def rates(members: Mapping[str, Member], text_share: float) -> dict[str, float]:
     """min(rows, MAX_RATE) of each member; `text` has `text_share` of all."""
-    found = {name: float(min(member.rows, MAX_RATE)) for name, member in members.items()}
-    others = sum(found.values()) - found["text"]
-    return found | {"text": others * text_share / (1 - text_share)}
+    by_name = {name: float(min(member.rows, MAX_RATE)) for name, member in members.items()}
+    others = sum(by_name.values()) - by_name["text"]
+    return by_name | {"text": others * text_share / (1 - text_share)}
 
 
 register(MEMBERS)

@@ -47,13 +47,13 @@ def ntrex(language: str) -> str:
 @lru_cache(maxsize=2)
 def passages(name: str) -> list[tuple[int, list[str]]]:
     """(number of the document, words) of every paragraph that is long enough."""
-    found, document = [], 0
+    every, document = [], 0
     for line in read_corpus(name):
         document += line == ""
         words = (line or "").split()
         if len(words) >= LEAST:
-            found.append((document, words))
-    return found
+            every.append((document, words))
+    return every
 
 
 def text_rows(name: str, rows: int) -> Iterator[Row]:

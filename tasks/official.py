@@ -147,11 +147,11 @@ def source_of(
     )
 
 
-def place_of(data: DataSet, found: tuple[File, epath.Path] | epath.Path | None) -> str | None:
+def place_of(data: DataSet, place: tuple[File, epath.Path] | epath.Path | None) -> str | None:
     """The file, or the folder of the TFDS set, that `find` found."""
-    if isinstance(found, tuple):
-        return str(found[1])
-    return None if found is None else str(found / data.tfds.replace(":", "/"))
+    if isinstance(place, tuple):
+        return str(place[1])
+    return None if place is None else str(place / data.tfds.replace(":", "/"))
 
 
 def version_of(data: DataSet) -> str:
@@ -173,14 +173,14 @@ def text_form(data: Benchmark, prefix: str | None) -> Callable[[tf.data.Dataset]
     `<unk>` (Raffel et al. 2020, appendix D, and T5's own SuperGLUE tasks).
     """
     start = [prefix] if prefix else []
-    kept = ("label" if data.score is None else data.score, "idx", *data.numbers)
+    columns = ("label" if data.score is None else data.score, "idx", *data.numbers)
 
     def render(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         parts = [part for field in data.fields for part in (f"{field}:", row[field])]
         return {
             "inputs": tf.strings.join([*start, *parts], separator=" "),
             "targets": target_text(data, row),
-            **{key: row[key] for key in kept},
+            **{key: row[key] for key in columns},
         }
 
     return lambda dataset: dataset.map(render, num_parallel_calls=tf.data.AUTOTUNE)
@@ -208,10 +208,10 @@ def read_split(data: Benchmark, split: str) -> list[dict]:
 
     UserError names the wanted file and how to get it.
     """
-    found = locate(data, split)
-    if isinstance(found, tuple):
-        return read_file(data, *found, labelled=not split.startswith("test"))
-    return [_tfds_row(data, data.from_tfds(example)) for example in read_tfds(data, split, found)]
+    place = locate(data, split)
+    if isinstance(place, tuple):
+        return read_file(data, *place, labelled=not split.startswith("test"))
+    return [_tfds_row(data, data.from_tfds(example)) for example in read_tfds(data, split, place)]
 
 
 def locate(data: DataSet, split: str) -> tuple[File, epath.Path] | epath.Path | None:
@@ -220,9 +220,9 @@ def locate(data: DataSet, split: str) -> tuple[File, epath.Path] | epath.Path | 
     UserError if there is neither and nothing may be downloaded.
     """
     root = os.environ.get("PROMPT_JAX_DATA_DIR")
-    found = find(data, split, root)
-    if found is not None:
-        return found
+    place = find(data, split, root)
+    if place is not None:
+        return place
     if data.tfds and os.environ.get("PROMPT_JAX_ALLOW_DOWNLOAD") == "1":
         return epath.Path(root) / "tfds" if root else None
     where = f"data folder {root}" if root else "PROMPT_JAX_DATA_DIR"

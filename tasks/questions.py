@@ -44,16 +44,16 @@ def written_as_in(text: str, context: str, plain: str, places: list[int]) -> str
       plain, places: the padded context in NFKC with single blanks, and where in the context each of
         its characters stands.
     """
-    said, parts, at = _plain(text).split(), [], 0
-    while at < len(said):
+    pieces, parts, at = _plain(text).split(), [], 0
+    while at < len(pieces):
         end, start = at + 1, -1
-        while end <= len(said) and (place := plain.find(" ".join(said[at:end]))) >= 0:
+        while end <= len(pieces) and (place := plain.find(" ".join(pieces[at:end]))) >= 0:
             end, start = end + 1, place
         if start < 0:
-            parts.append(said[at])
+            parts.append(pieces[at])
             at += 1
             continue
-        last = start + len(" ".join(said[at : end - 1])) - 1
+        last = start + len(" ".join(pieces[at : end - 1])) - 1
         parts.append(context[places[start] : places[last] + 1])
         at = end - 1
     return " ".join(parts)

@@ -92,12 +92,12 @@ def read_rows(data: DataSet, split: str, form: Form) -> Iterator[Row]:
 
 
 def _records(data: DataSet, split: str) -> Iterator[tuple[str, Record]]:
-    found = locate(data, split)
-    if isinstance(found, tuple):
-        for path, _, number, record in named_records(data, *found):
+    place = locate(data, split)
+    if isinstance(place, tuple):
+        for path, _, number, record in named_records(data, *place):
             yield f"{path}:{number}", record
     else:
-        for number, example in enumerate(read_tfds(data, split, found), start=1):
+        for number, example in enumerate(read_tfds(data, split, place), start=1):
             yield f"TFDS {data.tfds} {split} example {number}", data.from_tfds(_python(example))
 
 

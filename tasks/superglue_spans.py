@@ -83,8 +83,8 @@ def spelled_as_in(passage: str, span: str) -> str:
     """
     words = [re.escape(word) for word in span.rstrip(".").split()]
     exact = re.search(re.escape(span), passage)
-    found = exact or re.search(r"\s+".join(words), passage, re.IGNORECASE)
-    return found.group() if found else span
+    match = exact or re.search(r"\s+".join(words), passage, re.IGNORECASE)
+    return match.group() if match else span
 
 
 register_rows(

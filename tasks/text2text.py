@@ -118,15 +118,15 @@ def pad_punctuation(text: str) -> str:
 
 def question(record: Record) -> Iterator[Row]:
     """SQuAD and MRQA: "question: ... context: ..."; the first answer is the target."""
-    found = list(record["answers"])
-    if not found:
+    answers = list(record["answers"])
+    if not answers:
         raise ValueError("a question without answers")
     asked, context = (pick(record, key, str) for key in ("question", "context"))
     padded = f"question: {pad_punctuation(asked)} context: {pad_punctuation(context)}"
     yield {
         "inputs": re.sub(r"\s+", " ", padded),
-        "targets": pad_punctuation(found[0]),
-        "answers": found,
+        "targets": pad_punctuation(answers[0]),
+        "answers": answers,
         "context": context,
     }
 
@@ -136,8 +136,8 @@ answer_said = answer_of_context(pad_punctuation)
 
 def squad_question(record: Record) -> Iterator[Row]:
     """A question of the official file, whose answers have their place beside them, or of TFDS."""
-    found = record["answers"]
-    texts = found["text"] if isinstance(found, dict) else [text for text, _ in found]
+    answers = record["answers"]
+    texts = answers["text"] if isinstance(answers, dict) else [text for text, _ in answers]
     yield from question({**record, "answers": texts})
 
 

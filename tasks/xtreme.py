@@ -220,12 +220,12 @@ def source_of(
     for split, data in parts.items():
         splits_of.setdefault(describe(data), []).append(split)
     rows = {split: size for split, data in parts.items() for size in data.sizes.values()}
-    told = [f"{', '.join(splits)}: {text}" for text, splits in splits_of.items()]
-    told += [note] if note else []
+    described = [f"{', '.join(splits)}: {text}" for text, splits in splits_of.items()]
+    described += [note] if note else []
     return RowsSource(
         lambda split: read(parts[split]),
         tuple(parts),
-        " | ".join(told),
+        " | ".join(described),
         "; ".join(dict.fromkeys(data.licence for data in parts.values())),
         rows or None,
         lambda split: where(parts[split]),

@@ -104,8 +104,8 @@ def question(record: Record) -> Iterator[Row]:
     """
     if record.get("left_out"):
         return
-    found = record["answers"]
-    texts = found["text"] if isinstance(found, dict) else [text for text, _ in found]
+    answers = record["answers"]
+    texts = answers["text"] if isinstance(answers, dict) else [text for text, _ in answers]
     if not texts:
         raise ValueError(f"question '{record['id']}' has no answers; take a split that has")
     asked, context = (pick(record, key, str) for key in ("question", "context"))
@@ -153,11 +153,11 @@ def tags_by_number(text: str, example: Mapping, is_target: bool = False) -> list
 
     The first tag of a number counts.
     """
-    said: dict[int, str] = {}
+    tags: dict[int, str] = {}
     for number, tag in re.findall(r"\b([0-9]{1,6}) +([^\s0-9]+)", text):
-        said.setdefault(int(number), tag)
+        tags.setdefault(int(number), tag)
     words = len(example["targets"].split()) // 2
-    return [said.get(number, OUTSIDE) for number in range(1, words + 1)]
+    return [tags.get(number, OUTSIDE) for number in range(1, words + 1)]
 
 
 def names(record: Record) -> Iterator[Row]:
@@ -166,8 +166,8 @@ def names(record: Record) -> Iterator[Row]:
     Names are the spans that seqeval reads.
     """
     words, tags = _checked(record, PANX_TAGS)
-    found = [f"{kind}: {' '.join(words[a : b + 1])}" for kind, a, b in spans(tags)]
-    yield {"inputs": f"tag: {' '.join(words)}", "targets": BETWEEN_NAMES.join(found)}
+    named = [f"{kind}: {' '.join(words[a : b + 1])}" for kind, a, b in spans(tags)]
+    yield {"inputs": f"tag: {' '.join(words)}", "targets": BETWEEN_NAMES.join(named)}
 
 
 def names_said(text: str, example: Mapping, is_target: bool = False) -> list[tuple[str, str, int]]:
@@ -176,14 +176,14 @@ def names_said(text: str, example: Mapping, is_target: bool = False) -> list[tup
     A name that occurs twice has to be said twice. What is no "KIND: name" is a wrong name.
     """
     before: Counter[tuple[str, str]] = Counter()
-    found = []
+    named = []
     for part in text.split(BETWEEN_NAMES.strip()):
         kind, _, name = part.strip().partition(":")
         pair = (kind.strip(), " ".join(name.split()))
         if any(pair):
-            found.append((*pair, before[pair]))
+            named.append((*pair, before[pair]))
             before[pair] += 1
-    return found
+    return named
 
 
 # ---- tags: ToPro's row for each word ----

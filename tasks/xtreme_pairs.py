@@ -114,13 +114,13 @@ def _beside(data: DataSet, file: File, path: epath.Path, ending: str) -> epath.P
 def tatoeba_rows(data: DataSet) -> list[Row]:
     """Foreign sentence to English sentence, line by line."""
     (split,) = data.files
-    found = locate(data, split)
-    if not isinstance(found, tuple):
+    place = locate(data, split)
+    if not isinstance(place, tuple):
         keys = ("source_sentence", "target_sentence")  # each with its line's end
-        examples = read_tfds(data, split, found)
+        examples = read_tfds(data, split, place)
         pairs = [tuple(e[key].decode("utf-8").strip() for key in keys) for e in examples]
     else:
-        pairs = _parallel(data, *found)
+        pairs = _parallel(data, *place)
     return [
         {"inputs": foreign, "targets": english, "idx": number}
         for number, (foreign, english) in enumerate(pairs)
@@ -150,9 +150,9 @@ def _parallel(data: DataSet, file: File, path: epath.Path) -> list[tuple[str, st
 def bucc_rows(data: DataSet) -> list[Row]:
     """A row for each foreign sentence, with its translation or "", then those of English alone."""
     (split,) = data.files
-    found = locate(data, split)
-    assert isinstance(found, tuple), "BUCC has no TFDS builder here, so a file was found"
-    file, path = found
+    place = locate(data, split)
+    assert isinstance(place, tuple), "BUCC has no TFDS builder here, so a file was found"
+    file, path = place
     english_path = _beside(data, file, path, "en")
     gold_path = _beside(data, file, path, "gold")
     foreign, english = (_sentences(data, there) for there in (path, english_path))

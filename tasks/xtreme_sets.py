@@ -256,14 +256,14 @@ def _panx(language: str) -> Parts:
 
 def _zero_shot(parts: Callable[[str], Parts], language: str) -> Parts:
     """Training data in English alone."""
-    kept = parts(language)
-    return kept if language == "en" else {s: data for s, data in kept.items() if s != "train"}
+    chosen = parts(language)
+    return chosen if language == "en" else {s: data for s, data in chosen.items() if s != "train"}
 
 
 def _in_language(parts: Callable[[str], Parts], language: str) -> Parts:
     """Training data in the language itself, if there are some; English's are the zero-shot's."""
-    kept = parts(language)
-    return kept if language != "en" and "train" in kept else {}
+    chosen = parts(language)
+    return chosen if language != "en" and "train" in chosen else {}
 
 
 udpos, udpos_in_language = partial(_zero_shot, _udpos), partial(_in_language, _udpos)

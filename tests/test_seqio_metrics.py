@@ -173,7 +173,8 @@ def test_tasks_that_give_no_text_are_named(tasks, task, message):
             r"the name 'xtreme_xnli' is taken; choose another name",
         ),
         (
-            "from prompt_jax.tasks.text import jsonl_task\njsonl_task('super_glue_cb', {'train': 'x'})",
+            "from prompt_jax.tasks.text import jsonl_task\n"
+            "jsonl_task('super_glue_cb', {'train': 'x'})",
             r"task 'super_glue_cb': this name is taken; give the task another name",
         ),
         ("import sys; sys.exit(0)", r"the module exits with 0"),

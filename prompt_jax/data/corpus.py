@@ -164,9 +164,9 @@ class Corpus:
     def tokens(self, vocabulary) -> np.ndarray:
         """All text as one array, uint16 or uint32 [n]; EOS ends each document. Kept in the
         machine's temporary folder for the next run."""
-        told = [self._identity(name) for name in self.files]
-        told = (told, vocabulary.digest, sorted(left_out()))
-        key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        decisive = [self._identity(name) for name in self.files]
+        decisive = (decisive, vocabulary.digest, sorted(left_out()))
+        key = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / "prompt_jax" / f"tokens-{key}.npy"
         if not path.exists():
             ids: list[int] = []
@@ -265,10 +265,10 @@ def shares(lengths: list[int], exponent: float | None) -> list[int]:
     """
     weights = np.asarray(lengths, float) ** (1.0 if exponent is None else exponent)
     exact = weights / weights.sum() * WINDOW
-    found = np.maximum(np.floor(exact).astype(int), 1)
-    found[np.argsort(found - exact)[: WINDOW - found.sum()]] += 1
-    found[np.argmax(found)] += WINDOW - found.sum()
-    return found.tolist()
+    counts = np.maximum(np.floor(exact).astype(int), 1)
+    counts[np.argsort(counts - exact)[: WINDOW - counts.sum()]] += 1
+    counts[np.argmax(counts)] += WINDOW - counts.sum()
+    return counts.tolist()
 
 
 def corrupted_lengths(corpus: Corpus) -> tuple[int, int, int]:
@@ -310,12 +310,12 @@ def corrupt(text, noise: int, spans: int, size: int, rng) -> tuple[np.ndarray, n
         cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1
         return np.diff(np.concatenate([[0], cuts, [total]]))
 
-    kept, lost = parts(len(text) - noise, spans), parts(noise, spans)
+    clean, lost = parts(len(text) - noise, spans), parts(noise, spans)
     inputs, targets, at = [], [], 0
     for k in range(spans):
         sentinel = [size - 1 - k]
-        inputs += [text[at : at + kept[k]], sentinel]
-        at += kept[k]
+        inputs += [text[at : at + clean[k]], sentinel]
+        at += clean[k]
         targets += [sentinel, text[at : at + lost[k]]]
         at += lost[k]
     return np.concatenate([*inputs, [EOS]]), np.concatenate([*targets, [EOS]])

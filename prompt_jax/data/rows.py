@@ -27,13 +27,13 @@ PLACE = 512  # that an example takes beside its characters
 
 def gathered(examples: Iterable[Example]) -> Sequence[Example]:
     """All examples in their order, by number: a list, or `ExamplesOnDisk` where they are many."""
-    held, size, stream = [], 0, iter(examples)
+    first, size, stream = [], 0, iter(examples)
     for example in stream:
-        held.append(example)
+        first.append(example)
         size += sum(len(value) for value in example.values() if isinstance(value, str)) + PLACE
         if size > IN_MEMORY:
-            return ExamplesOnDisk(itertools.chain(held, stream))
-    return held
+            return ExamplesOnDisk(itertools.chain(first, stream))
+    return first
 
 
 class ExamplesOnDisk(Sequence):

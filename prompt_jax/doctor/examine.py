@@ -64,21 +64,21 @@ def check_digest(facts: Facts) -> Line:
     if path.exists():
         begun = read_json(path)["backbone"]
         if begun["digest"] != digest:
-            told = f"{digest[:12]}; {facts.model_dir} was begun with {begun['digest'][:12]}"
-            return Line("digest", "fail", told, f"BACKBONE = {begun['name']!r}, or another folder")
+            value = f"{digest[:12]}; {facts.model_dir} was begun with {begun['digest'][:12]}"
+            return Line("digest", "fail", value, f"BACKBONE = {begun['name']!r}, or another folder")
     return Line("digest", "ok", digest[:12])
 
 
 def check_vocabulary(facts: Facts) -> Line:
     """Every id of the vocabulary has an embedding."""
     words, rows = facts.words, facts.checkpoint.config.vocab_size
-    told = f"{words.size:,} ids for {rows:,} embeddings"
+    value = f"{words.size:,} ids for {rows:,} embeddings"
     fix = "bind VOCABULARY to the one that the backbone was trained with"
     if words.size > rows:
-        return Line("vocabulary", "fail", told, fix)
+        return Line("vocabulary", "fail", value, fix)
     if 2 * words.size < rows:
-        return Line("vocabulary", "warn", f"{told}: another model's?", fix)
-    return Line("vocabulary", "ok", told)
+        return Line("vocabulary", "warn", f"{value}: another model's?", fix)
+    return Line("vocabulary", "ok", value)
 
 
 def check_task(facts: Facts) -> Line:
@@ -86,15 +86,15 @@ def check_task(facts: Facts) -> Line:
     counts = {name: len(examples) for name, examples in facts.examples.items()}
     if not counts:
         return Line("task", "ok", f"{type(facts.run.data).__name__} is no task")
-    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    value = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     evaluation = facts.run.evaluation
     if evaluation is None:
-        return Line("task", "warn", f"{told}; never evaluated", "bind Train.evaluation")
+        return Line("task", "warn", f"{value}; never evaluated", "bind Train.evaluation")
     held_out = facts.held_out
-    told += f"; evaluated on {sum(map(len, held_out.values())):,}"
+    value += f"; evaluated on {sum(map(len, held_out.values())):,}"
     if fewer := facts.shortfalls:
-        return Line("task", "warn", f"{told}; {'; '.join(fewer)}", "get the whole set")
-    return Line("task", "ok", told)
+        return Line("task", "warn", f"{value}; {'; '.join(fewer)}", "get the whole set")
+    return Line("task", "ok", value)
 
 
 def check_labels(facts: Facts) -> Line:
@@ -113,20 +113,20 @@ def check_labels(facts: Facts) -> Line:
     words, limit = facts.words, facts.run.data.target_length
     longest = max(labels, key=lambda label: pieces(words, label))
     need = pieces(words, longest)
-    told = f"{len(labels)} labels, the longest {need} of {limit} tokens"
+    value = f"{len(labels)} labels, the longest {need} of {limit} tokens"
     if need > limit:
-        return Line("labels", "fail", f"{told}: {longest!r}", f"TARGET_LENGTH = {need}")
+        return Line("labels", "fail", f"{value}: {longest!r}", f"TARGET_LENGTH = {need}")
     unknown = [label for label in labels if words.unk_id in words.encode(label)]
     if unknown:
         fix = "write labels in the vocabulary's script, or take another backbone"
         return Line("labels", "warn", f"{unknown[0]!r} has unknown pieces", fix)
     if lost := facts.never_equal:
         label, back = next(iter(lost.items()))
-        told = f"{len(lost)} targets, such as {label!r}, come back as others: {back!r}"
+        value = f"{len(lost)} targets, such as {label!r}, come back as others: {back!r}"
         return Line(
-            "labels", "fail", told, "write them as the vocabulary does: no output equals them"
+            "labels", "fail", value, "write them as the vocabulary does: no output equals them"
         )
-    return Line("labels", "ok", told)
+    return Line("labels", "ok", value)
 
 
 def check_metric(facts: Facts) -> Line:
@@ -146,18 +146,18 @@ def check_truncation(facts: Facts) -> Line:
     sample, words, data = facts.sample, facts.words, facts.run.data
     if not sample:
         return Line("truncation", "ok", "nothing to cut")
-    told, fixes = [], []
+    values, fixes = [], []
     for key, limit in (("inputs", data.input_length), ("targets", data.target_length)):
         if key == "targets" and all(labels_of(examples) for examples in facts.examples.values()):
             continue
         lengths = np.array([pieces(words, example[key]) for example in sample])
         share = float((lengths > limit).mean())
-        told.append(f"{100 * share:.1f} % of {key} over {limit}")
+        values.append(f"{100 * share:.1f} % of {key} over {limit}")
         if share > MOST_CUT:
             macro = "INPUT_LENGTH" if key == "inputs" else "TARGET_LENGTH"
             enough = int(np.percentile(lengths, 99, method="inverted_cdf"))
             fixes.append(f"{macro} = {enough} keeps 99 % whole")
-    value = ", ".join(told) + f" ({len(sample):,} examples)"
+    value = ", ".join(values) + f" ({len(sample):,} examples)"
     return Line("truncation", "warn" if fixes else "ok", value, "; ".join(fixes))
 
 
@@ -173,14 +173,14 @@ def check_dtype(facts: Facts) -> Line:
     """T5 can run in it, and the stored weights did not lose their range before."""
     dtype = facts.dtype
     stored = sorted({str(x.dtype) for x in facts.checkpoint.arrays.stored.values()})
-    held = "" if facts.weights_dtype is None else f", matrices {facts.weights_dtype}"
-    told = f"{dtype}{held}, stored as {', '.join(stored)}"
+    matrices = "" if facts.weights_dtype is None else f", matrices {facts.weights_dtype}"
+    value = f"{dtype}{matrices}, stored as {', '.join(stored)}"
     if "float16" in stored:
         fix = "take the float32 or bfloat16 weights: T5's large values do not fit float16"
-        return Line("dtype", "warn", told, fix)
+        return Line("dtype", "warn", value, fix)
     if dtype == "bfloat16" and jax.default_backend() == "cpu":
-        return Line("dtype", "warn", f"{told}; slow on a CPU", "Backbone.dtype = 'float32'")
-    return Line("dtype", "ok", told)
+        return Line("dtype", "warn", f"{value}; slow on a CPU", "Backbone.dtype = 'float32'")
+    return Line("dtype", "ok", value)
 
 
 def check_disk(facts: Facts) -> Line:
@@ -193,12 +193,12 @@ def check_disk(facts: Facts) -> Line:
     state = 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
     need = (run.checkpoints.keep + 1) * state + 3 * 4 * count  # one more while it is written
     free = shutil.disk_usage(where).free
-    told = f"{_gib(free)} free, {_gib(need)} for {run.checkpoints.keep} checkpoints and prompts"
+    value = f"{_gib(free)} free, {_gib(need)} for {run.checkpoints.keep} checkpoints and prompts"
     if free < need:
-        return Line("disk", "fail", told, "free some, or give another --model_dir")
+        return Line("disk", "fail", value, "free some, or give another --model_dir")
     if free < 2 * need:
-        return Line("disk", "warn", told, "free some: predictions and logs need room too")
-    return Line("disk", "ok", told)
+        return Line("disk", "warn", value, "free some: predictions and logs need room too")
+    return Line("disk", "ok", value)
 
 
 def check_memory(facts: Facts) -> Line:
@@ -220,16 +220,16 @@ def check_memory(facts: Facts) -> Line:
     saved //= mesh.shape["model"]
     saved += estimate.widened_bytes(frozen, config.dtype, platform)
     limit, total = estimate.device_bytes(mesh.devices.flat[0]), frozen + trained + saved
-    told = (
+    value = (
         f"{_gib(total)} of {_gib(limit)} per device: weights {_gib(frozen)}, trained and optimizer "
         f"{_gib(trained)}, activations {_gib(saved)} (an estimate)"
     )
     fix = "Backbone.remat = 'full', a larger Train.accumulate, a smaller BATCH_SIZE, or more fsdp"
     if frozen + trained > limit or total > 2 * limit:
-        return Line("memory", "fail", told, fix)
+        return Line("memory", "fail", value, fix)
     if total > 0.8 * limit:
-        return Line("memory", "warn", told, fix)
-    return Line("memory", "ok", told)
+        return Line("memory", "warn", value, fix)
+    return Line("memory", "ok", value)
 
 
 CHECKS: dict[str, Callable[[Facts], Line]] = {

@@ -39,11 +39,11 @@ class Facts:
                 self._found[name] = find()
             except UserError as error:
                 self._found[name] = error
-        found = self._found[name]
-        if not isinstance(found, UserError):
-            return found
+        fact = self._found[name]
+        if not isinstance(fact, UserError):
+            return fact
         if self.checking == owner:
-            raise found
+            raise fact
         raise BlockedError(owner)
 
     @property
@@ -131,10 +131,10 @@ def _dtype(run: Train) -> str:
 
 def _weights_dtype(run: Train, checkpoint: Checkpoint) -> str | None:
     stored = None if checkpoint.quantised is None else checkpoint.quantised.weights_dtype
-    held = quantised.held_in(run.backbone.weights_dtype, stored, run.backbone.name)
+    weights_dtype = quantised.held_in(run.backbone.weights_dtype, stored, run.backbone.name)
     if run.method.trains_model:
-        quantised.refuse_training(held, type(run.method).__name__)
-    return held
+        quantised.refuse_training(weights_dtype, type(run.method).__name__)
+    return weights_dtype
 
 
 def _open_words(run: Train, checkpoint: Checkpoint) -> Vocabulary:
@@ -181,5 +181,5 @@ def pieces(words: Vocabulary, value: Any) -> int:
 
 def labels_of(examples: Sequence[Example]) -> list[str]:
     """The distinct targets of a classification, [] where there are too many for one."""
-    found = {e["targets"] for e in examples if isinstance(e["targets"], str)}
-    return sorted(found) if len(found) <= MOST_LABELS else []
+    targets = {e["targets"] for e in examples if isinstance(e["targets"], str)}
+    return sorted(targets) if len(targets) <= MOST_LABELS else []

@@ -100,10 +100,10 @@ def infer(
         module = module_of(saved, loaded.model) if saved else FixedPrompt()
         model = model_of(loaded, module, mesh)
         try:
-            for start, said in windows(answerer.stream(model, questions, stop.check), window):
+            for start, answers in windows(answerer.stream(model, questions, stop.check), window):
                 lines = [
                     answered(left[start + i], first + done + start + i, answer)
-                    for i, answer in enumerate(said)
+                    for i, answer in enumerate(answers)
                 ]
                 out.append(lines)
                 progress.add(len(lines))

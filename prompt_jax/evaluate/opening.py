@@ -85,15 +85,15 @@ def opening(
 
 def trained(saved: Sequence[Prompt], name: str, default: Any) -> Any:
     """What all prompts were trained with; `default` where none says it."""
-    told = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
-    if len(set(told.values())) > 1:
-        shown = ", ".join(f"{path}: {value}" for path, value in told.items())
+    values = {p.path: p.manifest["run"][name] for p in saved if name in p.manifest.get("run", {})}
+    if len(set(values.values())) > 1:
+        shown = ", ".join(f"{path}: {value}" for path, value in values.items())
         raise UserError(
             "--prompt",
             f"the prompts were trained with different {name} ({shown})",
             f"give --{name}",
         )
-    return next(iter(told.values()), default)
+    return next(iter(values.values()), default)
 
 
 def default(given: int | None, saved: Sequence[Prompt], name: str, otherwise: int) -> int:

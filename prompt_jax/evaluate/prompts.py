@@ -202,11 +202,11 @@ def vote(answers: Sequence[Sequence[Answer]]) -> list[Answer]:
     Of texts with equally many votes the one with the greatest sum of scores wins, then the first.
     """
     chosen = []
-    for said in zip(*answers, strict=True):
-        votes = Counter(answer.text for answer in said)
-        weight = {text: sum(a.score for a in said if a.text == text) for text in votes}
+    for given in zip(*answers, strict=True):
+        votes = Counter(answer.text for answer in given)
+        weight = {text: sum(a.score for a in given if a.text == text) for text in votes}
         best = max(votes, key=lambda text: (votes[text], weight[text]))
-        chosen.append(Answer(best, votes[best] / len(said)))
+        chosen.append(Answer(best, votes[best] / len(given)))
     return chosen
 
 
@@ -216,7 +216,7 @@ def ensemble(answers: Sequence[Answers]) -> Answers:
 
 
 def _compare(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> dict:
-    each = [scorer.score(said)[0] for said in answers]
+    each = [scorer.score(own)[0] for own in answers]
     mean = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
     both = ensemble(answers)
     rows = [{"prompt": p, **metrics} for p, metrics in zip(prompts, each, strict=True)]
@@ -228,4 +228,4 @@ def _compare(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answe
 def _numbered(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> list[dict]:
     """The predictions of every prompt, each row with its prompt's path; last those of the vote."""
     named = [*zip(prompts, answers, strict=True), ("vote", ensemble(answers))]
-    return [{"prompt": name, **row} for name, said in named for row in scorer.score(said)[1]]
+    return [{"prompt": name, **row} for name, own in named for row in scorer.score(own)[1]]

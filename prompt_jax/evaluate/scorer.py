@@ -169,18 +169,18 @@ class TaskScorer:
             questions = [Question(row, prompt, task=task.name) for row in ids]
             vectors[side] = self.answerer.embed(model, questions, between)
         pairs = _found(self.mode, vectors, texts, rows)
-        said = {}
+        by_row = {}
         for query, candidate, score in pairs:
             text = texts["targets"][rows["targets"][candidate]]
-            said[rows["inputs"][query]] = (text, score)
-        return [Answer(*said.get(i, ("", 0.0))) for i in range(len(task.examples))]
+            by_row[rows["inputs"][query]] = (text, score)
+        return [Answer(*by_row.get(i, ("", 0.0))) for i in range(len(task.examples))]
 
     def score(self, answers: Answers) -> tuple[dict[str, float], list[dict]]:
         """The metrics of answers, and one row per example for people to read."""
         by_task, predictions = {}, []
-        for t, (task, said) in enumerate(zip(self.tasks, answers, strict=True)):
-            by_task[task.name] = self._metrics(t, said)
-            predictions += prediction_rows(task, said)
+        for t, (task, own) in enumerate(zip(self.tasks, answers, strict=True)):
+            by_task[task.name] = self._metrics(t, own)
+            predictions += prediction_rows(task, own)
         return combined(by_task), predictions
 
     def _metrics(self, number: int, answers: Sequence[Answer]) -> dict[str, float]:
@@ -208,9 +208,9 @@ class TaskScorer:
         """{task: {target: {output: rows}}} of tasks with labels; outputs that are none are one."""
         return {
             task.name: confusion(labels)(
-                [e["targets"] for e in task.examples], [answer.text for answer in said]
+                [e["targets"] for e in task.examples], [answer.text for answer in own]
             )
-            for task, labels, said in zip(self.tasks, self.choices, answers, strict=True)
+            for task, labels, own in zip(self.tasks, self.choices, answers, strict=True)
             if labels
         }
 
@@ -237,8 +237,10 @@ def _found(mode: str, vectors, texts, rows) -> list[tuple[int, int, float]]:
     """(query, candidate, score) of every input that is answered."""
     queries, candidates = vectors["inputs"], vectors["targets"]
     if mode == "retrieve":
-        found, cosines = retrieval.nearest(queries, candidates)
-        return [(q, int(c), float(s)) for q, (c, s) in enumerate(zip(found, cosines, strict=True))]
+        neighbours, cosines = retrieval.nearest(queries, candidates)
+        return [
+            (q, int(c), float(s)) for q, (c, s) in enumerate(zip(neighbours, cosines, strict=True))
+        ]
     mined = retrieval.mine(queries, candidates)
     place = {row: c for c, row in enumerate(rows["targets"])}
     gold = {(q, place[row]) for q, row in enumerate(rows["inputs"]) if texts["targets"][row]}

@@ -108,8 +108,8 @@ def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
     """`array` as float32, [P, D] or of its name's rank; UserError if no prompt or not finite."""
     floats = array.dtype.kind in "fV"  # V: bfloat16
     if not floats or array.ndim != rank_of(what) or 0 in array.shape:
-        told = f"{array.dtype} {list(array.shape)}"
-        raise UserError(where, f"{what} holds {told}", "a prompt is floats [rows, model width]")
+        kind = f"{array.dtype} {list(array.shape)}"
+        raise UserError(where, f"{what} holds {kind}", "a prompt is floats [rows, model width]")
     rows = np.ascontiguousarray(array.astype(np.float32))
     if not np.isfinite(rows).all():
         raise UserError(where, f"{what} holds NaN or infinity", "take an earlier one")

@@ -53,10 +53,10 @@ def consume(
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}  # the accelerator is the parent's
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         consumer = get_format(name).consumer[0]
         raise RunError(
-            f"{consumer} cannot read {str(path)!r} as {name} ({said[-1]}): nothing is kept"
+            f"{consumer} cannot read {str(path)!r} as {name} ({lines[-1]}): nothing is kept"
         )
     with np.load(scratch / "found.npz", allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
@@ -69,8 +69,8 @@ def main(scratch: Path) -> None:
     if (scratch / "batch.npz").is_file():
         with np.load(scratch / "batch.npz", allow_pickle=False) as file:
             request["batch"] = {name: file[name].astype(np.int64) for name in file.files}
-    found = form.load().consume(request["path"], request)
-    np.savez(scratch / "found.npz", **found)
+    consumed = form.load().consume(request["path"], request)
+    np.savez(scratch / "found.npz", **consumed)
     versions = {name: importlib.metadata.version(name) for name in form.consumer}
     (scratch / "versions.json").write_text(json.dumps(versions))
 

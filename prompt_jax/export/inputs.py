@@ -24,10 +24,10 @@ def real_inputs(
     `task`: by default the one that the prompt was tuned for. Only where that cannot be read, or
     where no task or vocabulary is known, are the tokens random, and the words say so.
     """
-    told = prompt.manifest.get("task")
-    if task is None and (told is None or backbone.vocabulary is None):
+    recorded = prompt.manifest.get("task")
+    if task is None and (recorded is None or backbone.vocabulary is None):
         return random_inputs(backbone), "random ids: the prompt names no task that can be read"
-    name = str(task or told)
+    name = str(task or recorded)
     try:
         return _from_task(backbone, prompt, name, split), f"{name}, {split}, {ROWS} examples"
     except UserError as error:

@@ -47,13 +47,14 @@ def read(path: str) -> "Prompt":
             f"{path!r}", f"has no item {missing[0]!r}", "give what export --format=orbax wrote"
         )
     try:
-        found = _restore(path)
+        restored = _restore(path)
     except Exception as error:  # Orbax and TensorStore raise whatever they please
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path!r}", f"cannot be read by Orbax ({reason})", "copy it again"
         ) from error
     arrays = {
-        name: checked_rows(np.asarray(rows), name, path) for name, rows in found["prompt"].items()
+        name: checked_rows(np.asarray(rows), name, path)
+        for name, rows in restored["prompt"].items()
     }
-    return Prompt(arrays, found["manifest"], path)
+    return Prompt(arrays, restored["manifest"], path)

@@ -72,13 +72,13 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
     torch: Any = importlib.import_module("torch")
 
     config: Any = peft.PeftConfig.from_pretrained(path)
-    held = peft.utils.load_peft_weights(path, device="cpu")
+    weights = peft.utils.load_peft_weights(path, device="cpu")
     if config.peft_type.value in peft_layers.KINDS:
-        found = {name: value.float().numpy() for name, value in held.items()}
+        arrays = {name: value.float().numpy() for name, value in weights.items()}
     else:
-        found = {"encoder": held[KEY][: config.num_virtual_tokens].float().numpy()}
+        arrays = {"encoder": weights[KEY][: config.num_virtual_tokens].float().numpy()}
     if "folder" not in request:
-        return found
+        return arrays
     base = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         request["folder"], dtype=torch.float32
     )
@@ -93,7 +93,7 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
             attention_mask=(tokens > 0).long(),
             decoder_input_ids=ids["decoder_input_tokens"],
         )
-    return {**found, "logits": outputs.logits.numpy()}
+    return {**arrays, "logits": outputs.logits.numpy()}
 
 
 def read(path: str) -> "Prompt":
@@ -134,26 +134,26 @@ def adapter_of(path: str) -> str | None:
     return _config(Path(path) / CONFIG)["base_model_name_or_path"]
 
 
-def tolerance(found: "Prompt") -> float:
+def tolerance(prompt: "Prompt") -> float:
     """How far PEFT's logits may be from ours, as a part of the largest.
 
     PiSSA's share of the weights comes out of a float32 decomposition each time an adapter is
     loaded. Two libraries of linear algebra differ in it by about 3e-6, and PEFT's own logits by
     2e-4 (measured with torch and numpy on the same folder).
     """
-    return 1e-3 if found.manifest["peft"].get("init_lora_weights") == "pissa" else 1e-4
+    return 1e-3 if prompt.manifest["peft"].get("init_lora_weights") == "pissa" else 1e-4
 
 
-def in_layers(found: "Prompt", backbone: "Backbone") -> "Prompt":
+def in_layers(prompt: "Prompt", backbone: "Backbone") -> "Prompt":
     """What `read` gave of an adapter inside the layers, as the arrays of a bundle."""
     from prompt_jax.prompt.artefact import Prompt
 
-    config = found.manifest["peft"]
-    with reading(found.path, "copy the adapter again"):
-        arrays, about = peft_layers.convert(config, found.arrays, backbone.model, found.path)
-    arrays = {name: checked_rows(value, name, found.path) for name, value in arrays.items()}
+    config = prompt.manifest["peft"]
+    with reading(prompt.path, "copy the adapter again"):
+        arrays, about = peft_layers.convert(config, prompt.arrays, backbone.model, prompt.path)
+    arrays = {name: checked_rows(value, name, prompt.path) for name, value in arrays.items()}
     seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
-    return Prompt(arrays, {**found.manifest, **seen, **about}, found.path)
+    return Prompt(arrays, {**prompt.manifest, **seen, **about}, prompt.path)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def convert(
       UserError: an array of a part that is not known, or of another T5.
     """
     if config["peft_type"] == "PREFIX_TUNING":
-        found = _prefix(config, arrays, model.config.num_decoder_layers, where)
-        return found, {"prefix_positions": "before"}
+        converted = _prefix(config, arrays, model.config.num_decoder_layers, where)
+        return converted, {"prefix_positions": "before"}
     kernels = {
         "/".join(str(part) for part in path): value.get_value()
         for path, value in nnx.to_flat_state(nnx.state(model))

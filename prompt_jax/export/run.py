@@ -100,17 +100,17 @@ def import_prompt(
     form = get_format(format)
     if not Path(source).exists():
         raise UserError(f"--from={source}", "does not exist")
-    found = form.load().read(source)
+    foreign = form.load().read(source)
     if not unverified:
         check_consumer(format)
-    whole = "method" in found.manifest  # an artefact's manifest came along
-    inside = "peft" in found.manifest  # an adapter inside the layers, with a policy of its own
+    whole = "method" in foreign.manifest  # an artefact's manifest came along
+    inside = "peft" in foreign.manifest  # an adapter inside the layers, with a policy of its own
     if inside:
         loaded = load_backbone(backbone, "float32")
-        inner = peft.in_layers(found, loaded)
+        inner = peft.in_layers(foreign, loaded)
         prompt = Prompt(inner.arrays, {**inner.manifest, "backbone": _named(loaded)}, source)
     else:
-        prompt = found if whole else Prompt(found.arrays, {}, source)
+        prompt = foreign if whole else Prompt(foreign.arrays, {}, source)
         loaded = _load(backbone, prompt, allow_other_backbone, given=True)
     record = {"format": format, "from": source, "prompt_jax": __version__}
     if format == "peft":
@@ -123,22 +123,22 @@ def import_prompt(
         task,
         split,
         unverified,
-        stored=found.arrays,
-        tolerance=peft.tolerance(found) if inside else TOLERANCE,
+        stored=foreign.arrays,
+        tolerance=peft.tolerance(foreign) if inside else TOLERANCE,
     )
     words = loaded.vocabulary
     manifest = (
-        found.manifest
+        foreign.manifest
         if whole
         else {
-            **(_adapter(found.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
+            **(_adapter(foreign.manifest["peft"]) if inside else plain_rows(len(prompt.array))),
             "placement": "prefix",
             "visibility": {"input": True, "prompt": "all"},
             "prefix_positions": prompt.prefix_positions,
             "tokenizer": words and words.digest,
             "task": task,
             "metric": None,
-            "step": found.manifest.get("step"),
+            "step": foreign.manifest.get("step"),
             "seed": None,
         }
     )
@@ -178,31 +178,33 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="prompt_jax_export_") as scratch:
         folder = Path(scratch) / "request"
         folder.mkdir()
-        batch, told = (None, None)
+        batch, inputs = (None, None)
         model = {}
         if backbone is not None:
-            batch, told = real_inputs(backbone, prompt, task, split)
+            batch, inputs = real_inputs(backbone, prompt, task, split)
         if backbone is not None and form.forward:
             model["folder"] = _transformers(backbone.name, Path(scratch) / "model")
             model["tied"] = backbone.config.logits_via_embedding
-        found = fresh.consume(folder, format, path, batch if model else None, **model)
-    record: dict[str, Any] = {"verified": True, "consumer": found.versions}
-    record["rows_max_abs_diff"] = _compare_rows(format, found.arrays, stored or prompt.arrays)
+        consumed = fresh.consume(folder, format, path, batch if model else None, **model)
+    record: dict[str, Any] = {"verified": True, "consumer": consumed.versions}
+    record["rows_max_abs_diff"] = _compare_rows(format, consumed.arrays, stored or prompt.arrays)
     if backbone is not None and batch is not None:
-        compared = compare_logits(format, found.arrays, prompt, backbone, batch, tolerance)
-        record |= {"inputs": told, **compared}
+        compared = compare_logits(format, consumed.arrays, prompt, backbone, batch, tolerance)
+        record |= {"inputs": inputs, **compared}
     return record
 
 
 def _compare_rows(
-    format: str, found: dict[str, np.ndarray], stored: Mapping[str, np.ndarray]
+    format: str, consumed: dict[str, np.ndarray], stored: Mapping[str, np.ndarray]
 ) -> float:
     for side, wanted in stored.items():
-        rows = found.get(side)
+        rows = consumed.get(side)
         if rows is None or rows.shape != wanted.shape or not np.array_equal(rows, wanted):
-            told = "nothing" if rows is None else f"other values {rows.dtype} {list(rows.shape)}"
+            difference = (
+                "nothing" if rows is None else f"other values {rows.dtype} {list(rows.shape)}"
+            )
             raise RunError(
-                f"--format={format}: {get_format(format).consumer[0]} reads {told} for the "
+                f"--format={format}: {get_format(format).consumer[0]} reads {difference} for the "
                 f"{side} rows {list(wanted.shape)}: nothing is kept"
             )
     return 0.0
@@ -210,7 +212,7 @@ def _compare_rows(
 
 def compare_logits(
     format: str,
-    found: dict[str, np.ndarray],
+    consumed: dict[str, np.ndarray],
     prompt: Prompt,
     backbone: Backbone,
     batch: Mapping[str, np.ndarray],
@@ -226,10 +228,10 @@ def compare_logits(
     manifest = prompt.manifest and {**prompt.manifest, "backbone": _named(backbone)}  # checked
     prompt = Prompt(prompt.arrays, manifest, prompt.path)
     ours = logits(backbone, batch, prompt)[real]
-    if "logits" in found:
-        theirs, by = found["logits"][real], form.consumer[0]
+    if "logits" in consumed:
+        theirs, by = consumed["logits"][real], form.consumer[0]
     else:
-        rows = {side: found[side] for side in prompt.arrays}
+        rows = {side: consumed[side] for side in prompt.arrays}
         reread = Prompt(rows, {} if form.plain else manifest, prompt.path)
         theirs, by = logits(backbone, batch, reread)[real], "prompt_jax"
     largest = float(np.abs(ours).max())

@@ -73,16 +73,16 @@ def measure(
     if not steps or min(steps) < 0:
         raise UserError(f"steps {list(steps)}", remedy="give some, of 0 or more")
     job = Run(run, epath.Path(folder))
-    cosine, state, found = make_cosine(job.graphdef, run.loss), job.first_state(), []
+    cosine, state, measured = make_cosine(job.graphdef, run.loss), job.first_state(), []
     for step in range(max(steps) + 1):
         if step in steps:
             pairs = [both(job, step + number) for number in range(batches)]
             values = [float(cosine(state.trainable, job.frozen, *pair)) for pair in pairs]
-            found.append({"step": step, "cosines": values})
-            show(found[-1])
+            measured.append({"step": step, "cosines": values})
+            show(measured[-1])
         if step < max(steps):
             state, _ = job.train_step(state, job.frozen, job.batch(step)[0])
-    return found
+    return measured
 
 
 def both(job: Run, step: int) -> list[dict[str, jax.Array]]:

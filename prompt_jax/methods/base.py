@@ -212,11 +212,11 @@ class PromptedT5(nnx.Module):
 def method_named(name: str) -> type[PromptMethod]:
     """The method of that name, built in or a plug-in's; UserError if there is none."""
     module, _, attribute = known().get(name, "").partition(":")
-    found = vars(importlib.import_module(module))[attribute] if module else None
-    if not (isinstance(found, type) and issubclass(found, PromptMethod)):
+    method = vars(importlib.import_module(module))[attribute] if module else None
+    if not (isinstance(method, type) and issubclass(method, PromptMethod)):
         remedy = "give --methods_module=FILE.py, the file that has it"
         raise UserError(f"method {name!r}", "is not known here", remedy)
-    return found
+    return method
 
 
 class FixedPrompt(nnx.Module):

@@ -70,8 +70,8 @@ class DeepPrompt(PromptMethod):
 class DeepRows(nnx.Module):
     """Owns float32 [L, P, D] of each side."""
 
-    def __init__(self, how: DeepPrompt, rows: dict[Side, np.ndarray]):
-        self.adds = how.combine == "add"
+    def __init__(self, method: DeepPrompt, rows: dict[Side, np.ndarray]):
+        self.adds = method.combine == "add"
         self.encoder, self.decoder = (
             _stack(rows[side]) if side in rows else None for side in SIDES
         )

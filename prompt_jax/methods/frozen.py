@@ -113,5 +113,5 @@ class FrozenPrompts(PromptMethod):
         tuned = {"backbone": {"name": f"files:{directory}", "digest": digest(arrays)}}
         for number, source in enumerate(self.prompts, start=1):
             prompt = load_prompt(source)
-            told = {**prompt.manifest, "tuned_with": prompt.manifest["backbone"], **tuned}
-            save_prompt(folder / "prompts" / str(number), prompt.arrays, told)
+            facts_of = {**prompt.manifest, "tuned_with": prompt.manifest["backbone"], **tuned}
+            save_prompt(folder / "prompts" / str(number), prompt.arrays, facts_of)

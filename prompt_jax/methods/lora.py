@@ -71,11 +71,11 @@ class LoRA(PromptMethod):
 class LowRank(nnx.Module):
     """Owns A^T [L, inputs, r] and B^T [L, r, outputs] of each target: {target: {"a", "b"}}."""
 
-    def __init__(self, how: LoRA, config: T5Config, key: jax.Array):
-        self.factor, places = how.alpha / how.rank, {name: {} for name in ATTENTIONS}
-        for n, (name, target) in enumerate(itertools.product(how.attentions, how.targets)):
+    def __init__(self, method: LoRA, config: T5Config, key: jax.Array):
+        self.factor, places = method.alpha / method.rank, {name: {} for name in ATTENTIONS}
+        for n, (name, target) in enumerate(itertools.product(method.attentions, method.targets)):
             L, k = depth_of(name, config), jax.random.fold_in(key, n)
-            places[name][target] = _pair(how.rank, target, L, config, k)
+            places[name][target] = _pair(method.rank, target, L, config, k)
         self.encoder, self.decoder, self.cross = (nnx.Dict(pairs) for pairs in places.values())
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:

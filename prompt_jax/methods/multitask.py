@@ -116,24 +116,24 @@ class SharedAndOwn(nnx.Module):
     `rows` [N + 1, P, D]: those of the init, the shared part's first.
     """
 
-    def __init__(self, how: MultitaskPrompt, key: jax.Array, rows: jax.Array, width: int):
-        self.combine = how.combine
+    def __init__(self, method: MultitaskPrompt, key: jax.Array, rows: jax.Array, width: int):
+        self.combine = method.combine
         shared, own = rows[0], rows[1:]
-        if how.combine == "add":
+        if method.combine == "add":
             own = jnp.zeros_like(own)
-        elif how.combine == "length":
-            shared, own = shared[: how.shared_length], own[:, how.shared_length :]
-        elif how.combine == "feature":
+        elif method.combine == "length":
+            shared, own = shared[: method.shared_length], own[:, method.shared_length :]
+        elif method.combine == "feature":
             shared, own = shared[:, :width], own[:, :, width:]
-        elif how.combine == "projection":
+        elif method.combine == "projection":
             keys, D = jax.random.split(key), rows.shape[2]
             bound = jnp.std(rows) * (3 / width) ** 0.5  # so that S W_k is as large as `rows`
             shared = jax.random.uniform(
-                keys[0], (how.length, width), jnp.float32, -(3**0.5), 3**0.5
+                keys[0], (method.length, width), jnp.float32, -(3**0.5), 3**0.5
             )
             own = bound * uniform(keys[1], (len(own), width, D), 1.0)[...]
             self.bias = PromptParam(jnp.zeros((len(own), D), jnp.float32))
-        if how.combine != "separate":
+        if method.combine != "separate":
             self.shared = PromptParam(shared.astype(jnp.float32))
         self.own = PromptParam(own.astype(jnp.float32))
 

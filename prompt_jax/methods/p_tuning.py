@@ -80,16 +80,16 @@ class PTuning(PromptMethod):
 class EncodedPrompt(nnx.Module):
     """Owns E [P, D] and the network."""
 
-    def __init__(self, how: PTuning, config: T5Config, key: jax.Array, rows):
-        D, W = config.emb_dim, how.width or config.emb_dim
+    def __init__(self, method: PTuning, config: T5Config, key: jax.Array, rows):
+        D, W = config.emb_dim, method.width or config.emb_dim
         keys = jax.random.split(key, 3)
         if rows is None:
-            rows = jax.random.normal(keys[0], (how.length, D), jnp.float32)
+            rows = jax.random.normal(keys[0], (method.length, D), jnp.float32)
         self.rows = PromptParam(jnp.asarray(rows, jnp.float32))
-        self.lstm = BiLSTM(keys[1], D, W) if how.encoder == "lstm" else None
-        self.mlp = MLP(keys[2], how.widths(config), "relu")
-        self.norm = LayerNorm(D) if how.encoder == "mlp_norm" else None
-        self.residual = how.residual
+        self.lstm = BiLSTM(keys[1], D, W) if method.encoder == "lstm" else None
+        self.mlp = MLP(keys[2], method.widths(config), "relu")
+        self.norm = LayerNorm(D) if method.encoder == "mlp_norm" else None
+        self.residual = method.residual
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         rows = self.rows[...]

@@ -97,11 +97,11 @@ class PrefixTuning(PromptMethod):
 class Prefixes(nnx.Module):
     """Owns a table of each attention that has a prefix."""
 
-    def __init__(self, how: PrefixTuning, config: T5Config, key: jax.Array):
-        self.attentions, self.rate = how.attentions, how.dropout_rate
+    def __init__(self, method: PrefixTuning, config: T5Config, key: jax.Array):
+        self.attentions, self.rate = method.attentions, method.dropout_rate
         tables = {
-            name: Table(how, depth_of(name, config), config, jax.random.fold_in(key, n))
-            for n, name in enumerate(how.attentions)
+            name: Table(method, depth_of(name, config), config, jax.random.fold_in(key, n))
+            for n, name in enumerate(method.attentions)
         }
         self.encoder, self.decoder, self.cross = (tables.get(name) for name in ATTENTIONS)
 
@@ -121,14 +121,14 @@ class Table(nnx.Module):
     """Owns the keys and values of one attention, [P, 2 L H K], or E [P, D] and the MLP that makes
     them; called, it gives float32 [2, L, P, H K]."""
 
-    def __init__(self, how: PrefixTuning, depth: int, config: T5Config, key: jax.Array):
+    def __init__(self, method: PrefixTuning, depth: int, config: T5Config, key: jax.Array):
         keys, self.depth = jax.random.split(key), depth
         out = 2 * depth * config.num_heads * config.head_dim
-        width = out if how.hidden is None else config.emb_dim
-        draw = how.scale * jax.random.normal(keys[0], (how.length, width), jnp.float32)
+        width = out if method.hidden is None else config.emb_dim
+        draw = method.scale * jax.random.normal(keys[0], (method.length, width), jnp.float32)
         self.rows = PromptParam(draw)
-        widths = None if how.hidden is None else (config.emb_dim, how.hidden, out)
-        self.mlp = None if widths is None else MLP(keys[1], widths, how.activation)
+        widths = None if method.hidden is None else (config.emb_dim, method.hidden, out)
+        self.mlp = None if widths is None else MLP(keys[1], widths, method.activation)
 
     def __call__(self) -> jax.Array:
         rows = self.rows[...]

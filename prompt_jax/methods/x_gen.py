@@ -135,9 +135,9 @@ class XGen(PromptMethod):
 class FactorTables(nnx.Module):
     """Owns float32 [N_l, P_l, D] and [N_t, P_t, D]."""
 
-    def __init__(self, how: XGen, tables: dict[Table, np.ndarray]):
+    def __init__(self, method: XGen, tables: dict[Table, np.ndarray]):
         self.language, self.task = (
-            (PromptParam if how.trains in ("both", name) else FixedParam)(
+            (PromptParam if method.trains in ("both", name) else FixedParam)(
                 jnp.asarray(tables[name], jnp.float32)
             )
             for name in TABLES
