@@ -50,7 +50,7 @@ def scored(run: Any, operative: str) -> list[dict[str, float]]:
                 task=asked.task,
                 split=asked.split,
                 max_examples=asked.max_examples,
-                how=asked.answering,
+                answering=asked.answering,
             )
             found.append({k: v for k, v in report.items() if k.endswith("accuracy")})
     return found

@@ -121,7 +121,7 @@ EVAL_DEFAULTS = {
     "weights_dtype": None,
     "vocabulary": None,
     "allow_other_backbone": False,
-    "how": Answering(),
+    "answering": Answering(),
     "journal": None,
 }
 
@@ -152,7 +152,7 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out) == {"accuracy": 91.25}
     changed = {
         "prompts": ["P", "Q"],
-        "how": Answering(
+        "answering": Answering(
             mode="rank",
             length_normalised=True,
             sampling=Sampling(temperature=0.5, top_k=3),
@@ -400,7 +400,7 @@ def test_infer_calls_the_function(callee, capsys):
     assert main([*argv, "--mode=rank", "--choice=yes", "--choice=no", "--shard=1/2"]) == 0
     given = calls[0][1]
     assert (given["input"], given["output"], given["shard"]) == ("a.jsonl", "b.jsonl", "1/2")
-    assert (given["choices"], given["how"]) == (["yes", "no"], Answering(mode="rank"))
+    assert (given["choices"], given["answering"]) == (["yes", "no"], Answering(mode="rank"))
     assert json.loads(capsys.readouterr().out) == {"rows": 3}
     assert main([*argv, "--mode=retrieve"]) == 2
     assert "infer has generate and rank" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_saved_prompts_answer_as_rows_beside_each_example_do(tiny: Path, tmp_pat
         input_length=28,
         target_length=4,
         dtype="float32",
-        how=Answering(),
+        answering=Answering(),
     )
     scores = {p: [r["score"] for r in rows if r["prompt"] == p] for p in [*once, plain, *paths]}
     for one, other in zip(once, paths, strict=True):

@@ -155,9 +155,9 @@ def run(tiny, **options):
 @pytest.mark.parametrize("names", [(0, 1), (0, 2)], ids=["one shape", "two shapes"])
 def test_several_prompts_score_as_each_alone(tiny, labels, names):
     paths, how = [labels[n] for n in names], Answering(mode="rank")
-    report, rows = run(tiny, prompts=paths, task="toy_labels", how=how)
+    report, rows = run(tiny, prompts=paths, task="toy_labels", answering=how)
     for told, path in zip(report["prompts"], paths, strict=True):
-        alone, _ = run(tiny, prompts=[path], task="toy_labels", how=how)
+        alone, _ = run(tiny, prompts=[path], task="toy_labels", answering=how)
         assert told == {"prompt": path, "accuracy": alone["accuracy"]}
     mean = sum(told["accuracy"] for told in report["prompts"]) / 2
     assert report["mean"]["accuracy"] == pytest.approx(mean)
@@ -177,15 +177,15 @@ def test_what_is_no_label_is_counted(tiny, labels):
 
 def test_a_task_without_choices_is_not_ranked(tiny, labels):
     with pytest.raises(UserError, match="has no choices to rank; declare choices="):
-        run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="rank"))
+        run(tiny, prompts=[], task="toy_pairs", answering=Answering(mode="rank"))
 
 
 def test_pairs_are_mined_by_vectors(tiny, labels):
     """Equal texts have equal vectors, so both pairs are found, and F1 chooses the threshold."""
-    report, rows = run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="mine"))
+    report, rows = run(tiny, prompts=[], task="toy_pairs", answering=Answering(mode="mine"))
     assert report["mining_recall"] == report["mining_f1"] == 100.0
     assert [row["prediction"] for row in rows] == ["one", "twenty", "", ""]
-    _, rows = run(tiny, prompts=[], task="toy_pairs", how=Answering(mode="retrieve"))
+    _, rows = run(tiny, prompts=[], task="toy_pairs", answering=Answering(mode="retrieve"))
     assert [row["prediction"] for row in rows[:2]] == ["one", "twenty"]
     assert rows[0]["score"] == pytest.approx(1.0)
     assert rows[2]["prediction"] in ("one", "twenty", "only a target")

@@ -69,7 +69,7 @@ def test_rows_keep_their_order_and_a_run_goes_on(tiny, rows, tmp_path, capsys, m
     assert run(tiny, rows, cut)["skipped"] == 20
 
     with pytest.raises(UserError, match=r"was made with how = .*another --output"):
-        run(tiny, rows, cut, how=Answering(beams=2))
+        run(tiny, rows, cut, answering=Answering(beams=2))
     cut.write_bytes(b"".join([lines[1], *lines[1:8]]))
     with pytest.raises(UserError, match=r"cut.jsonl:1: not row 0 of the input"):
         run(tiny, rows, cut)
@@ -82,7 +82,7 @@ def test_shards_put_together_are_the_whole(tiny, rows, tmp_path):
             rows,
             tmp_path / "out.jsonl",
             shard=shard,
-            how=Answering(mode="rank"),
+            answering=Answering(mode="rank"),
             choices=("a", "b"),
         )
     files = sorted(tmp_path.glob("out-*.jsonl"))
@@ -120,7 +120,7 @@ def test_a_bad_row_is_named(tiny, tmp_path, line, options, message):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"inputs": "fine", "choices": ["a"]}\n' + line + "\n")
     with pytest.raises(UserError, match=message):
-        run(tiny, file, tmp_path / "out.jsonl", how=Answering(**options))
+        run(tiny, file, tmp_path / "out.jsonl", answering=Answering(**options))
 
 
 def test_a_file_of_something_else_is_left_alone(tiny, rows, tmp_path):

@@ -28,7 +28,7 @@ def answers(tiny: Path, prompts: list[str], how: Answering) -> list[dict]:
         input_length=28,
         target_length=4,
         dtype="float32",
-        how=how,
+        answering=how,
     )
     return rows
 

@@ -163,7 +163,9 @@ def evaluate(
     use_data_dir(data_dir)
     import_methods(methods_module)
     import_tasks(tasks_module)
-    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
+    answering = _answering(
+        mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
+    )
     from prompt_jax.evaluate.prompts import evaluate_prompts
 
     options: dict[str, Any] = dict(
@@ -181,7 +183,7 @@ def evaluate(
         weights_dtype=weights_dtype,
         vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
-        how=how,
+        answering=answering,
         journal=journal,
     )
     with hosts.joined(place, start_timeout, about=repr(options)):
@@ -281,7 +283,9 @@ def infer(
     import_methods(methods_module)
     if mode not in ("generate", "rank"):
         raise UserError(f"--mode={mode}", "infer has generate and rank")
-    how = _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous)
+    answering = _answering(
+        mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
+    )
     from prompt_jax.evaluate.infer import infer
 
     report = infer(
@@ -289,7 +293,7 @@ def infer(
         prompt=prompt,
         input=input,
         output=output,
-        how=how,
+        answering=answering,
         choices=choice or [],
         shard=shard,
         batch_size=batch_size,

@@ -33,7 +33,7 @@ def infer(
     prompt: str | None,
     input: str,
     output: str,
-    how: Answering = Answering(),  # noqa: B008 (frozen)
+    answering: Answering = Answering(),  # noqa: B008 (frozen)
     choices: Sequence[str] = (),
     shard: str = "0/1",
     batch_size: int = 32,
@@ -55,7 +55,7 @@ def infer(
       UserError: a bad row, or an output that something else made.
       Preempted: after SIGTERM, with all finished windows written.
     """
-    rows = read_rows(input, how, tuple(choices))
+    rows = read_rows(input, answering, tuple(choices))
     first, last, output = shard_of(shard, len(rows), output)
     asked = opening(
         backbone,
@@ -77,7 +77,7 @@ def infer(
             "infer reads text, and it has no vocabulary",
             "give --vocabulary=FILE.model",
         )
-    answerer = Answerer(loaded.vocabulary, layout, mesh, limits, batch_size, how)
+    answerer = Answerer(loaded.vocabulary, layout, mesh, limits, batch_size, answering)
     settings = {
         "shard": shard,
         "prompt": saved[0].manifest.get("sha256", prompt) if saved else None,
@@ -85,7 +85,7 @@ def infer(
         "dtype": asked.dtype,
         "weights_dtype": loaded.weights_dtype or quantised.PLAIN,
         "lengths": list(limits),
-        "how": how.record(),
+        "how": answering.record(),
     }
     with Output(output, settings, "--output") as out, stop_signal() as stop:
         done = out.check(rows[first:last], first)
@@ -116,7 +116,7 @@ def infer(
     return report | {"truncated_inputs": ids.cut}
 
 
-def read_rows(path: str, how: Answering, choices: tuple[str, ...]) -> list[dict]:
+def read_rows(path: str, answering: Answering, choices: tuple[str, ...]) -> list[dict]:
     """The rows of a JSONL file with `inputs`; UserError "FILE:LINE: what"."""
     rows = []
     with reading(path) as place:
@@ -124,7 +124,7 @@ def read_rows(path: str, how: Answering, choices: tuple[str, ...]) -> list[dict]
             row = parse_row(line, ("inputs",))
             if taken := [name for name in WRITTEN if name in row]:
                 raise ValueError(f"has {taken[0]!r}, a field that the output gets; rename it")
-            if how.mode == "rank":
+            if answering.mode == "rank":
                 _check_choices(row.get("choices", choices))
             rows.append(row)
     if not rows:

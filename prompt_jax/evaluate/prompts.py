@@ -56,7 +56,7 @@ def evaluate_prompts(
     weights_dtype: str | None = None,
     vocabulary: str | None = None,
     allow_other_backbone: bool = False,
-    how: Answering = Answering(),  # noqa: B008 (frozen)
+    answering: Answering = Answering(),  # noqa: B008 (frozen)
     journal: str | None = None,
 ) -> tuple[dict[str, Any], list[dict]]:
     """What the `eval` verb reports, and the predictions row by row.
@@ -93,7 +93,7 @@ def evaluate_prompts(
         train,
     )
     rows = Split(task, split, asked.limits, Sampling(max_examples=max_examples), shown)
-    held_out = Evaluation(rows, how, batch_size).read()
+    held_out = Evaluation(rows, answering, batch_size).read()
     mesh = sharding.MeshShape().build()
     loaded = asked.load(mesh)
 
