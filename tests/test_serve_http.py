@@ -310,7 +310,9 @@ def test_metrics_and_logs_tell_no_inputs(client, log):
 
 def test_the_document_names_every_route_and_its_parts(client):
     made = client.get("/openapi.json").json()
-    assert made == json.loads(json.dumps(document()))
+    assert made == json.loads(json.dumps(document(264, N, 16)))
+    asked = made["components"]["schemas"]["GenerateRequest"]["properties"]
+    assert asked["max_tokens"]["anyOf"][0]["maximum"] == N and asked["inputs"]["maxItems"] == 16
     refs = set()
 
     def walk(value):

@@ -13,17 +13,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from prompt_jax.errors import UserError
-from prompt_jax.export import peft
 from prompt_jax.paths import is_local
-from prompt_jax.prompt import artefact
 from prompt_jax.serve import schema
 from prompt_jax.serve.answers import parsed
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.errors import HttpError, of_engine
 from prompt_jax.serve.guard import Limits
+from prompt_jax.serve.openapi import FILES
 from prompt_jax.serve.table import NAME, NAME_REMEDY, read_entry
 
-FILES = (artefact.MANIFEST, artefact.TENSORS, peft.CONFIG, peft.WEIGHTS)
 MOST_FILES = 8
 
 

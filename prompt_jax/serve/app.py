@@ -41,7 +41,8 @@ class Server:
         self.engine, self.ready = engine, False
         self.metrics = Metrics(engine)
         answers, admin = Answers(engine, limits, self.metrics), Admin(engine, limits, prompt_root)
-        document_json = document()
+        size = engine.backbone.config.vocab_size
+        document_json = document(size, engine.max_tokens, limits.inputs)
         page = files("prompt_jax.serve").joinpath("page.html").read_text(encoding="utf-8")
 
         async def index(request: Request) -> Response:

@@ -314,6 +314,7 @@ class Engine:
         if isinstance(inputs, str):
             raise UserError("inputs", "one text", "give a list of texts")
         names = [prompt] * len(inputs) if prompt is None or isinstance(prompt, str) else [*prompt]
+        entries = [self.find(name) for name in names]
         if len(names) != len(inputs):
             told = f"{len(names)} names for {len(inputs)} inputs"
             raise UserError("prompt", told, "give one, or one for each")
@@ -321,11 +322,11 @@ class Engine:
         return [
             Ask(
                 self._ids(text, number),
-                self.find(name),
+                entry,
                 deadline=deadline,
                 vocabulary=self.backbone.vocabulary,
             )
-            for number, (text, name) in enumerate(zip(inputs, names, strict=True))
+            for number, (text, entry) in enumerate(zip(inputs, entries, strict=True))
         ]
 
     def checked(self, how: Decoding) -> Decoding:

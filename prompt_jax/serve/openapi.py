@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from prompt_jax.export import peft
+from prompt_jax.prompt import artefact
 from prompt_jax.serve import schema
 from prompt_jax.version import __version__
 
@@ -19,6 +21,7 @@ WHY = {
     429: "Too much waits; Retry-After says when to come again.",
     503: "The server is closing, or the deadline passed first.",
 }
+FILES = (artefact.MANIFEST, artefact.TENSORS, peft.CONFIG, peft.WEIGHTS)  # of an upload
 TOKEN = [{"bearer": []}, {}]
 
 
@@ -59,8 +62,10 @@ def _named(name: str, pattern: str | None = None) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": kind}]
 
 
-def document() -> dict[str, Any]:
-    """The whole document."""
+def document(
+    vocab_size: int = 2**31, max_tokens: int = 2**31, inputs: int = 1024
+) -> dict[str, Any]:
+    """The whole document, of a server with these limits."""
     asked = [
         schema.GenerateRequest,
         schema.RankRequest,
@@ -83,7 +88,14 @@ def document() -> dict[str, Any]:
     ]
     pairs: Any = [(m, "validation") for m in asked] + [(m, "serialization") for m in given]
     _, schemas = models_json_schema(pairs, ref_template=REF)
-    files = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}
+    _limit(schemas["$defs"], vocab_size, max_tokens, inputs)
+    file = {"type": "string", "format": "binary"}
+    files = {
+        "type": "object",
+        "properties": dict.fromkeys(FILES, file),
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
     put = {
         "summary": "Loads a prompt under a name (admin)",
         "description": "Files of an artefact or a PEFT folder, or an entry of --prompt_root.",
@@ -135,3 +147,23 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _limit(schemas: dict[str, Any], vocab_size: int, max_tokens: int, inputs: int) -> None:
+    """Writes what one server takes into the schemas of requests."""
+    for name in ("GenerateRequest", "CompletionRequest"):
+        number = schemas[name]["properties"]["max_tokens"]["anyOf"][0]
+        number.pop("exclusiveMaximum", None)
+        number["maximum"] = max_tokens
+    for name in ("GenerateRequest", "RankRequest", "EmbedRequest"):
+        schemas[name]["properties"]["inputs"]["maxItems"] = inputs
+    for kind in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        items = kind.get("items", {})
+        if items.get("type") == "integer":
+            items.pop("exclusiveMaximum", None)
+            items["maximum"] = vocab_size - 1
+        elif kind.get("type") == "array":
+            kind["maxItems"] = inputs
+            if items.get("type") == "array":
+                items["items"].pop("exclusiveMaximum", None)
+                items["items"]["maximum"] = vocab_size - 1
