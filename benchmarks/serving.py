@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py [--backbone=random:t5_small?seed=0] [--requests=256]
       [--prompts=1,10,100,1000] [--rounds=3] [--output=docs/serving.jsonl]
+    python benchmarks/serving.py --picture=docs/serving.svg --output=docs/serving.jsonl  # of these
 
 Every request has 128 tokens in and 16 out and a prompt of 20 rows, drawn at random among those that
 are resident; the engine has 32 slots. Measured, in turns, the best and all of `--rounds`:
@@ -197,6 +198,24 @@ def engine_of(backbone: Backbone, kinds: list[str], count: int, slots: int = SLO
     return engine, facts | {"load_seconds": loaded}
 
 
+def picture(lines: list[dict[str, Any]], path: str) -> None:
+    """Tokens a second of the first round, for each way."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "serving"
+    from matplotlib import pyplot as plt
+
+    rows = {line["measured"]: line["tokens_per_second"] for line in lines if line.get("round") == 0}
+    names = list(rows)[::-1]
+    figure, axes = plt.subplots(figsize=(7, 0.35 * len(rows) + 0.8), layout="constrained")
+    bars = axes.barh(names, [rows[name] for name in names])
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.set_xlabel("tokens a second")
+    axes.margins(x=0.12)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backbone", default="random:t5_small?seed=0")
@@ -205,7 +224,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output")
     parser.add_argument("--no-parity", action="store_true")
+    parser.add_argument("--picture")
     asked = parser.parse_args()
+    if asked.picture:
+        text = Path(asked.output).read_text()
+        picture([json.loads(line) for line in text.splitlines()], asked.picture)
+        return
     lines: list[dict[str, Any]] = []
 
     def tell(**facts: Any) -> None:
