@@ -96,7 +96,7 @@ def test_the_page_from_train_to_an_openai_client_runs(tmp_path: Path) -> None:
         server = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=log)
     try:
         ready = f"http://127.0.0.1:{port}/readyz"
-        run(["curl", "-sf", "--retry", "60", "--retry-all-errors", "--retry-delay", "1", ready])
+        run(["curl", "-sf", "--retry", "600", "--retry-all-errors", "--retry-delay", "1", ready])
         said = run(["bash", "-ec", block("curl").replace("8000", port)])
         assert '"finish_reason"' in said and '"choice"' in said and '"embedding"' in said
         said = run([sys.executable, "-c", block("openai").replace("8000", port)])
