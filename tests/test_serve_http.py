@@ -251,6 +251,7 @@ def test_tokens(engine, log):
 
     nobody = open_client()
     assert ask(nobody).status_code == 200
+    assert ask(nobody, READ).status_code == 200, "clients of OpenAI always send a token"
     problem(delete(nobody, ADMIN), 403, "no admin token was set")
     both = open_client(read=("reader",), admin=("chief",))
     problem(ask(both), 401)

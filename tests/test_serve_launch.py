@@ -91,7 +91,13 @@ def test_the_page_from_train_to_an_openai_client_runs(tmp_path: Path) -> None:
     run(["bash", "-ec", block("train").strip() + few])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    command = [*shlex.split(block("serve").replace("8000", port)), "--warm_up="]
+    command = [
+        *shlex.split(block("serve").replace("8000", port)),
+        "--warm_up=",
+        "--slots=4",
+        "--input_length=64",
+        "--timeout=600",
+    ]
     with open(tmp_path / "log", "w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=log)
     try:
