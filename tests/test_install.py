@@ -118,16 +118,16 @@ def test_tasks_load_from_the_new_environment(python: Path, tmp_path: Path) -> No
 PLUG_IN = {
     "term.py": """
 import jax.numpy as jnp
+from prompt_jax.objective.forwards import Forward
 from prompt_jax.objective.terms import LossTerm
 from prompt_jax.settings import settings
 
 @settings
 class SmallRows(LossTerm):
-    needs = ("bundle",)
     weight: float = 0.1
 
     def open(self, vocabulary, layout):
-        return lambda passes, batch: jnp.mean(passes["bundle"].encoder ** 2)
+        return lambda passes, batch: jnp.mean(passes[Forward()].bundle.encoder ** 2)
 """,
     "tasks.py": """
 from prompt_jax.metrics_text import accuracy

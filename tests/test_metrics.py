@@ -10,6 +10,7 @@ from etils import epath
 
 from prompt_jax.errors import RunError, UserError
 from prompt_jax.inspect.tensorboard import TensorBoard
+from prompt_jax.objective.loss import Per
 from prompt_jax.run.log import Meter, MetricsLog, check_best_metric, read_metrics
 from prompt_jax.run.observe import Opened
 from prompt_jax.run.speed import Speed
@@ -21,7 +22,8 @@ def evaluation(step: int, value: float) -> dict:
 
 def step_metrics(loss: float = 6.0, norm: float = 1.0) -> dict:
     values = {"loss": loss, "z_loss": 0.5, "accuracy": 2.0, "tokens": 4.0, "trainable_norm": norm}
-    return {name: jnp.float32(value) for name, value in values.items()}
+    found = {name: jnp.float32(value) for name, value in values.items()}
+    return {**found, "accuracy": Per(found["accuracy"])}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import jax
@@ -13,12 +14,15 @@ from flax import nnx
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import SHIPPED
 from prompt_jax.backbone.vocabulary import Vocabulary
-from prompt_jax.data.source import DECODER_FEATURES, ENCODER_FEATURES, Data
-from prompt_jax.methods.base import PromptedT5
+from prompt_jax.data.columns import features
+from prompt_jax.fit import estimate
+from prompt_jax.methods.base import PromptedT5, TermParam
+from prompt_jax.methods.parts.start import Shapes
 from prompt_jax.model import sizes
-from prompt_jax.objective.terms import minimised
+from prompt_jax.objective.terms import columns_of, minimised
 from prompt_jax.recipe import config
 from prompt_jax.recipe.find import recipe_folder
+from prompt_jax.run.job import term_modules
 from prompt_jax.run.stages import Stages, resolved
 from prompt_jax.run.step import TrainState, make_train_step, split
 
@@ -26,7 +30,12 @@ RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
 COMMAND = re.compile(r"#\s+prompt-jax (train|pretrain) --gin_file=runs/(\S+)")
 NANO = Vocabulary.from_file(str(SHIPPED["nano"] / "nano" / "spiece.model"))
 # Of macros that a recipe leaves to the command line.
-VALUES = {"CORPUS": "no/such/folder", "SOURCES": ("no/such/prompt",)}
+VALUES = {
+    "CORPUS": "no/such/folder",
+    "SOURCES": ("no/such/prompt",),
+    "SOURCE": "no/such/prompt",
+    "TEACHER": "no/such/prompt",
+}
 
 
 def header(name: str) -> re.Match:
@@ -81,31 +90,23 @@ def abstract_model(run) -> PromptedT5:
     )
     graphdef, state = weights.abstract(nano)
     cast = lambda x: jax.ShapeDtypeStruct(x.shape, settings.dtype)  # noqa: E731
-    return PromptedT5(nnx.merge(graphdef, jax.tree.map(cast, state)), run.method.shapes(nano))
+    terms = nnx.eval_shape(lambda: term_modules(run, Shapes(nano)))
+    t5 = nnx.merge(graphdef, jax.tree.map(cast, state))
+    return PromptedT5(t5, run.method.shapes(nano), terms)
 
 
 def abstract_batch(run) -> dict[str, jax.ShapeDtypeStruct]:
-    data, layout = run.data, run.method.layout
-    sides = {
-        "encoder": (data.batch_size, data.input_length + layout.columns),
-        "decoder": (data.batch_size, data.target_length + layout.decoder),
-    }
-    names = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"]
-    if isinstance(data, Data):
-        names = [*ENCODER_FEATURES, *DECODER_FEATURES]
-    batch = {n: jax.ShapeDtypeStruct(sides[n.split("_")[0]], jnp.int32) for n in names}
-    if isinstance(data, Data):
-        batch["decoder_loss_weights"] = jax.ShapeDtypeStruct(sides["decoder"], jnp.float32)
-    return batch
+    batch = features(run.data, run.method.layout, columns_of(run.terms))
+    return {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
 
 
 def step_of(run, graphdef):
     """The run's step, wherever its arrays are."""
-    rule, after = run.grad_rule, run.post_update
-    loss = minimised(run.loss, run.terms, rule is not None, NANO, run.method.layout)
+    loss = minimised(run.loss, run.terms, run.rule.apart, NANO, run.method.layout)
     key = jax.random.key(0) if run.backbone.dropout_rate else None
     tx = run.transform()
-    return make_train_step(graphdef, loss, tx, key, None, run.accumulate, rule, after)
+    count, rule = run.loss.count, run.rule
+    return make_train_step(graphdef, loss, tx, key, None, run.accumulate, rule, count)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -113,12 +114,52 @@ def test_the_shapes_of_a_step_fit(name):
     for run in runs_of(load(name).root):
         graphdef, trainable, frozen = split(abstract_model(run), run.method.trainable)
         tx = run.transform()
-        opt_state = jax.eval_shape(tx.init, trainable)
-        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state)
+        inits = (tx.init, run.rule.build().init)
+        slots = [jax.eval_shape(init, trainable) for init in inits]
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, *slots)
         step = step_of(run, graphdef)
         after, metrics = jax.eval_shape(step, state, frozen, abstract_batch(run))
         told = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (state, after)]
         assert told[0] == told[1]
-        assert {x.shape for x in metrics.values()} == {()}
-        count = sum(x.size for x in jax.tree.leaves(trainable))
+        assert {x.shape for x in jax.tree.leaves(metrics)} == {()}
+        owned = jax.tree.leaves(nnx.filter_state(trainable, TermParam))
+        count = sum(x.size for x in jax.tree.leaves(trainable)) - sum(x.size for x in owned)
         assert count == run.method.count(sizes.SIZES["nano"])
+
+
+HARDWARE = re.compile(r"^# Hardware: (\d+) x (\d+) GiB", re.MULTILINE)
+BACKBONES = {  # sizes of what recipes name; nothing is fetched
+    "hf:bigscience/T0_3B": "t5_1_1_xl",
+    "hf:google-t5/t5-base": "t5_base",
+    "hf:google/mt5-base": "mt5_base",
+    "hf:google/mt5-large": "mt5_large",
+    "hf:google/mt5-xxl": "mt5_xxl",
+    "hf:google/t5-base-lm-adapt": "t5_1_1_base",
+    "hf:google/t5-large-lm-adapt": "t5_1_1_large",
+    "hf:google/t5-v1_1-base": "t5_1_1_base",
+    "hf:google/t5-xxl-lm-adapt": "t5_1_1_xxl",
+}
+
+
+def bytes_of(run, devices: int) -> int:
+    """What the estimate says of a step on each of so many accelerators."""
+    known = {"data": run.mesh.data, "fsdp": run.mesh.fsdp, "model": run.mesh.model}
+    given = math.prod(size for size in known.values() if size != -1)
+    shape = tuple(devices // given if size == -1 else size for size in known.values())
+    mesh = jax.sharding.AbstractMesh(shape, tuple(known))
+    name = run.backbone.name
+    size = sizes.SIZES[BACKBONES.get(name, name.removeprefix("random:").partition("?")[0])]
+    config = run.backbone.configure(size)
+    return estimate.step_bytes(run, config, mesh, "tpu", run.backbone.weights_dtype).total
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_hardware_that_holds_it(name):
+    """`# Hardware: N x M GiB`: the estimate of every run of the recipe is within 0.8 M, as doctor
+    has it."""
+    head = (recipe_folder() / "runs" / name).read_text().partition("\n\n")[0]
+    found = HARDWARE.search(head)
+    assert found, f"{name}: no line '# Hardware: N x M GiB'"
+    devices, memory = int(found[1]), int(found[2])
+    needed = max(bytes_of(run, devices) for run in runs_of(load(name).root)) / 2**30
+    assert needed <= 0.8 * memory, f"{name}: {needed:.1f} GiB"

@@ -19,8 +19,11 @@ from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
+from prompt_jax.model.t5 import T5
 from prompt_jax.objective import terms
+from prompt_jax.objective.forwards import BARE, Passes, seat
 from prompt_jax.objective.frozen_kl import FrozenKL
+from prompt_jax.objective.homeostasis import Homeostasis
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.norm_ball import NormBall
 from prompt_jax.objective.optim import Adafactor, Schedule
@@ -48,7 +51,7 @@ class Small:
         data = Data(
             task=str(folder / "toy.train.jsonl"), input_length=28, target_length=4, batch_size=4
         )
-        text = data.read()
+        self.data, text = data, data.read()
         self.batch = text.open(self.backbone.vocabulary, LAYOUT, seed=0).batch(0)
         self.bare = text.open(self.backbone.vocabulary, PromptLayout(), seed=0)
 
@@ -92,38 +95,33 @@ def test_a_weight_may_be_a_schedule_of_the_step(small):
     assert np.abs(last).max() <= 1e-4 * np.abs(first).max()
 
 
-@dataclasses.dataclass
 class Count(terms.LossTerm):
     """A term that only needs what others need."""
 
-    needs = ("frozen_logits", "bundle")
-    weight: float = 1.0
+    weight = 1.0
+    forwards = (BARE,)
 
     def open(self, vocabulary, layout):
-        return lambda passes, batch: jnp.mean(passes["frozen_logits"]) * 0.0
+        return lambda passes, batch: jnp.mean(passes[BARE].logits) * 0.0
 
 
-def test_every_needed_pass_is_made_once_and_no_other(small, monkeypatch):
-    made = []
-    for name, make in terms.PASSES.items():
-        monkeypatch.setitem(
-            terms.PASSES, name, lambda *args, n=name, m=make: made.append(n) or m(*args)
-        )
+def test_every_pass_is_made_once_whoever_asks_and_no_other(small, monkeypatch):
     calls = []
-    encode = type(small.model.t5).encode
-    monkeypatch.setattr(
-        type(small.model.t5), "encode", lambda *args: calls.append(1) or encode(*args)
-    )
+    for name in ("encode", "decode", "logits"):
+        make = vars(T5)[name]
+        monkeypatch.setattr(T5, name, lambda *args, n=name, m=make: calls.append(n) or m(*args))
     small.gradient(small.objective(FrozenKL(), Count()))
-    assert made == ["bundle", "logits", "frozen_logits"]
-    assert len(calls) == 2
-    made.clear()
+    assert sorted(calls) == ["decode"] * 2 + ["encode"] * 2 + ["logits"] * 2
+    calls.clear()
     small.gradient(small.objective(Wayward(text=TEXT)))
-    assert made == ["bundle", "logits", "embeddings"]
+    assert calls == ["encode", "decode", "logits"]
 
 
 def test_the_frozen_pass_is_the_model_without_its_prompt(small):
-    told = np.asarray(jax.jit(terms.frozen_logits)(small.model, small.batch))
+    def bare(model, batch):
+        return Passes(model, batch, None, LAYOUT)[BARE].logits
+
+    told = np.asarray(jax.jit(bare)(small.model, small.batch))
     forward = jax.jit(lambda t5, batch: t5(batch))
     rows = small.bare.tasks[0]
     for b in range(2):
@@ -137,6 +135,29 @@ def test_the_frozen_pass_is_the_model_without_its_prompt(small):
         }
         logits = np.asarray(forward(small.model.t5, alone))[0]
         np.testing.assert_allclose(told[b][segments == 1], logits, rtol=1e-4, atol=1e-4)
+
+
+LAYOUTS = (
+    PromptLayout(encoder=4),
+    PromptLayout(encoder=3, placement="before_eos", decoder=3),
+    PromptLayout(encoder=2, placement="suffix", decoder=1),
+    PromptLayout(encoder=1, placement="after_bos"),
+    PromptLayout(),
+)
+
+
+@pytest.mark.parametrize("old", LAYOUTS[:2])
+def test_a_batch_is_seated_as_another_layout_lays_it_out(small, old):
+    data = dataclasses.replace(small.data, packed=False)
+    text = data.read()
+
+    def batch(layout):
+        return text.open(small.backbone.vocabulary, layout, seed=0).batch(0)
+
+    for new in LAYOUTS:
+        seated = seat({k: jnp.asarray(v) for k, v in batch(old).items()}, old, new)
+        for name, wanted in batch(new).items():
+            np.testing.assert_array_equal(seated[name], wanted, err_msg=f"{new} {name}")
 
 
 def test_parts_have_gradients_that_add_up(small):
@@ -179,13 +200,31 @@ def test_a_term_is_added_to_a_mean_as_it_is(small, factor, pieces):
 def test_prograd_takes_out_what_opposes():
     rule = ProGrad()
     against = {"Loss": [jnp.array([1.0, -2.0])], "FrozenKL": [jnp.array([0.0, 5.0])]}
-    assert rule(against, None)[0].tolist() == [1.0, 0.0]
+    assert rule.of(against)[0].tolist() == [1.0, 0.0]
     along = {"Loss": [jnp.array([1.0, 2.0])], "FrozenKL": [jnp.array([0.0, 5.0])]}
-    assert rule(along, None)[0].tolist() == [1.0, 2.0]
+    assert rule.of(along)[0].tolist() == [1.0, 2.0]
     nothing = {"Loss": [jnp.array([1.0, 2.0])], "FrozenKL": [jnp.zeros(2)]}
-    assert rule(nothing, None)[0].tolist() == [1.0, 2.0]
+    assert rule.of(nothing)[0].tolist() == [1.0, 2.0]
     more = {**against, "Wayward": [jnp.array([10.0, 10.0])]}
-    assert ProGrad(strength=0.5)(more, None)[0].tolist() == [11.0, 9.0]
+    assert ProGrad(strength=0.5).of(more)[0].tolist() == [11.0, 9.0]
+    gradient, _ = rule.build().update(None, (), None, parts=against, key=None, step=0)
+    assert gradient[0].tolist() == [1.0, 0.0]
+
+
+def test_homeostasis_pulls_by_what_mattered_before():
+    """Against the formula, step by step: F of the steps before, corrected for its start."""
+    rule = Homeostasis(strength=0.5, decay=0.9).build()
+    params, start = jnp.array([1.0, 2.0]), np.array([1.0, 2.0])
+    state, mean = rule.init(params), np.zeros(2)
+    for step, gradient in enumerate(np.array([[1.0, 0.0], [3.0, 0.0], [0.5, 2.0]])):
+        found, state = rule.update(
+            jnp.asarray(gradient), state, params, parts={}, key=None, step=jnp.int32(step)
+        )
+        known = mean / (1 - 0.9**step) if step else mean
+        wanted = gradient + 0.5 * known * (np.asarray(params) - start)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        mean = 0.9 * mean + 0.1 * gradient**2
+        params = params - 0.1 * found
 
 
 def run_of(tiny: Path, **changes) -> Train:

@@ -242,6 +242,18 @@ class TaskBatches:
         batch["decoder_loss_weights"] = (batch["decoder_target_tokens"] > 0).astype(np.float32)
         return batch
 
+    def encoder_features(
+        self, rows: Sequence[Sequence[tuple[int, np.ndarray]]]
+    ) -> dict[str, np.ndarray]:
+        """The encoder's features of rows of (task, tokens), laid out as `assemble` does."""
+        shape = (len(rows), self.capacity[0])
+        found = {name: np.zeros(shape, np.int32) for name in ENCODER_FEATURES}
+        for b, row in enumerate(rows):
+            at = 0
+            for segment, (task, tokens) in enumerate(row, start=1):
+                at = _write(found, b, at, self._encoder(tokens, segment, task))
+        return found
+
     def _encoder(self, tokens, segment: int, task: int) -> dict[str, np.ndarray]:
         slots = encoder_slots(tokens, self.layout, self.tasks[task].name)
         columns = (place(tokens, slots), np.full_like(slots, segment), slots)

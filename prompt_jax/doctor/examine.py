@@ -207,19 +207,10 @@ def check_memory(facts: Facts) -> Line:
     config = dataclasses.replace(
         facts.checkpoint.config, dtype=facts.dtype, remat=run.backbone.remat
     )
-    frozen = estimate.weight_bytes(config, mesh, config.dtype, facts.weights_dtype)
-    count = run.method.count(config)
-    trained = 2 * 4 * count + estimate.optimizer_bytes(run.optimizer.build(), count)
-    if run.method.trains_model:  # all weights train, and are shared out as they are
-        frozen, trained = 0, trained // (mesh.shape["fsdp"] * mesh.shape["model"])
-    rows = run.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * run.accumulate)
-    layout, data = run.method.layout, run.data
-    columns = (data.input_length + layout.columns, data.target_length + layout.decoder)
     platform = mesh.devices.flat[0].platform
-    saved = estimate.activation_bytes(config, max(rows, 1), *columns, platform)
-    saved //= mesh.shape["model"]
-    saved += estimate.widened_bytes(frozen, config.dtype, platform)
-    limit, total = estimate.device_bytes(mesh.devices.flat[0]), frozen + trained + saved
+    needed = estimate.step_bytes(run, config, mesh, platform, facts.weights_dtype)
+    frozen, trained, saved = needed
+    limit, total = estimate.device_bytes(mesh.devices.flat[0]), needed.total
     value = (
         f"{_gib(total)} of {_gib(limit)} per device: weights {_gib(frozen)}, trained and optimizer "
         f"{_gib(trained)}, activations {_gib(saved)} (an estimate)"

@@ -12,19 +12,22 @@ mlp_dim, V vocab_size.
 
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from prompt_jax.backbone import weights
 from prompt_jax.model import quantised, sharding
 from prompt_jax.model.t5 import T5Config
+from prompt_jax.run.settings import Train
 
 
-def weight_bytes(config: T5Config, mesh: Mesh, dtype: str, weights_dtype: str | None = None) -> int:
+def weight_bytes(
+    config: T5Config, mesh: Mesh | AbstractMesh, dtype: str, weights_dtype: str | None = None
+) -> int:
     """Bytes of the model's arrays on one device; an int4 counts as one byte."""
     state = quantised.shapes(weights.abstract(config)[1], weights_dtype)
     places = dict(nnx.to_flat_state(sharding.params(mesh, state)))
@@ -44,6 +47,48 @@ def optimizer_bytes(tx: Any, count: int) -> int:
     """Bytes of an optimizer's state for `count` float32 parameters that are not factored."""
     state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((count,), jnp.float32))
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+class StepBytes(NamedTuple):
+    """Bytes on one device while a step runs.
+
+    Attributes:
+      weights: the frozen model; 0 where all of it trains.
+      trained: what trains, its gradient and the optimizer's state.
+      activations: all else, an estimate.
+    """
+
+    weights: int
+    trained: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.activations
+
+
+def step_bytes(
+    run: Train,
+    config: T5Config,
+    mesh: Mesh | AbstractMesh,
+    platform: str,
+    weights_dtype: str | None = None,
+) -> StepBytes:
+    """What a step of a run takes on each device of a mesh; `config` is as the run has it.
+
+    Float32 moments are counted whole, also where they are factored.
+    """
+    shape, data, layout = mesh.shape, run.data, run.method.layout
+    weights = weight_bytes(config, mesh, config.dtype, weights_dtype)
+    count = run.method.count(config)
+    trained = 2 * 4 * count + optimizer_bytes(run.optimizer.build(), count)
+    if run.method.trains_model:  # all weights train, and are shared out as they are
+        weights, trained = 0, trained // (shape["fsdp"] * shape["model"])
+    rows = data.batch_size // (shape["data"] * shape["fsdp"] * run.accumulate)
+    columns = (data.input_length + layout.columns, data.target_length + layout.decoder)
+    activations = activation_bytes(config, max(rows, 1), *columns, platform)
+    activations //= shape["model"]
+    return StepBytes(weights, trained, activations + widened_bytes(weights, config.dtype, platform))
 
 
 def activation_bytes(config: T5Config, rows: int, T: int, S: int, platform: str) -> int:

@@ -17,11 +17,14 @@ from jax.sharding import Mesh
 from prompt_jax.answer.answerer import Answerer, Answering, generate_text
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import check_dtype, read_config
+from prompt_jax.data.columns import features
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import PromptedT5
+from prompt_jax.methods.parts.start import Shapes
 from prompt_jax.model import quantised, sharding
 from prompt_jax.model.t5 import T5Config
-from prompt_jax.run.job import build_step, opt_shardings
+from prompt_jax.objective.terms import columns_of
+from prompt_jax.run.job import build_step, opt_shardings, term_modules
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import TrainState, split
 
@@ -65,11 +68,12 @@ def train_program(run: Train, config: T5Config, devices: Sequence[Any]) -> Progr
     sharding.check_rows(mesh, run.data.batch_size, run.accumulate)
     graphdef, trainable, frozen = _halves(run, config, mesh)
     everywhere = sharding.replicated(mesh)
-    opt_state = jax.eval_shape(run.transform().init, trainable)
-    opt_state = _placed(opt_state, opt_shardings(opt_state, trainable, everywhere))
+    inits = (run.transform().init, run.rule.build().init)
+    slots = tuple(jax.eval_shape(init, trainable) for init in inits)
+    slots = _placed(slots, opt_shardings(slots, trainable, everywhere))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    state = TrainState(step, trainable, opt_state)
-    batch = _placed_rows(run.data.features(run.method.layout), mesh)
+    state = TrainState(step, trainable, *slots)
+    batch = _placed_rows(features(run.data, run.method.layout, columns_of(run.terms)), mesh)
     function = build_step(run, graphdef, state)
     return Program(function, (), (state, frozen, batch), frozen, mesh)
 
@@ -110,7 +114,8 @@ def _halves(run: Train, config: T5Config, mesh: Mesh) -> tuple[Any, nnx.State, n
     graphdef, state = weights.abstract(config)
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), state)
     state = quantised.shapes(state, run.backbone.weights_dtype)
-    model = PromptedT5(nnx.merge(graphdef, state), run.method.shapes(config))
+    terms = nnx.eval_shape(lambda: term_modules(run, Shapes(config)))
+    model = PromptedT5(nnx.merge(graphdef, state), run.method.shapes(config), terms)
     graphdef, *halves = split(model, run.method.trainable)
     trainable, frozen = (_placed(half, sharding.params(mesh, half)) for half in halves)
     return graphdef, trainable, frozen

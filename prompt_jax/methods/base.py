@@ -51,6 +51,11 @@ class PromptParam(nnx.Variable):
     """
 
 
+class TermParam(nnx.Variable):
+    """A parameter that a term of the objective owns. It trains beside the method's, whatever the
+    method trains, and is no part of what is saved as a prompt."""
+
+
 class FixedParam(nnx.Variable):
     """What a method reads beside the T5 and does not train."""
 
@@ -184,9 +189,11 @@ OWN_KEY = 2**16  # folded into the step's key, which the T5 splits for itself
 class PromptedT5(nnx.Module):
     """A T5 and a method's module, called as one model."""
 
-    def __init__(self, t5: T5, prompt: nnx.Module):
+    def __init__(self, t5: T5, prompt: nnx.Module, terms: nnx.Dict | None = None):
+        """`terms`: the modules of the terms of an objective, by the term's name."""
         self.t5 = t5
         self.prompt = prompt
+        self.terms = nnx.Dict() if terms is None else terms
 
     def bundle(self, batch=None, dropout_key=None, step=0) -> PromptBundle:
         """What the method gives to a forward pass over `batch`; without one, to steps of the

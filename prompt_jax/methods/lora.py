@@ -24,6 +24,7 @@ from prompt_jax.methods.base import (
 from prompt_jax.methods.parts.networks import uniform
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
+from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
@@ -40,14 +41,21 @@ class LoRA(PromptMethod):
       alpha: the product is multiplied by alpha / rank (the paper's RoBERTa large: 16).
       targets: which matrices.
       attentions: of which attentions.
+      dropout_rate: of the inputs of A while it trains, feature by feature, one mask for a batch.
     """
 
     rank: int = 8
     alpha: float = 16.0
     targets: tuple[Target, ...] = ("query", "value")
     attentions: Attentions = ("encoder", "decoder", "cross")
+    dropout_rate: float = 0.0
 
     def check(self):
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(
+                Setting("LoRA", "dropout_rate", self.dropout_rate),
+                remedy="give 0 or more, less than 1",
+            )
         if self.rank < 1:
             raise UserError(Setting("LoRA", "rank", self.rank), remedy="give at least 1")
         for field, names in (("targets", self.targets), ("attentions", self.attentions)):
@@ -73,6 +81,7 @@ class LowRank(nnx.Module):
 
     def __init__(self, method: LoRA, config: T5Config, key: jax.Array):
         self.factor, places = method.alpha / method.rank, {name: {} for name in ATTENTIONS}
+        self.rate = method.dropout_rate
         for n, (name, target) in enumerate(itertools.product(method.attentions, method.targets)):
             L, k = depth_of(name, config), jax.random.fold_in(key, n)
             places[name][target] = _pair(method.rank, target, L, config, k)
@@ -81,9 +90,11 @@ class LowRank(nnx.Module):
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {}
         places = zip(ATTENTIONS.values(), (self.encoder, self.decoder, self.cross), strict=True)
-        for place, pairs in places:
-            for target, pair in pairs.items():
-                arrays[f"{place}/{target}/a"] = pair["a"][...]
+        for n, (place, pairs) in enumerate(places):
+            keys = split_keys(ctx.key, 3 * len(pairs))[n::3]
+            for key, (target, pair) in zip(keys, pairs.items(), strict=True):
+                a = dropout(pair["a"][...], self.rate, key, shared_dim=2)
+                arrays[f"{place}/{target}/a"] = a
                 arrays[f"{place}/{target}/b"] = pair["b"][...] * self.factor
         return bundle_of(arrays)
 

@@ -285,13 +285,14 @@ class T5(nnx.Module):
         """The decoder's output [B, S, D], of which `logits` are made."""
         k = split_keys(dropout_key, 2)
         bundle = self.computed_once(bundle, dropout_key)
-        return self._decode(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
+        return self.decode(self.encode(batch, bundle, k[0]), batch, bundle, k[1])
 
     def decode_logits(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
         """Logits float32 [B, S, V] under teacher forcing, given the encoder's output."""
-        return self.logits(self._decode(encoded_BTD, batch, bundle, dropout_key))
+        return self.logits(self.decode(encoded_BTD, batch, bundle, dropout_key))
 
-    def _decode(self, encoded_BTD, batch, bundle, dropout_key) -> jax.Array:
+    def decode(self, encoded_BTD, batch, bundle=NO_PROMPT, dropout_key=None) -> jax.Array:
+        """The decoder's output [B, S, D], normed, under teacher forcing."""
         shown = decoder_shown(batch, bundle)
         slots = shown.slots
         x = self.embed(batch["decoder_input_tokens"])

@@ -1,12 +1,12 @@
 """Predictions held to those of the frozen model."""
 
 import jax
-import jax.numpy as jnp
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.objective.loss import loss_weights
+from prompt_jax.objective.forwards import BARE, OWN, Forward, Passes
+from prompt_jax.objective.loss import toward
 from prompt_jax.objective.optim import Schedule
-from prompt_jax.objective.terms import LossTerm, Measure, Passes
+from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
 
@@ -23,7 +23,6 @@ class FrozenKL(LossTerm):
       temperature: both logits are divided by it.
     """
 
-    needs = ("logits", "frozen_logits")
     weight: float | Schedule = 1.0
     temperature: float = 1.0
 
@@ -33,11 +32,12 @@ class FrozenKL(LossTerm):
                 Setting("FrozenKL", "temperature", self.temperature), remedy="give more than 0"
             )
 
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        return (BARE,)
+
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         def measure(passes: Passes, batch) -> jax.Array:
-            wanted = jax.nn.softmax(passes["frozen_logits"] / self.temperature)
-            said = jax.nn.log_softmax(passes["logits"] / self.temperature)
-            weights = loss_weights(batch)
-            return -jnp.sum(jnp.sum(wanted * said, axis=-1) * weights) / jnp.sum(weights)
+            return toward(passes[BARE].logits, passes[OWN].logits, batch, self.temperature)
 
         return measure

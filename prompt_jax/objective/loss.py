@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import token_losses
@@ -20,6 +21,17 @@ COUNTS: dict[str, str] = {  # the sum that counts what a normaliser divides by
     "NUM_TOTAL_TARGET_TOKENS": "target_columns",
     "AVERAGE_PER_SEQUENCE": "examples",
 }
+
+
+@struct.dataclass
+class Per:
+    """A sum that is reported divided by another of the same steps, the metric named `of`."""
+
+    total: jax.Array
+    of: str = struct.field(pytree_node=False, default="tokens")
+
+    def __float__(self) -> float:
+        return float(self.total)
 
 
 @settings
@@ -74,8 +86,8 @@ class Loss:
         """What is minimised of one batch's logits [B, S, V], not yet divided by `count`, and sums.
 
         The second value holds float32 scalars that add up over batches, whatever the loss is
-        divided by: `loss`, `z_loss`, `accuracy` (right tokens), `tokens` (the sum of the weights),
-        and `count`.
+        divided by: `loss`, `z_loss`, `accuracy` (right tokens, `Per` tokens), `tokens` (the sum of
+        the weights), and `count`.
         """
         return self.summed(*self.of_tokens(logits, batch["decoder_target_tokens"]), batch)
 
@@ -94,11 +106,25 @@ class Loss:
         sums = {
             "loss": jnp.sum(loss * weights),
             "z_loss": jnp.sum(z_loss * weights),
-            "accuracy": jnp.sum(right),
+            "accuracy": Per(jnp.sum(right)),
             "tokens": jnp.sum(weights),
             **counted,
         }
         return jnp.sum(loss * shares) / self.scale, sums
+
+
+def toward(wanted: jax.Array, logits: jax.Array, batch, temperature: float) -> jax.Array:
+    """float32 []: per target token, the cross-entropy of softmax(logits / temperature) against
+    softmax(wanted / temperature); both [B, S, V]."""
+    share = jax.nn.softmax(wanted / temperature)
+    log_share = jax.nn.log_softmax(logits / temperature)
+    return mean_per_token(-jnp.sum(share * log_share, axis=-1), batch)
+
+
+def mean_per_token(values: jax.Array, batch) -> jax.Array:
+    """float32 []: the mean of values [B, S] over target tokens, by their weights."""
+    weights = loss_weights(batch)
+    return jnp.sum(values * weights) / jnp.sum(weights)
 
 
 def example_shares(batch, weights: jax.Array) -> jax.Array:

@@ -27,9 +27,9 @@ class NormBall(PostUpdate):
         if self.radius <= 0:
             raise UserError(Setting("NormBall", "radius", self.radius), remedy="give more than 0")
 
-    def __call__(self, trainable: Any) -> Any:
+    def __call__(self, params: Any) -> Any:
         def project(rows: jax.Array) -> jax.Array:
             norm = jnp.linalg.norm(rows, axis=-1, keepdims=True)
             return rows * (self.radius / jnp.maximum(norm, self.radius))
 
-        return jax.tree.map(project, trainable)
+        return jax.tree.map(project, params)

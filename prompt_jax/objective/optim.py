@@ -1,6 +1,6 @@
 """Optimizers and schedules, all optax's, with the defaults of prompt tuning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -170,9 +170,9 @@ def check_clip(owner: str, norm: float | None) -> None:
 OTHERS = "prompt"  # the group of parameters of which a method says nothing
 
 
-def check_groups(rates: Mapping[str, float], method: Any) -> None:
-    """UserError for a group that the method does not have, or a rate below 0."""
-    known = sorted({OTHERS, *method.groups.values()})
+def check_groups(rates: Mapping[str, float], method: Any, terms: Iterable[str] = ()) -> None:
+    """UserError for a group that neither the method nor a term has, or a rate below 0."""
+    known = sorted({OTHERS, *method.groups.values(), *terms})
     for name, rate in rates.items():
         if name not in known:
             told = f"{type(method).__name__} has {', '.join(known)}"
@@ -184,12 +184,18 @@ def check_groups(rates: Mapping[str, float], method: Any) -> None:
 def by_group(
     tx: optax.GradientTransformation, rates: Mapping[str, float], groups: Mapping[str, str]
 ) -> optax.GradientTransformation:
-    """`tx`, its updates times the rate of each parameter's group; without rates `tx` itself.
+    """`tx`, its updates times the rate of each parameter's group; without rates `tx` itself."""
+    return optax.chain(tx, group_scale(rates, groups)) if rates else tx
 
-    `groups`: {path in the method's module, such as `mlp` or `encoder.mlp`: group}.
+
+def group_scale(
+    rates: Mapping[str, float], groups: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """Multiplies updates by the rate of each parameter's group.
+
+    `groups`: {path in the method's module, such as `mlp` or `encoder.mlp`, or the name of a term
+    that has parameters: group}.
     """
-    if not rates:
-        return tx
 
     def scaled(path, update: jax.Array) -> jax.Array:
         keys = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
@@ -197,5 +203,20 @@ def by_group(
         group = groups.get(".".join(owners), groups.get(owners[0], OTHERS))
         return update * rates.get(group, 1.0)
 
-    scale = optax.stateless(lambda updates, params: jax.tree.map_with_path(scaled, updates))
-    return optax.chain(tx, scale)
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(scaled, updates))
+
+
+def whole_chain(
+    links: Sequence[optax.GradientTransformation],
+    rates: Mapping[str, float],
+    groups: Mapping[str, str],
+    last: Sequence[optax.GradientTransformation] = (),
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer's links, the rates of groups, and what comes after them, as one chain.
+
+    Checkpoints name a link's state by its place: a run without rates has the optimizer's links at
+    the top, one with rates a level lower, and links without a state have no name.
+    """
+    if rates:
+        links = [optax.chain(*links), group_scale(rates, groups)]
+    return optax.with_extra_args_support(optax.chain(*links, *last))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from prompt_jax.objective.rules import GradRule
 from prompt_jax.settings import settings
@@ -20,9 +21,17 @@ class ProGrad(GradRule):
     """
 
     needs = ("FrozenKL",)
+    apart = True
     strength: float = 1.0
 
-    def __call__(self, grads: Mapping[str, Any], trainable: Any) -> Any:
+    def build(self) -> optax.GradientTransformationExtraArgs:
+        def update(gradient, state, params=None, *, parts, **_: Any):
+            return self.of(parts), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+    def of(self, grads: Mapping[str, Any]) -> Any:
+        """One gradient of those of the parts."""
         kept = jax.tree.map(self._without_conflict, grads["Loss"], grads["FrozenKL"])
         others = [g for name, g in grads.items() if name not in ("Loss", "FrozenKL")]
         return jax.tree.map(lambda *parts: sum(parts), kept, *others)

@@ -6,8 +6,9 @@ import numpy as np
 
 from prompt_jax.errors import UserError
 from prompt_jax.methods.parts.inits import pieces_of
+from prompt_jax.objective.forwards import OWN, Passes
 from prompt_jax.objective.optim import Schedule
-from prompt_jax.objective.terms import LossTerm, Measure, Passes
+from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
 
@@ -20,7 +21,6 @@ class Wayward(LossTerm):
     added once to a loss that is a sum over tokens, as google-research/prompt-tuning does.
     """
 
-    needs = ("bundle", "embeddings")
     per_token = False
     text: str
     weight: float | Schedule = 0.01
@@ -37,7 +37,7 @@ class Wayward(LossTerm):
             )
 
         def measure(passes: Passes, batch) -> jax.Array:
-            away = passes["bundle"].encoder - passes["embeddings"][ids].astype(jnp.float32)[None]
+            away = passes[OWN].bundle.encoder - passes.embedding[ids].astype(jnp.float32)[None]
             return jnp.mean(jnp.sum(away**2, axis=-1))
 
         return measure

@@ -48,6 +48,7 @@ from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.version import __version__
 
 TENSORS, MANIFEST = "prompt.safetensors", "manifest.json"
+BESIDE = "terms.safetensors"  # what terms of the objective wanted saved
 REMEDY = "load the former, or give --allow_other_backbone"
 FORMAT_VERSION = 1
 SIDES = ("encoder", "decoder")
@@ -148,6 +149,12 @@ class Prompt:
         arrays = {name: jnp.asarray(value) for name, value in self.arrays.items()}
         after_text = self.layout.placement == "suffix"
         return bundle_of(arrays, self.visibility, self.prefix_positions, after_text)
+
+
+def save_beside(directory: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes what terms of an objective save beside an artefact that is there: `TERM/array`."""
+    data = safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
+    (epath.Path(directory) / BESIDE).write_bytes(data)
 
 
 def save_prompt(

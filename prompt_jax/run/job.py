@@ -15,6 +15,7 @@ from flax import nnx
 from prompt_jax import hosts
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.settings import BackboneSettings
+from prompt_jax.data.columns import with_columns
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.evaluate.contract import Evaluator
 from prompt_jax.evaluate.expected import metrics_of
@@ -24,7 +25,14 @@ from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model import activations, quantised, sharding
 from prompt_jax.objective.pieces import InPieces
-from prompt_jax.objective.terms import minimised
+from prompt_jax.objective.terms import (
+    columns_of,
+    exported,
+    minimised,
+    modules_of,
+    teacher_digests,
+)
+from prompt_jax.prompt.artefact import save_beside
 from prompt_jax.run.identity import FILE, compare, identity, write
 from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
 from prompt_jax.run.observe import Observer, Opened
@@ -45,9 +53,7 @@ def dropout_key(run: Train) -> jax.Array | None:
 def loss_of(run: Train, vocabulary: Any = None) -> Callable:
     """What a run minimises."""
     layout = run.method.layout
-    loss = minimised(
-        run.loss, run.terms, run.grad_rule is not None, vocabulary, layout, run.accumulate
-    )
+    loss = minimised(run.loss, run.terms, run.rule.apart, vocabulary, layout, run.accumulate)
     alone = loss is run.loss and not run.method.trains_model
     return InPieces(run.loss) if alone else loss
 
@@ -57,13 +63,28 @@ def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = N
     places = jax.tree.map(lambda x: x.sharding, state)
     loss = activations.within(places.step.mesh, loss_of(run, vocabulary))
     parts = (run.transform(), dropout_key(run), places, run.accumulate)
-    return make_train_step(graphdef, loss, *parts, run.grad_rule, run.post_update, run.loss.count)
+    rule_key = jax.random.fold_in(jax.random.key(run.seed), 2)
+    return make_train_step(graphdef, loss, *parts, run.rule, run.loss.count, rule_key)
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
-    """An optimizer's slots lie as the trainable array of their shape does, counts `everywhere`."""
-    places = {x.shape: x.sharding for x in jax.tree.leaves(trainable)}
-    return jax.tree.map(lambda x: places.get(x.shape, everywhere), opt_state)
+    """The slots of an optimizer or a rule lie as the trainable array does whose path theirs ends
+    with and whose shape they have; counts and factored moments `everywhere`."""
+    paths = jax.tree_util.tree_leaves_with_path(trainable)
+    places = {path: (x.shape, x.sharding) for path, x in paths}
+
+    def place(path: tuple, x: Any) -> Any:
+        owners = (places[path[n:]] for n in range(len(path)) if path[n:] in places)
+        shape, sharding = next(owners, (None, everywhere))
+        return sharding if shape == x.shape else everywhere
+
+    return jax.tree_util.tree_map_with_path(place, opt_state)
+
+
+def term_modules(run: Train, start: Start) -> nnx.Dict:
+    """What the terms of a run own, and their teachers."""
+    key = jax.random.fold_in(jax.random.key(run.seed), 3)
+    return modules_of(run.terms, key, start, run.method.layout, run.packed)
 
 
 class Setup:
@@ -141,15 +162,16 @@ class Run:
         if run.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(run.method).__name__)
         layout, vocabulary = run.method.layout, self.backbone.vocabulary
-        self.data = text.open(vocabulary, layout, run.seed)
+        rows = text.open(vocabulary, layout, run.seed)
+        self.data = with_columns(rows, columns_of(run.terms), vocabulary)
         self.evaluator: Evaluator | None = None
         if held_out is not None:
             self.evaluator = held_out.open(vocabulary, layout, run.seed, self.mesh)
         key = jax.random.key(run.seed)
-        module = run.method.create(
-            jax.random.fold_in(key, 0), Start(self.backbone, run.data.choices())
-        )
-        model = PromptedT5(self.backbone.model, module)
+        beginning = Start(self.backbone, run.data.choices())
+        module = run.method.create(jax.random.fold_in(key, 0), beginning)
+        terms = term_modules(run, beginning)
+        model = PromptedT5(self.backbone.model, module, terms)
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
@@ -165,6 +187,7 @@ class Run:
             "data": run.data.fact(),
         }
         contents = {"the backbone": self.backbone.digest, "the training data": text.digest()}
+        contents |= teacher_digests(run.terms)
         if vocabulary is not None:
             contents["the tokenizer"] = vocabulary.digest
         if held_out is not None:
@@ -181,9 +204,9 @@ class Run:
         """Step 0, in the shardings that every later state has; copied, since steps donate it."""
         trainable = jax.tree.map(jnp.copy, self.trainable)
         everywhere = sharding.replicated(self.mesh)
-        opt_state = self.tx.init(trainable)
-        opt_state = jax.device_put(opt_state, opt_shardings(opt_state, trainable, everywhere))
-        return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, opt_state)
+        slots = (self.tx.init(trainable), self.settings.rule.build().init(trainable))
+        slots = jax.device_put(slots, opt_shardings(slots, trainable, everywhere))
+        return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, *slots)
 
     def batch(self, step: int) -> tuple[dict[str, jax.Array], tuple[int, int]]:
         """A step's rows as global arrays, and how many examples and tokens of text they hold.
@@ -348,7 +371,10 @@ class Run:
         trainable = sharding.whole(state.trainable)
         if hosts.writes():
             model: Any = nnx.merge(self.graphdef, trainable, self.frozen)
-            run.method.save(self.folder / "prompt" / name, model, self.backbone, facts)
+            folder = self.folder / "prompt" / name
+            run.method.save(folder, model, self.backbone, facts)
+            if beside := exported(run.terms, model.terms):
+                save_beside(folder, beside)
 
     def opening(self, start: int, model_dir: str) -> str:
         run = self.settings

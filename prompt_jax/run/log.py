@@ -14,11 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prompt_jax import hosts
 from prompt_jax.errors import RunError, UserError, reading
+from prompt_jax.objective.loss import Per
 from prompt_jax.paths import is_local
 from prompt_jax.run.observe import Observer, Opened
 from prompt_jax.run.speed import Speed, compile_clock, memory
 
-PER_TOKEN = ("accuracy",)  # sums that are reported divided by the tokens; terms are, too
 NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
 
 
@@ -183,9 +183,11 @@ class Meter:
                     )
         n, seconds = len(pending), time.perf_counter() - self._since
         record: dict[str, Any] = {"step": step, "kind": "train"}
-        record |= {k: float(sum(float(m[k]) for m in pending)) / n for k in pending[0]}
-        for name in (n for n in pending[0] if n in PER_TOKEN or n.startswith("term/")):
-            record[name] /= max(record["tokens"], 1e-9)
+        per = {name: m.of for name, m in pending[0].items() if isinstance(m, Per)}
+        for name in pending[0]:
+            record[name] = sum(float(metrics[name]) for metrics in pending) / n
+        for name, of in per.items():
+            record[name] /= max(record[of], 1e-9)
         record["loss_per_token"] = record["loss"] / max(record["tokens"], 1e-9)
         record["examples"] = self._examples / n
         record["seconds_per_step"] = seconds / n

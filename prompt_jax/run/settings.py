@@ -6,13 +6,14 @@ import optax
 
 from prompt_jax.backbone.settings import BackboneSettings
 from prompt_jax.data.contract import Source
+from prompt_jax.data.source import Data
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.evaluate.contract import RunEvaluation
 from prompt_jax.methods.base import PromptMethod
 from prompt_jax.model import quantised, sharding
 from prompt_jax.objective.loss import Loss
-from prompt_jax.objective.optim import Adafactor, AdamW, by_group, check_groups
-from prompt_jax.objective.rules import GradRule, PostUpdate
+from prompt_jax.objective.optim import Adafactor, AdamW, check_groups, whole_chain
+from prompt_jax.objective.rules import GradRule, NoRule, PostUpdate
 from prompt_jax.objective.terms import LossTerm, check_terms
 from prompt_jax.run.state import Checkpoints
 from prompt_jax.settings import at_least, settings
@@ -25,8 +26,9 @@ class Train:
     Attributes:
       data: `Data` (a task) or `Corpus` (text, for pretraining).
       terms: what is minimised beside `loss` (`terms.py`).
-      grad_rule, post_update: what happens before and after the optimizer (`rules.py`).
-      group_rates: {a group of the method's parameters: what its learning rate is times}.
+      grad_rule, post_update: what happens before the optimizer and at its end (`rules.py`).
+      group_rates: {a group of the method's parameters, or a term that owns some: what its learning
+        rate is times}.
       evaluation: `Evaluation`, `HeldOutLoss` or None.
       best_metric: (name, "max" or "min"): decides `prompt/best`; None keeps the last only.
       patience: training ends after so many evaluations in a row without a better `best_metric`.
@@ -67,13 +69,14 @@ class Train:
             )
         if self.method.trains_model:
             quantised.refuse_training(self.backbone.weights_dtype, type(self.method).__name__)
-        check_groups(self.group_rates, self.method)
+        check_groups(self.group_rates, self.method, self.term_groups)
         if self.patience is not None and (self.patience < 1 or self.selection is None):
             raise UserError(
                 Setting("Train", "patience", self.patience),
                 remedy="give at least 1, an evaluation and BEST_METRIC",
             )
-        check_terms(self.terms, self.grad_rule, self.method.layout, self.method.trains_model)
+        layout, trains_model = self.method.layout, self.method.trains_model
+        check_terms(self.terms, self.grad_rule, layout, trains_model, self.packed)
         split = (self.selection or {}).get("split", "")
         if split.startswith("test"):
             raise UserError(
@@ -82,9 +85,27 @@ class Train:
                 "take validation for Evaluation.split, or BEST_METRIC=None",
             )
 
-    def transform(self) -> optax.GradientTransformation:
-        """The optimizer, with the rates of groups."""
-        return by_group(self.optimizer.build(), self.group_rates, self.method.groups)
+    @property
+    def packed(self) -> bool:
+        """Whether rows may hold several examples."""
+        return isinstance(self.data, Data) and self.data.packed
+
+    @property
+    def rule(self) -> GradRule:
+        """The rule for gradients; one that changes nothing where none is given."""
+        return NoRule() if self.grad_rule is None else self.grad_rule
+
+    def transform(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer, the rates of groups, and the projection, as one chain."""
+        names = self.term_groups
+        groups = {**self.method.groups, **dict(zip(names, names, strict=True))}
+        last = [] if self.post_update is None else [self.post_update.build()]
+        return whole_chain(self.optimizer.links(), self.group_rates, groups, last)
+
+    @property
+    def term_groups(self) -> list[str]:
+        """The terms that own parameters: each is a group of its own, by its name."""
+        return [type(term).__name__ for term in self.terms if term.owns_parameters]
 
     @property
     def selection(self) -> dict[str, str] | None:

@@ -99,7 +99,7 @@ class RunCheckpoints:
             return state
         facts = self._read(step, "facts", ocp.args.JsonRestore())
         for name, value in () if same_run else self.facts.items():
-            self._check_fact(name, facts.get(name), value)
+            self._check_fact(name, facts.get(name), as_known(value, facts.get(name)))
         like = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for name, x in named_leaves(state).items()
@@ -175,6 +175,14 @@ def as_saved(leaves: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
     `prompt.encoder_rows` was what is `prompt.encoder.rows` now."""
     names = {name.replace(".", "_"): name for name in saved}
     return {names.get(name.replace(".", "_"), name): leaf for name, leaf in leaves.items()}
+
+
+def as_known(wanted: Any, saved: Any) -> Any:
+    """A method's manifest without settings that a checkpoint of version 0.1 does not know."""
+    if not (isinstance(wanted, dict) and isinstance(saved, dict) and "settings" in saved):
+        return wanted
+    known = {k: v for k, v in wanted.get("settings", {}).items() if k in saved["settings"]}
+    return {**wanted, "settings": known}
 
 
 def shapes(leaves: Mapping[str, Any]) -> dict[str, str]:

@@ -12,19 +12,23 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from prompt_jax.methods.base import TermParam
+from prompt_jax.objective.rules import GradRule, NoRule
+
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes: int32 step, float32 trainables, the optimizer's state."""
+    """All that a step changes: int32 step, float32 trainables, states of optimizer and rule."""
 
     step: jax.Array
     trainable: Any  # nnx.State
     opt_state: Any
+    rule_state: Any = ()
 
 
 def split(model: nnx.Module, trainable: type[nnx.Variable]):
-    """(graphdef, trainable state, frozen state) of a model."""
-    return nnx.split(model, trainable, ...)
+    """(graphdef, trainable state, frozen state) of a model; what terms own trains in any case."""
+    return nnx.split(model, nnx.Any(trainable, TermParam), ...)
 
 
 def make_grad(graphdef, loss: Callable) -> Callable:
@@ -87,60 +91,86 @@ def normalised(grad: Callable, count: str | None) -> Callable:
     return divided
 
 
+def as_whole(grads: Any) -> tuple[Any, dict[str, Any]]:
+    """(gradient, its parts) of a gradient that has none."""
+    return grads, {}
+
+
+def as_parts(grads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(gradient, its parts), which add up to it."""
+    return jax.tree.map(lambda *parts: sum(parts), *grads.values()), grads
+
+
 def make_gradient(
     graphdef,
     loss: Callable,
     accumulate: int = 1,
-    rule: Callable | None = None,
+    rule: GradRule | None = None,
     count: str | None = None,
 ) -> Callable:
     """`(state, frozen, batch, key) -> (gradient, sums)`; `key` is the dropout key of a run.
 
-    With `rule` (`rules.GradRule`) `loss` gives its parts; the rule makes one gradient of theirs.
+    With a `rule` that is `apart`, `loss` gives its parts, and the gradient is {part: gradient}.
     `count` (`Loss.count`) names the sum that the gradient of the whole batch is divided by.
     """
-    make = make_grad if rule is None else make_grads
+    make = make_grads if (rule or NoRule()).apart else make_grad
     grad = normalised(accumulated(make(graphdef, loss), accumulate), count)
-    combine = rule or (lambda grads, trainable: grads)
 
     def gradient(state: TrainState, frozen, batch, key):
         key = None if key is None else jax.random.fold_in(key, state.step)
-        grads, sums = grad(state.trainable, frozen, batch, key, state.step)
-        return combine(grads, state.trainable), sums
+        return grad(state.trainable, frozen, batch, key, state.step)
 
     return gradient
 
 
-def make_update(tx, after: Callable | None = None) -> Callable:
-    """`(state, gradient, sums) -> (state, metrics)`: the optimizer, then `after` (`PostUpdate`)."""
-    project = after or (lambda trainable: trainable)
+def make_update(tx, rule: GradRule | None = None) -> Callable:
+    """`(state, gradient, sums, key) -> (state, metrics)`: the rule, then the optimizer `tx`, which
+    ends with the projection, if there is one. `gradient` is what `make_gradient` gives with the
+    same rule; `key` is a key of the run, for rules that draw."""
+    rule = rule or NoRule()
+    ruled, both = rule.build(), as_parts if rule.apart else as_whole
+    tx = optax.with_extra_args_support(tx)
 
-    def update(state: TrainState, grads, sums):
-        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
-        trainable = project(optax.apply_updates(state.trainable, updates))
+    def update(state: TrainState, found, sums, key=None):
+        gradient, parts = both(found)
+        key = jax.random.fold_in(jax.random.key(0) if key is None else key, state.step)
+        extra = {"parts": parts, "key": key, "step": state.step}
+        params = state.trainable
+        gradient, rule_state = ruled.update(gradient, state.rule_state, params, **extra)
+        updates, opt_state = tx.update(gradient, state.opt_state, params, **extra)
+        trainable = optax.apply_updates(params, updates)
         norms = {
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
             "trainable_norm": optax.tree.norm(trainable),
         }
-        return TrainState(state.step + 1, trainable, opt_state), {**sums, **norms}
+        return TrainState(state.step + 1, trainable, opt_state, rule_state), {**sums, **norms}
 
     return update
 
 
 def make_train_step(
-    graphdef, loss, tx, seed_key, state_sharding, accumulate=1, rule=None, after=None, count=None
+    graphdef,
+    loss,
+    tx,
+    seed_key,
+    state_sharding,
+    accumulate: int = 1,
+    rule: GradRule | None = None,
+    count: str | None = None,
+    rule_key: jax.Array | None = None,
 ) -> Callable:
     """The jitted step `(state, frozen, batch) -> (state, metrics)`; `state` is donated.
 
-    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off. Metrics
-    are float32 scalars: the sums of the loss and the norms of gradient, update and trainables.
+    `seed_key` is the dropout key of the run, folded with the step; None turns dropout off.
+    `rule_key` is the rule's own. Metrics are float32 scalars: the sums of the loss, and the norms
+    of the gradient (after the rule), of the update (after the projection) and of what trains.
     """
     gradient = make_gradient(graphdef, loss, accumulate, rule, count)
-    update = make_update(tx, after)
+    update = make_update(tx, rule)
 
     def train_step(state: TrainState, frozen, batch):
-        return update(state, *gradient(state, frozen, batch, seed_key))
+        return update(state, *gradient(state, frozen, batch, seed_key), rule_key)
 
     out = (state_sharding, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=out)

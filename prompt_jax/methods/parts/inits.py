@@ -1,14 +1,18 @@
 """How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code)."""
 
 import abc
+import re
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.parts.start import Rows, Start, pieces_of
 from prompt_jax.settings import settings
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes the piece of a byte
 
 
 class Init(abc.ABC):
@@ -58,11 +62,19 @@ class UniformInit(DrawnInit):
 class SampledVocabInit(DrawnInit):
     """Rows of the embedding table, drawn from the first `population` ids without replacement.
 
-    SentencePiece orders pieces by frequency, so these are the commonest ones. A prompt longer than
-    the population is drawn with replacement.
+    SentencePiece orders pieces by frequency, so that these are the commonest ones, but for the ids
+    before them: padding, EOS, unknown and, in vocabularies that fall back to bytes (mT5's, nano's
+    and mnano's; not T5's), a piece of each byte. The released code of Lester et al. 2021 draws from
+    all of them. A prompt longer than the population is drawn with replacement.
+
+    Attributes:
+      population: how many ids there are to draw from.
+      byte_pieces: whether those that are no text are among them, as in the released code; False
+        leaves them out, so that the first `population` ids less these are drawn from.
     """
 
     population: int = 5000
+    byte_pieces: bool = True
 
     def check(self):
         if self.population < 1:
@@ -71,10 +83,29 @@ class SampledVocabInit(DrawnInit):
             )
 
     def __call__(self, key, length, embedding, vocabulary, choices):
-        population = min(self.population, len(embedding))
-        replace = length > population
-        ids = jax.random.choice(key, population, (length,), replace=replace)
-        return np.asarray(embedding, np.float32)[np.asarray(ids)]
+        drawn = np.arange(min(self.population, len(embedding)))
+        if not self.byte_pieces:
+            drawn = drawn[_are_text(drawn, vocabulary)]
+        if len(drawn) == 0:
+            raise UserError(
+                Setting("SampledVocabInit", "population", self.population),
+                "none of these pieces is text",
+                "give more, or byte_pieces=True",
+            )
+        numbers = jax.random.choice(key, len(drawn), (length,), replace=length > len(drawn))
+        return np.asarray(embedding, np.float32)[drawn[np.asarray(numbers)]]
+
+
+def _are_text(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """bool: which ids are pieces of text, neither special nor a byte."""
+    special = (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id)
+    pieces = vocabulary.pieces(ids)
+    return np.array(
+        [
+            token not in special and not BYTE.fullmatch(piece)
+            for token, piece in zip(ids, pieces, strict=True)
+        ]
+    )
 
 
 @settings

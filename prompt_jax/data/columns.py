@@ -1,0 +1,153 @@
+"""The columns that terms ask for, as arrays of a batch (`objective/columns.py`)."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from prompt_jax.data import rows as data_rows
+from prompt_jax.data.contract import Batches, Source
+from prompt_jax.data.packing import Row
+from prompt_jax.data.source import ENCODER_FEATURES, Data, TaskBatches
+from prompt_jax.errors import UserError
+from prompt_jax.objective.columns import Column, Label, Numbers, View
+from prompt_jax.prompt.layout import PromptLayout
+
+Arrays = dict[str, np.ndarray]
+
+
+class Filler(Protocol):
+    """Makes the arrays of one column for rows of one example each; [] stands for an empty row."""
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays: ...
+
+
+class WithColumns:
+    """The batches of a run with the columns that its terms ask for."""
+
+    def __init__(self, batches: TaskBatches, columns: Sequence[Column], vocabulary: Any):
+        self.batches = batches
+        self.fillers = [filler(column, batches, vocabulary) for column in columns]
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Arrays:
+        """As `TaskBatches.batch`, with the columns."""
+        chosen = self.batches.plan.batch(step)[rows]
+        batch = self.batches.assemble(chosen)
+        for fill in self.fillers:
+            batch |= fill(chosen)
+        return batch
+
+    def examples(self, step: int) -> int:
+        return self.batches.examples(step)
+
+    def describe(self) -> dict[str, Any]:
+        return self.batches.describe()
+
+
+def with_columns(batches: Batches, columns: Sequence[Column], vocabulary: Any) -> Batches:
+    """The batches with the columns, or as they are where none is asked for.
+
+    Raises:
+      UserError: the data are no rows of a task, or a row lacks a field.
+    """
+    if not columns:
+        return batches
+    if not isinstance(batches, TaskBatches):
+        raise UserError("Train.data", "a term asks for columns of rows, and this is plain text")
+    return WithColumns(batches, columns, vocabulary)
+
+
+def features(data: Source, layout: PromptLayout, columns: Sequence[Column]) -> Arrays:
+    """A step's batch with nothing in it, columns included: shapes and dtypes."""
+    if not columns or not isinstance(data, Data):
+        return data.features(layout)
+    rows: list[Row] = [[]] * data.batch_size
+    empty = TaskBatches([], [1.0], data, layout, 0)
+    found = empty.assemble(rows)
+    for column in columns:
+        found |= filler(column, empty, None)(rows)
+    return found
+
+
+def filler(column: Column, batches: TaskBatches, vocabulary: Any) -> Filler:
+    """What fills a column; every row of the data is looked at here."""
+    if isinstance(column, View):
+        return ViewFiller(column, batches, vocabulary)
+    if isinstance(column, Label):
+        return LabelFiller(column, batches)
+    return NumbersFiller(column, batches)
+
+
+def _field(batches: TaskBatches, field: str, asked: str) -> list[data_rows.Column]:
+    """A field of every example, task by task.
+
+    Raises:
+      UserError: a row does not have it.
+    """
+    for task in batches.tasks:
+        for n, example in enumerate(task.examples, start=1):
+            if field not in example:
+                raise UserError(
+                    f"task {task.name!r}",
+                    f"row {n} has no field {field!r}, which {asked} asks for",
+                    "add it to every row",
+                )
+    return [data_rows.Column(task.examples, field) for task in batches.tasks]
+
+
+class ViewFiller:
+    def __init__(self, column: View, batches: TaskBatches, vocabulary: Any):
+        self.column, self.batches = column, batches
+        texts = _field(batches, column.field, f"the view {column.name!r}")
+        length = batches.data.input_length
+        self.tokens = [data_rows.tokenize_texts(values, vocabulary, length) for values in texts]
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays:
+        inputs = [
+            [(piece.task, self.tokens[piece.task][piece.example]) for piece in row] for row in rows
+        ]
+        found = self.batches.encoder_features(inputs)
+        return {f"{self.column.name}/{name}": found[name] for name in ENCODER_FEATURES}
+
+
+class LabelFiller:
+    def __init__(self, column: Label, batches: TaskBatches):
+        self.column = column
+        numbers = {label: n for n, label in enumerate(column.labels)}
+        self.numbers: list[list[int]] = []
+        for task in batches.tasks:
+            targets = [example["targets"] for example in task.examples]
+            for n, target in enumerate(targets, start=1):
+                if target not in numbers:
+                    raise UserError(
+                        f"task {task.name!r}",
+                        f"row {n} has the target {target!r}, none of {', '.join(column.labels)}",
+                        "bind all labels of the task",
+                    )
+            self.numbers.append([numbers[target] for target in targets])
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays:
+        found = [self.numbers[row[0].task][row[0].example] if row else -1 for row in rows]
+        return {self.column.name: np.asarray(found, np.int32)}
+
+
+class NumbersFiller:
+    def __init__(self, column: Numbers, batches: TaskBatches):
+        self.column = column
+        asked = f"the column {column.name!r}"
+        fields = [_field(batches, field, asked) for field in column.fields]
+        try:
+            self.values = [
+                np.stack([np.asarray(list(column), np.float32) for column in columns], axis=1)
+                for columns in zip(*fields, strict=True)
+            ]
+        except (TypeError, ValueError):
+            names = ", ".join(column.fields)
+            raise UserError(f"column {column.name!r}", f"{names}: not all are numbers") from None
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays:
+        found = np.zeros((len(rows), len(self.column.fields)), np.float32)
+        for b, row in enumerate(rows):
+            for piece in row:
+                found[b] = self.values[piece.task][piece.example]
+        return {self.column.name: found}

@@ -1,0 +1,38 @@
+"""What terms ask of each row of the data, beside inputs and targets.
+
+A column names a field of the rows and what becomes of it; `data/columns.py` makes the arrays. Rows
+hold one example each. B rows, T encoder columns, K numbers.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """Another text of the row, laid out as its inputs are, with the prompt's columns.
+
+    The batch gets `NAME/encoder_input_tokens` and the other encoder features, int32 [B, T];
+    `Forward(batch=NAME)` is a pass over them.
+    """
+
+    name: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which of some texts the row's targets are: int32 [B] named `name`, -1 for an empty row."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers that rows carry, such as cached scores: float32 [B, K] named `name`."""
+
+    name: str
+    fields: tuple[str, ...]
+
+
+Column = View | Label | Numbers

@@ -1,0 +1,53 @@
+"""Predictions held to those of a teacher: the same frozen model with a saved prompt."""
+
+import jax
+import jax.numpy as jnp
+
+from prompt_jax.errors import Setting, UserError
+from prompt_jax.objective.forwards import OWN, Forward, Passes
+from prompt_jax.objective.loss import mean_per_token
+from prompt_jax.objective.optim import Schedule
+from prompt_jax.objective.terms import LossTerm, Measure
+from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.settings import settings
+
+
+@settings
+class Distillation(LossTerm):
+    """temperature^2 KL(teacher || run) per target token, over the whole vocabulary.
+
+    Hinton et al. 2015 (https://arxiv.org/abs/1503.02531), section 2; the teacher is a saved prompt
+    on the same frozen backbone, as in PANDA (Zhong et al. 2022, https://arxiv.org/abs/2208.10160)
+    and MPT (Wang et al. 2023, https://arxiv.org/abs/2303.02861). It has no dropout here, and may
+    have other rows than the run in rows of one example.
+
+    Attributes:
+      teacher: an artefact, a library's entry or a `.npy`.
+      temperature: both logits are divided by it.
+    """
+
+    teacher: str
+    weight: float | Schedule = 1.0
+    temperature: float = 1.0
+
+    def check(self):
+        if self.temperature <= 0:
+            raise UserError(
+                Setting("Distillation", "temperature", self.temperature),
+                remedy="give more than 0",
+            )
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        return (Forward(artefact=self.teacher),)
+
+    def open(self, vocabulary, layout: PromptLayout) -> Measure:
+        (teacher,) = self.forwards
+
+        def measure(passes: Passes, batch) -> jax.Array:
+            wanted = jax.nn.log_softmax(passes[teacher].logits / self.temperature)
+            own = jax.nn.log_softmax(passes[OWN].logits / self.temperature)
+            divergence = jnp.sum(jnp.exp(wanted) * (wanted - own), axis=-1)
+            return self.temperature**2 * mean_per_token(divergence, batch)
+
+        return measure
