@@ -303,6 +303,26 @@ def test_a_recipe_that_cannot_be_built(tiny, tmp_path, capsys, binding):
     assert line["value"].startswith(f"--gin.{binding}")
 
 
+STAGES = """
+include '{folder}/run.gin'
+include 'methods/promot.gin'
+Stages.stages = (@prompt/Stage(), @model/Stage())
+model/Data.target_length = 1
+"""
+
+
+def test_every_stage_of_a_program_is_looked_at(tiny, tmp_path, capsys):
+    (tmp_path / "stages.gin").write_text(STAGES.format(folder=tiny))
+    verb = ["doctor", f"--gin_file={tmp_path}/stages.gin", f"--model_dir={tmp_path}/model"]
+    assert main([*verb, "--json"]) == 2
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    checks = [line["check"] for line in lines]
+    first, later = checks[1 : 1 + len(NAMES)], checks[1 + len(NAMES) :]
+    assert first == [f"1 {name}" for name in NAMES]
+    assert later == [f"2 {name}" for name in doctor.OF_A_LATER_STAGE]
+    assert [line["check"] for line in lines if line["status"] == "fail"] == ["2 labels"]
+
+
 def test_a_terminal_gets_a_table(monkeypatch, capsys):
     monkeypatch.setattr(doctor_cli.sys.stdout, "isatty", lambda: True, raising=False)
     doctor_cli.show([doctor.Line("disk", "fail", "full", "free some")])

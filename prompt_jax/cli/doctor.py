@@ -44,18 +44,22 @@ def doctor(
     Example:
       prompt-jax doctor --gin_file=runs/quickstart.gin --model_dir=/tmp/quickstart
     """
-    from prompt_jax.doctor.examine import examine, recipe_line
+    from prompt_jax.doctor.examine import examine, examine_stages, recipe_line
     from prompt_jax.recipe import config
+    from prompt_jax.run.stages import Stages
 
     use_data_dir(data_dir)
     try:
         import_methods(methods_module)
-        cfg = config.load("Train", gin_file, ctx.obj, folders(gin_search_paths))
+        cfg = config.load(("Stages", "Train"), gin_file, ctx.obj, folders(gin_search_paths))
         import_tasks(tasks_module)
     except UserError as error:
         lines = [recipe_line(gin_file, error)]
     else:
-        lines = [recipe_line(cfg.files), *examine(cfg.root, model_dir)]
+        root = cfg.root
+        staged = isinstance(root, Stages)
+        found = examine_stages(root, model_dir) if staged else examine(root, model_dir)
+        lines = [recipe_line(cfg.files), *found]
     failed = any(line.status == "fail" for line in lines)
     if json:
         print_json({"ok": not failed, "lines": [dataclasses.asdict(line) for line in lines]})
@@ -72,4 +76,4 @@ def show(lines: "list[Line]") -> None:
         return
     for line in lines:
         fix = f"  ->  {line.fix}" if line.fix else ""
-        print(f"{line.status:4}  {line.check:10}  {line.value}{fix}")
+        print(f"{line.status:4}  {line.check:12}  {line.value}{fix}")

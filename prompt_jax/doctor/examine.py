@@ -30,6 +30,7 @@ from prompt_jax.prompt.artefact import MANIFEST
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.log import check_best_metric
 from prompt_jax.run.settings import Train
+from prompt_jax.run.stages import Stages, stage_folder
 
 Status = Literal["ok", "warn", "fail"]
 MOST_CUT = 0.01  # a larger share of cut inputs is worth a word
@@ -280,6 +281,23 @@ def examine(run: Train, model_dir: str) -> list[Line]:
     """Every check of the page, in its order."""
     facts = Facts(run, model_dir)
     return [_checked(name, check, facts) for name, check in CHECKS.items()]
+
+
+# What a later stage takes from those before it is not there yet, and is not looked at.
+OF_A_LATER_STAGE = ("vocabulary", "task", "labels", "metric", "truncation", "mesh", "dtype")
+
+
+def examine_stages(program: Stages, model_dir: str) -> list[Line]:
+    """Every check of the first stage, and those of later ones that need nothing of it; a line's
+    check begins with the number of its stage."""
+    lines = []
+    for number, stage in enumerate(program.stages, start=1):
+        facts = Facts(stage.run, str(stage_folder(epath.Path(model_dir), number)))
+        for name, check in CHECKS.items():
+            if number == 1 or name in OF_A_LATER_STAGE:
+                line = _checked(name, check, facts)
+                lines.append(dataclasses.replace(line, check=f"{number} {name}"))
+    return lines
 
 
 def _checked(name: str, check: Callable[[Facts], Line], facts: Facts) -> Line:
