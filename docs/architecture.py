@@ -46,7 +46,9 @@ ROOMS = {
     "above": "`prompt_jax.api`, and what starts the program",
 }
 ABOVE = {"prompt_jax", "prompt_jax.api", "prompt_jax.__main__"}
-ALIASES = {"prompt_jax.metrics_text"}  # older names of modules, kept for modules of users
+METRICS = ("aggregate", "generation", "glue", "qa", "retrieval", "tags", "text")
+# Older names of modules, kept for modules of users.
+ALIASES = {f"prompt_jax.metrics_{name}" for name in METRICS}
 
 
 def room(module: str) -> str:

@@ -332,7 +332,7 @@ def test_a_terminal_gets_a_table(monkeypatch, capsys):
 
 MIXTURE = """
 import seqio
-from prompt_jax.metrics.qa import squad
+from prompt_jax.metrics_qa import squad
 from prompt_jax.metrics_text import accuracy
 from prompt_jax.tasks.text import RowsSource, add_task, jsonl_task
 FILES = {"train": "FOLDER/toy.train.jsonl", "validation": "FOLDER/toy.validation.jsonl"}
