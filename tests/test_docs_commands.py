@@ -136,6 +136,11 @@ def test_the_rest_of_the_tutorial_on_your_own_data(walk) -> None:
     assert [set(answer) >= {"prediction", "score"} for answer in answers] == [True, True]
 
 
+def test_other_columns_of_the_tutorial(walk, capsys) -> None:
+    walk("docs/tutorials/own_data.md", "own_columns")
+    assert "5: 2, 2: 1, 1: 1" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_page_of_the_quickstart(walk) -> None:
     walk("docs/quickstart.md", "quickstart")
