@@ -67,7 +67,7 @@ class Seen:
 
 def opened(folder) -> Opened:
     run: Any = None  # no observer here looks at it
-    return Opened(run, folder, 0, "", [], print)
+    return Opened(run, folder, 0, "", [], print, run, {}, dict)
 
 
 def test_observers_follow_a_run_in_its_order(folder):

@@ -80,6 +80,12 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     keys = {"task", "inputs", "targets", "prediction", "score"}
     assert set(json.loads(predictions[0])) == keys
     assert len(list((model_dir / "tensorboard").iterdir())) == 1
+    facts = json.loads((model_dir / "facts.json").read_text())
+    assert [row["norm"] > 0 for row in facts["prompt"]["sides"]["encoder"]["rows"]] == [True] * 4
+    assert facts["prompt"]["drift"]["encoder"]["distance"] > 0
+    (lengths,) = facts["lengths"].values()
+    assert lengths["examples"] == 60 and lengths["targets"]["percentiles"] == [2, 2, 2]
+    assert "Nearest pieces are no explanation" in (model_dir / "report.html").read_text()
     assert sorted(p.name for p in (model_dir / "checkpoints").iterdir()) == ["4", "8"]
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     prompt = load_prompt(str(model_dir / "prompt" / "last"))

@@ -34,6 +34,7 @@ from prompt_jax.cli.options import (
     StartTimeout,
     StopSignals,
     TasksModules,
+    command_line,
     folders,
     import_methods,
     import_tasks,
@@ -42,6 +43,7 @@ from prompt_jax.cli.options import (
 )
 from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
+from prompt_jax.cli.report import report
 from prompt_jax.cli.serve import serve
 from prompt_jax.cli.show import print_json, print_plans, print_table
 from prompt_jax.cli.spot import app as spot_app
@@ -71,6 +73,7 @@ app.command("export")(export)
 app.command("import")(import_)
 app.command("rehearse")(rehearse)
 app.command("serve")(serve)
+app.command("report")(report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -253,7 +256,7 @@ def train(
         from prompt_jax.run.stages import run_recipe
 
         options = {"profile": profile, "batch_digests": batch_digests, "show": True}
-        options |= {"observers": observers.usual()}
+        options |= {"observers": observers.usual(command)}
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     if dry_run:
@@ -266,6 +269,10 @@ def train(
         numbers = None if seeds is None else parse_seeds(seeds)
         print_plans(plan(cfg.root, model_dir, numbers), cfg.operative, json)
         return
+    flags = {"gin_file": gin_file, "gin_search_paths": gin_search_paths}
+    flags |= {"model_dir": model_dir, "tasks_module": tasks_module, "seeds": seeds}
+    flags |= {"methods_module": methods_module, "data_dir": data_dir}
+    command = command_line("train", flags, ctx.obj)
     place = hosts.find(coordinator, processes, process)
     if place is not None:
         hosts.watched()
@@ -332,7 +339,10 @@ def pretrain(
     from prompt_jax.run.pretrain import pretrain
 
     with hosts.joined(place, start_timeout, about=cfg.operative):
-        options = {"operative": cfg.operative, "observers": observers.usual(), "show": True}
+        flags = {"gin_file": gin_file, "gin_search_paths": gin_search_paths}
+        flags |= {"model_dir": model_dir, "data_dir": data_dir}
+        command = command_line("pretrain", flags, ctx.obj)
+        options = {"operative": cfg.operative, "observers": observers.usual(command), "show": True}
         last = pretrain(cfg.root, model_dir, **options)
         if json and hosts.writes():
             print_json(last)

@@ -1,7 +1,9 @@
 """Options that several verbs of the command line share, and what two of them do."""
 
 import os
+import shlex
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -133,6 +135,21 @@ def use_stop_signals(names: list[str] | None) -> None:
         if name not in numbers:
             raise UserError(f"--stop_signal={name}", remedy="give USR1 or USR2")
         signal.signal(numbers[name], lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
+def command_line(
+    verb: str, flags: Mapping[str, str | list[str] | None], bindings: list[str] | None
+) -> str:
+    """The command that was given, as a shell reads it.
+
+    >>> command_line("train", {"gin_file": ["a b.gin"], "seeds": None}, ["SEED=1"])
+    "prompt-jax train '--gin_file=a b.gin' --gin.SEED=1"
+    """
+    parts = ["prompt-jax", verb]
+    for name, value in flags.items():
+        values = value if isinstance(value, list) else [value]
+        parts += [f"--{name}={one}" for one in values if one]
+    return shlex.join([*parts, *(f"--gin.{binding}" for binding in bindings or [])])
 
 
 def use_data_dir(data_dir: str | None) -> None:

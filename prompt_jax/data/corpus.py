@@ -256,6 +256,10 @@ class CorpusBatches:
         tokens, rows = sum(map(len, self.texts)), sum(self.chunks)
         return {"tokens": tokens, "rows_per_epoch": rows, "fill_rate": 1.0}
 
+    def lengths(self) -> dict[str, Any]:
+        """Text of a corpus has no examples of a length."""
+        return {}
+
 
 def shares(lengths: list[int], exponent: float | None) -> list[int]:
     """How many of `WINDOW` rows each text gets: in proportion to length**exponent, at least one.

@@ -25,6 +25,8 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.settings import at_least, settings
 
+    def lengths(self) -> dict[str, Any]: ...
+
 
 @settings
 class Data:
@@ -280,6 +282,25 @@ class TaskBatches:
             "examples_per_row": sum(map(len, rows)) / len(rows),
             "fill_rate": used / (len(rows) * self.capacity[0]),
         }
+
+    def lengths(self) -> dict[str, Any]:
+        """{task: {"examples": N, "inputs": `spread`, "targets": `spread`}}, in tokens with EOS."""
+        data = self.data
+        return {
+            task.name: {
+                "examples": len(task.inputs),
+                "inputs": spread(task.inputs, task.truncated_inputs, data.input_length),
+                "targets": spread(task.targets, task.truncated_targets, data.target_length),
+            }
+            for task in self.tasks
+        }
+
+
+def spread(tokens: list[np.ndarray], truncated: int, limit: int) -> dict[str, Any]:
+    """Tokens of texts: the median, the 95th percentile and the longest, all as cut to `limit`."""
+    counts = [len(ids) for ids in tokens] or [0]
+    shares = np.percentile(counts, (50, 95, 100)).astype(int).tolist()
+    return {"percentiles": shares, "limit": limit, "truncated": truncated}
 
 
 ENCODER_FEATURES = (

@@ -208,6 +208,11 @@ class Run:
         slots = jax.device_put(slots, opt_shardings(slots, trainable, everywhere))
         return TrainState(jax.device_put(jnp.int32(0), everywhere), trainable, *slots)
 
+    def first_prompt(self) -> dict[str, np.ndarray]:
+        """The arrays of the prompt at step 0, folded as an artefact's."""
+        model: Any = nnx.merge(self.graphdef, self.trainable, self.frozen)
+        return self.settings.method.fold(model.prompt)
+
     def batch(self, step: int) -> tuple[dict[str, jax.Array], tuple[int, int]]:
         """A step's rows as global arrays, and how many examples and tokens of text they hold.
 
@@ -220,7 +225,7 @@ class Run:
         if self.digests is not None:
             self.digests.write(step, here.start, batch)
         texts = (batch["encoder_input_tokens"], batch["decoder_target_tokens"])
-        tokens = sum(np.count_nonzero(text) for text in texts) * size // max(len(texts[0]), 1)
+        tokens = sum(int(np.count_nonzero(text)) for text in texts) * size // max(len(texts[0]), 1)
         counts = (self.data.examples(step), tokens)
         return sharding.put_rows(batch, places, here, size), counts
 
@@ -258,7 +263,17 @@ class Run:
         for change in changes:
             self.screen.say(f"changed since the run began: {change}")
         self.log.start(
-            Opened(run, self.folder, start, operative, self.log.records, self.screen.say)
+            Opened(
+                run=run,
+                folder=self.folder,
+                start=start,
+                operative=operative,
+                records=self.log.records,
+                say=self.screen.say,
+                backbone=self.backbone,
+                lengths=self.data.lengths(),
+                begin=self.first_prompt,
+            )
         )
         opened.callback(self.log.close)
         return state

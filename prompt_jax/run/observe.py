@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
 
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.run.settings import Train
 
 Record = Mapping[str, Any]
@@ -26,6 +28,9 @@ class Opened:
       operative: the recipe as it was read, in gin's words.
       records: those of metrics.jsonl so far.
       say: prints a line for the person who watches.
+      backbone: the frozen T5.
+      lengths: of the text that is trained on, by task (`TaskBatches.lengths`); {} of a corpus.
+      begin: gives the arrays of the prompt at step 0, folded as an artefact's.
     """
 
     run: Train
@@ -34,6 +39,9 @@ class Opened:
     operative: str
     records: Sequence[Record]
     say: Callable[[str], None]
+    backbone: Backbone
+    lengths: Mapping[str, Any]
+    begin: Callable[[], Mapping[str, np.ndarray]]
 
 
 class Observer(Protocol):

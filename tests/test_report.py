@@ -1,0 +1,164 @@
+"""The page of runs: what it says of folders that runs left, and how a browser takes it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import LABELS, write_run, write_seeds
+
+from prompt_jax.cli.main import main
+from prompt_jax.inspect import charts, compare
+from prompt_jax.inspect.runs import differing, find_runs, grouped
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[str, str]:
+    """Three seeds of two methods."""
+    place = tmp_path_factory.mktemp("runs")
+    soft, lora = (
+        write_seeds(place / "soft", "SoftPrompt", 20),
+        write_seeds(place / "lora", "Lora", 35),
+    )
+    return str(soft), str(lora)
+
+
+@pytest.fixture(scope="module")
+def page(folders, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "new" / "two.html"
+    assert main(["report", *folders, f"--output={path}"]) == 0
+    return path
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text = page.read_text()
+    assert len(text) < 400_000
+    addresses = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'> ]+)", text)
+    assert [a for a in addresses if not a.startswith(("#", "data:"))] == []
+    assert "default-src 'none'" in text
+    assert "Copyright (c) 2022 Leon Sorokin" in text, "the licence of uPlot goes with it"
+
+
+def test_the_page_has_every_section(page):
+    text = page.read_text()
+    sections = re.findall(r'<h2 id="(\w+)"', text)
+    expected = "runs scores tests curves labels examples data prompt machine settings commands"
+    assert sections == expected.split()
+    assert "soft less lora" in text and "@Lora()" in text
+    assert "no explanation" in text and "2112.08348" in text
+    assert "prompt-jax train --gin_file=a.gin --model_dir=seed_2" in text
+
+
+def test_texts_of_a_task_cannot_break_the_page(page):
+    text = page.read_text()
+    assert "&lt;/script&gt;&lt;b&gt;example 1&lt;/b&gt;" in text
+    assert text.count("</script>") == 3
+
+
+def test_one_run_gets_its_report_beside_it(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert main(["report", str(run)]) == 0
+    text = (run / "report.html").read_text()
+    assert "Settings that differ" not in text and "Paired tests" not in text
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text() == text, "the same run gives the same bytes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["{folder}"], "holds no run; give the --model_dir of one"),
+     (["{folder}", "{folder}"], "2 folders: give --output=FILE.html")],
+)  # fmt: skip
+def test_mistakes_are_one_line(tmp_path, capsys, arguments, message):
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    assert main(["report", *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_seeds_are_one_group_and_methods_are_two(folders):
+    soft, lora = grouped(folders)
+    assert (soft.label, [run.seed for run in soft.runs]) == ("soft", [0, 1, 2])
+    assert differing([soft, lora]) == [("Train.method", ["@SoftPrompt()", "@Lora()"])]
+
+
+def test_members_of_a_farm_are_groups_by_their_settings(tmp_path):
+    for name, method in (("a", "SoftPrompt"), ("b", "Lora")):
+        write_run(tmp_path / "farm" / "members" / name, method=method)
+    found = [group.label for group in grouped([str(tmp_path / "farm")])]
+    assert found == ["farm/members/a", "farm/members/b"]
+    assert len(find_runs(str(tmp_path / "farm"))) == 2
+
+
+def test_curves_are_means_with_bands(folders):
+    groups = grouped(folders)
+    drawn = {chart["title"]: chart for chart in charts.charts(groups, ["accuracy"])}
+    curve = drawn["accuracy"]["series"][0]
+    values = [run.evaluations[-1]["accuracy"] for run in groups[0].runs]
+    assert drawn["accuracy"]["x"] == [0, 20, 40, 60]
+    assert (curve["low"][-1], curve["high"][-1]) == (min(values), max(values))
+    assert curve["y"][-1] == pytest.approx(np.mean(values))
+    assert drawn["Training loss"]["log"] and drawn["Throughput"]["machine"]
+
+
+def test_a_long_run_is_thinned_to_its_ends():
+    steps = charts._thinned(list(range(0, 100_000, 10)))
+    assert len(steps) == charts.MOST_POINTS and (steps[0], steps[-1]) == (0, 99_990)
+
+
+def test_paired_tests_agree_with_scipy_and_with_equal_runs(folders):
+    from scipy import stats
+
+    soft, lora = grouped(folders)
+    (pair,) = compare.tests([soft, lora], "accuracy")
+    x, y = (group.values("accuracy") for group in (soft, lora))
+    assert pair["seeds"]["p"] == pytest.approx(stats.ttest_rel(x, y).pvalue)
+    assert pair["seeds"]["difference"] == pytest.approx(np.mean(x) - np.mean(y))
+    assert pair["examples"]["n"] == 120 and pair["examples"]["difference"] < 0
+    (same,) = compare.tests([soft, soft], "accuracy")
+    assert same["seeds"]["difference"] == 0 and same["examples"]["p"] == 1
+
+
+def test_confusion_counts_what_is_no_label():
+    pairs = [("joy", "joy"), ("joy", "fear"), ("fear", "dunno"), ("fear", "fear")]
+    rows = [{"targets": target, "prediction": said} for target, said in pairs]
+    table = compare.confusion(rows, ["joy", "fear"])
+    assert table.tolist() == [[1, 1, 0], [0, 1, 1]]
+    joy, fear = compare.by_label(table, ["joy", "fear"])
+    assert (joy["precision"], joy["recall"]) == (100, 50)
+    assert (fear["precision"], fear["recall"], fear["rows"]) == (50, 50, 2)
+    assert [compare.verdict(row, set(LABELS)) for row in rows] == [
+        "right", "wrong", "not a label", "right"]  # fmt: skip
+
+
+PROBE = """<script>
+document.querySelector('button[data-kind="wrong"]').click();
+const wrong = [...document.querySelectorAll(".examples tbody tr")].filter((r) => !r.hidden);
+document.body.dataset.wrong = wrong.length + " " + new Set(wrong.map((r) => r.dataset.kind)).size;
+document.body.dataset.wide = String(document.documentElement.scrollWidth > innerWidth);
+document.body.dataset.canvases = String(document.querySelectorAll("canvas").length);
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+def test_chromium_draws_it_without_an_error_or_a_request(page, tmp_path, width):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "install Debian's chromium"
+    probed, log = tmp_path / "probed.html", tmp_path / "net.json"
+    probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", f"--log-net-log={log}", "--virtual-time-budget=2000"]
+    command += [f"--window-size={width},900", "--dump-dom", probed.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    body = re.search(r"<body ([^>]*)>", done.stdout)[1]
+    assert re.search(r'data-wrong="[1-9]\d* 1"', body), body
+    assert 'data-wide="false"' in body, "the page is wider than the screen"
+    assert 'data-canvases="10"' in body
+    requests = re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace"))
+    assert requests == []
+    assert json.loads(re.search(r'id="charts">(.*?)</script>', page.read_text())[1])
