@@ -82,7 +82,7 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     assert len(list((model_dir / "tensorboard").iterdir())) == 1
     facts = json.loads((model_dir / "facts.json").read_text())
     assert [row["norm"] > 0 for row in facts["prompt"]["sides"]["encoder"]["rows"]] == [True] * 4
-    assert facts["prompt"]["drift"]["encoder"]["distance"] > 0
+    assert set(facts["prompt"]["drift"]["encoder"]) == {"distance", "relative", "cosine"}
     (lengths,) = facts["lengths"].values()
     assert lengths["examples"] == 60 and lengths["targets"]["percentiles"] == [2, 2, 2]
     assert "Nearest pieces are no explanation" in (model_dir / "report.html").read_text()

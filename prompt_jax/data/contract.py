@@ -25,6 +25,10 @@ class Batches(Protocol):
         """Counts for the log."""
         ...
 
+    def lengths(self) -> dict[str, Any]:
+        """By task, how long its texts are in tokens (`TaskBatches.lengths`); {} of a corpus."""
+        ...
+
 
 class Text(Protocol):
     """What was read, before any weight is."""

@@ -25,8 +25,6 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.settings import at_least, settings
 
-    def lengths(self) -> dict[str, Any]: ...
-
 
 @settings
 class Data:
@@ -289,17 +287,16 @@ class TaskBatches:
         return {
             task.name: {
                 "examples": len(task.inputs),
-                "inputs": spread(task.inputs, task.truncated_inputs, data.input_length),
-                "targets": spread(task.targets, task.truncated_targets, data.target_length),
+                "inputs": spread(task.lengths[:, 0], task.truncated_inputs, data.input_length),
+                "targets": spread(task.lengths[:, 1], task.truncated_targets, data.target_length),
             }
             for task in self.tasks
         }
 
 
-def spread(tokens: list[np.ndarray], truncated: int, limit: int) -> dict[str, Any]:
+def spread(counts: np.ndarray, truncated: int, limit: int) -> dict[str, Any]:
     """Tokens of texts: the median, the 95th percentile and the longest, all as cut to `limit`."""
-    counts = [len(ids) for ids in tokens] or [0]
-    shares = np.percentile(counts, (50, 95, 100)).astype(int).tolist()
+    shares = np.percentile(counts if len(counts) else [0], (50, 95, 100)).astype(int).tolist()
     return {"percentiles": shares, "limit": limit, "truncated": truncated}
 
 
