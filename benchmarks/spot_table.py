@@ -159,19 +159,40 @@ def verdict(over: Sequence[float], noise: float, helps: bool) -> str:
 
 
 def pictures_of(tasks: Sequence[Any], targets: Sequence[Any], lines: Lines, page: Path) -> str:
-    """Draws both heat maps; the lines that show them."""
+    """Draws both heat maps; the lines that show them, with words for who does not see them."""
     rows, columns = [t.name for t in tasks], [t.name for t in targets]
     near = [[similarity(lines, r, c, "pairs") for c in columns] for r in rows]
     over = [[gains(lines, r, c) for c in columns] for r in rows]
-    maps = {
-        "similarity": np.array([[np.nan if x is None else x for x in row] for row in near]),
-        "gains": np.array([[mean(x) if x else np.nan for x in row] for row in over]),
-    }
-    titles = {"similarity": "similarity (pairs)", "gains": "points over the vocabulary's init"}
+    names = {"row_name": "source", "column_name": "target"}
     shown = []
-    for name, grid in maps.items():
-        if np.isfinite(grid).any():
-            path = page.with_name(f"{page.stem}_{name}.png")
-            pictures.heat_map(grid, rows, columns, titles[name], str(path))
-            shown.append(f"![{titles[name]}]({path.name})")
+    grid = np.array([[np.nan if x is None else x for x in row] for row in near])
+    if np.isfinite(grid).any():
+        path = page.with_name(f"{page.stem}_similarity.png")
+        title = "Similarity of source and target (pairs)"
+        pictures.heat_map(grid, rows, columns, title, str(path), scale="cosine", **names)
+        shown.append(f"![{alt('Similarity', grid, rows, columns, '.3f')}]({path.name})")
+    grid = np.array([[mean(x) if x else np.nan for x in row] for row in over])
+    if np.isfinite(grid).any():
+        deviations = np.array([[stdev(x) if len(x) > 1 else np.nan for x in row] for row in over])
+        path = page.with_name(f"{page.stem}_gains.png")
+        title, scale = (
+            "Points over the vocabulary's init",
+            "points of accuracy, mean ± std of seeds",
+        )
+        pictures.heat_map(
+            grid, rows, columns, title, str(path),
+            scale=scale, centred=True, spread=deviations, **names,
+        )  # fmt: skip
+        shown.append(f"![{alt('Points gained', grid, rows, columns, '+.1f')}]({path.name})")
     return "\n".join(shown) + "\n"
+
+
+def alt(what: str, grid: np.ndarray, rows: Sequence[str], columns: Sequence[str], form: str) -> str:
+    """A heat map in words: its greatest and its least cell."""
+    ends = {"greatest": np.nanargmax(grid), "least": np.nanargmin(grid)}
+    parts = []
+    for name, at in ends.items():
+        row, column = np.unravel_index(at, grid.shape)
+        value = format(grid[row, column], form)
+        parts.append(f"{name} from {rows[row]} to {columns[column]}, {value}")
+    return f"{what} by source (rows) and target (columns): {'; '.join(parts)}."

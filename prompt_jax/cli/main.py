@@ -18,6 +18,7 @@ from prompt_jax.cli.doctor import doctor
 from prompt_jax.cli.evaluate import evaluate, infer
 from prompt_jax.cli.export import export, import_
 from prompt_jax.cli.fit import fit
+from prompt_jax.cli.inspect import inspect
 from prompt_jax.cli.migrate import migrate
 from prompt_jax.cli.options import (
     Coordinator,
@@ -48,6 +49,7 @@ from prompt_jax.cli.serve import serve
 from prompt_jax.cli.show import print_json, print_plans, print_table
 from prompt_jax.cli.spot import app as spot_app
 from prompt_jax.cli.tasks import tasks_app
+from prompt_jax.cli.watch import watch
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.hosts import chipless
 
@@ -74,6 +76,8 @@ app.command("import")(import_)
 app.command("rehearse")(rehearse)
 app.command("serve")(serve)
 app.command("report")(report)
+app.command("inspect")(inspect)
+app.command("watch")(watch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

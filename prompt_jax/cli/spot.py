@@ -133,7 +133,8 @@ def rank(
     report = similarities(library, target, kind)
     if picture is not None:
         names = report["entries"]
-        pictures.heat_map(report["matrix"], names, names, f"similarity, {by}", picture)
+        title = f"Similarity of tasks by their prompts, {by}"
+        pictures.heat_map(report["matrix"], names, names, title, picture, scale="cosine")
     if json:
         print_json({**report, "matrix": report["matrix"].tolist()})
         return

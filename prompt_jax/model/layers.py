@@ -205,6 +205,16 @@ class Attention(nnx.Module):
         P keys and values of `edit` come before the T; their bias is 0 where `bias` has T columns
         and no more. Every query sees them.
         """
+        weights, v_BTHK = self.weights(x_BSD, keys_values, bias, mask, edit)
+        weights = dropout(weights.astype(x_BSD.dtype), self.rate, dropout_key, 2)
+        y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v_BTHK)
+        return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1), edit.out)
+
+    def weights(
+        self, x_BSD, keys_values, bias, mask, edit: AttentionEdit
+    ) -> tuple[jax.Array, jax.Array]:
+        """What each query gives to each key, float32 [B, H, S, P + T], and the values
+        [B, P + T, H, K]; arguments as of a call."""
         k_BTHK, v_BTHK = keys_values
         if edit.keys is not None and edit.values is not None:
             k_BTHK = self._preceded(edit.keys, k_BTHK)
@@ -214,9 +224,7 @@ class Attention(nnx.Module):
         q_BSHK = self.query(x_BSD, edit.query).reshape(*x_BSD.shape[:2], *self.heads)
         logits = jnp.einsum("bshk,bthk->bhst", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
         logits = jnp.where(mask, logits if bias is None else logits + bias, MASKED)
-        weights = dropout(jax.nn.softmax(logits).astype(x_BSD.dtype), self.rate, dropout_key, 2)
-        y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v_BTHK)
-        return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1), edit.out)
+        return jax.nn.softmax(logits), v_BTHK
 
     def _preceded(self, rows, x_BTHK) -> jax.Array:
         """[B, P + T, H, K]: rows [P, H * K] or [B, P, H * K] before x, in its dtype."""
