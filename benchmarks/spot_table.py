@@ -180,9 +180,16 @@ def pictures_of(tasks: Sequence[Any], targets: Sequence[Any], lines: Lines, page
             "points of accuracy, mean ± std of seeds",
         )
         pictures.heat_map(
-            grid, rows, columns, title, str(path),
-            scale=scale, centred=True, spread=deviations, **names,
-        )  # fmt: skip
+            grid,
+            rows,
+            columns,
+            title,
+            str(path),
+            scale=scale,
+            centred=True,
+            spread=deviations,
+            **names,
+        )
         shown.append(f"![{alt('Points gained', grid, rows, columns, '+.1f')}]({path.name})")
     return "\n".join(shown) + "\n"
 
@@ -192,7 +199,7 @@ def alt(what: str, grid: np.ndarray, rows: Sequence[str], columns: Sequence[str]
     ends = {"greatest": np.nanargmax(grid), "least": np.nanargmin(grid)}
     parts = []
     for name, at in ends.items():
-        row, column = np.unravel_index(at, grid.shape)
+        row, column = (int(n) for n in np.unravel_index(at, grid.shape))
         value = format(grid[row, column], form)
         parts.append(f"{name} from {rows[row]} to {columns[column]}, {value}")
     return f"{what} by source (rows) and target (columns): {'; '.join(parts)}."

@@ -27,9 +27,16 @@ def write_run(folder: Path, seed: int = 0, method: str = "SoftPrompt", gain: flo
         if step % 20 == 0:
             accuracy = 40 + gain * (1 - math.exp(-step / 20)) + rng.uniform(-4, 4)
             records.append(
-                {"step": step, "kind": "eval", "task": "moods", "split": "validation",
-                 "accuracy": accuracy, "not_a_label": 40 * math.exp(-step / 8), "seconds": 1.5}
-            )  # fmt: skip
+                {
+                    "step": step,
+                    "kind": "eval",
+                    "task": "moods",
+                    "split": "validation",
+                    "accuracy": accuracy,
+                    "not_a_label": 40 * math.exp(-step / 8),
+                    "seconds": 1.5,
+                }
+            )
     folder.mkdir(parents=True)
     text = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "metrics.jsonl").write_text(text)
@@ -52,25 +59,41 @@ PROMPT = {
     "norms_of_pieces": {"5 %": 1.0, "50 %": 2.0, "95 %": 3.0},
     "sides": {
         "encoder": {
-            "rows": [{"norm": 2.5, "cosine": [["▁feel", 0.41], ["▁mood", 0.33]],
-                      "euclid": [["▁the", 2.41], ["<s>", 3.3]]}] * 4,
+            "rows": [
+                {
+                    "norm": 2.5,
+                    "cosine": [["▁feel", 0.41], ["▁mood", 0.33]],
+                    "euclid": [["▁the", 2.41], ["<s>", 3.3]],
+                }
+            ]
+            * 4,
             "mean_cosine_of_rows": 0.12,
         }
     },
     "drift": {"encoder": {"distance": 1.5, "relative": 0.75, "cosine": 0.6}},
-}  # fmt: skip
+}
 
 
 def train_record(step: int, rng: random.Random) -> dict[str, Any]:
     loss = 0.4 + 3 * math.exp(-step / 15) + rng.uniform(0, 0.2)
     return {
-        "step": step, "kind": "train", "loss": 64 * loss, "loss_per_token": loss, "tokens": 64.0,
-        "accuracy": 1 - loss / 4, "grad_norm": 2 * loss, "trainable_norm": 10 + step / 9,
-        "examples": 16.0, "seconds_per_step": 0.2, "examples_per_second": 80.0,
-        "tokens_per_second": 900 + rng.uniform(0, 99), "model_flops_utilisation": 0.21,
-        "input_share": 0.01, "compile_seconds": 12.0 if step == 5 else 0.0,
+        "step": step,
+        "kind": "train",
+        "loss": 64 * loss,
+        "loss_per_token": loss,
+        "tokens": 64.0,
+        "accuracy": 1 - loss / 4,
+        "grad_norm": 2 * loss,
+        "trainable_norm": 10 + step / 9,
+        "examples": 16.0,
+        "seconds_per_step": 0.2,
+        "examples_per_second": 80.0,
+        "tokens_per_second": 900 + rng.uniform(0, 99),
+        "model_flops_utilisation": 0.21,
+        "input_share": 0.01,
+        "compile_seconds": 12.0 if step == 5 else 0.0,
         "host_peak_bytes": 1.4e9,
-    }  # fmt: skip
+    }
 
 
 def write_manifest(folder: Path, seed: int, method: str, step: int) -> None:
@@ -90,8 +113,15 @@ def write_predictions(folder: Path, record: dict[str, Any], rng: random.Random) 
             wanted if rng.uniform(0, 100) < record["accuracy"] else rng.choice((*LABELS, "dunno"))
         )
         text = f"</script><b>example {n}</b> of a text that says how somebody feels"
-        rows.append({"task": "moods", "inputs": text, "targets": wanted, "prediction": said,
-                     "score": -rng.random()})  # fmt: skip
+        rows.append(
+            {
+                "task": "moods",
+                "inputs": text,
+                "targets": wanted,
+                "prediction": said,
+                "score": -rng.random(),
+            }
+        )
     (folder / "predictions").mkdir()
     path = folder / "predictions" / f"step_{record['step']}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

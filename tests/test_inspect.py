@@ -86,11 +86,13 @@ def test_the_verb_measures_and_draws(tiny, rows, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "give --prompt=DIR, or --run=MODEL_DIR"),
-     (["--run={folder}"], "holds no prompt yet"),
-     (["--prompt={rows}"], "names no backbone; give --backbone"),
-     (["--prompt=a", "--prompt=b", "--prompt=c"], "two are compared at a time")],
-)  # fmt: skip
+    [
+        ([], "give --prompt=DIR, or --run=MODEL_DIR"),
+        (["--run={folder}"], "holds no prompt yet"),
+        (["--prompt={rows}"], "names no backbone; give --backbone"),
+        (["--prompt=a", "--prompt=b", "--prompt=c"], "two are compared at a time"),
+    ],
+)
 def test_mistakes_are_one_line(rows, tmp_path, capsys, arguments, message):
     given = [argument.format(folder=tmp_path, rows=rows) for argument in arguments]
     assert main(["inspect", *given]) == 2

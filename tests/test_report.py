@@ -69,9 +69,11 @@ def test_one_run_gets_its_report_beside_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["{folder}"], "holds no run; give the --model_dir of one"),
-     (["{folder}", "{folder}"], "2 folders: give --output=FILE.html")],
-)  # fmt: skip
+    [
+        (["{folder}"], "holds no run; give the --model_dir of one"),
+        (["{folder}", "{folder}"], "2 folders: give --output=FILE.html"),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, capsys, arguments, message):
     given = [argument.format(folder=tmp_path) for argument in arguments]
     assert main(["report", *given]) == 2
@@ -130,7 +132,11 @@ def test_confusion_counts_what_is_no_label():
     assert (joy["precision"], joy["recall"]) == (100, 50)
     assert (fear["precision"], fear["recall"], fear["rows"]) == (50, 50, 2)
     assert [compare.verdict(row, set(LABELS)) for row in rows] == [
-        "right", "wrong", "not a label", "right"]  # fmt: skip
+        "right",
+        "wrong",
+        "not a label",
+        "right",
+    ]
 
 
 PROBE = """<script>

@@ -87,11 +87,18 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]
                 f"{facts['prompt']}: {side}, nearest of {facts['compared_pieces']} pieces (norms "
                 f"{norms}); mean cosine between rows {found['mean_cosine_of_rows']:.3f}"
             )
-            yield title, [
-                {"row": n, "norm": round(row["norm"], 3), "by cosine": _pieces(row["cosine"]),
-                 "by Euclid": _pieces(row["euclid"])}
-                for n, row in enumerate(found["rows"])
-            ]  # fmt: skip
+            yield (
+                title,
+                [
+                    {
+                        "row": n,
+                        "norm": round(row["norm"], 3),
+                        "by cosine": _pieces(row["cosine"]),
+                        "by Euclid": _pieces(row["euclid"]),
+                    }
+                    for n, row in enumerate(found["rows"])
+                ],
+            )
         if "attention" in facts:
             rows = enumerate(zip(*facts["attention"], strict=True))
             title = f"attention of the text to each row by layer, % ({facts['examples']} examples)"
@@ -105,11 +112,21 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]
         if "ablation" in facts:
             yield from _ablated(facts["ablation"], facts["examples"])
     if "drift" in report:
-        yield "distance of the rows from step 0", [
-            {"step": row["step"], **{f"{side} {name}": value for side, values in row.items()
-                                     if side != "step" for name, value in values.items()}}
-            for row in report["drift"]
-        ]  # fmt: skip
+        yield (
+            "distance of the rows from step 0",
+            [
+                {
+                    "step": row["step"],
+                    **{
+                        f"{side} {name}": value
+                        for side, values in row.items()
+                        if side != "step"
+                        for name, value in values.items()
+                    },
+                }
+                for row in report["drift"]
+            ],
+        )
     for side, facts in report.get("compared", {}).items():
         title = (
             f"{side}, two prompts: cosine {facts['mean_cosine_of_same_rows']:.3f} of rows in the "

@@ -63,8 +63,10 @@ def _curves(
 ) -> dict[str, Any]:
     by_group = []
     for group in groups:
-        runs = [{r["step"]: factor * r[name] for r in records(run) if _is_number(r.get(name))}
-                for run in group.runs]  # fmt: skip
+        runs = [
+            {r["step"]: factor * r[name] for r in records(run) if _is_number(r.get(name))}
+            for run in group.runs
+        ]
         by_group.append([curve for curve in runs if curve])
     steps = _thinned(sorted({step for runs in by_group for curve in runs for step in curve}))
     series = []
@@ -75,8 +77,14 @@ def _curves(
         mean = [sum(values) / len(values) if values else None for values in at]
         low, high = ([pick(v) if v else None for v in at] for pick in (min, max))
         several = len(runs) > 1
-        series.append({"label": group.label, "y": mean, "low": low if several else [],
-                       "high": high if several else []})  # fmt: skip
+        series.append(
+            {
+                "label": group.label,
+                "y": mean,
+                "low": low if several else [],
+                "high": high if several else [],
+            }
+        )
     return {"x": steps, "series": series}
 
 

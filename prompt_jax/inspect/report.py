@@ -199,10 +199,15 @@ def _labels(group: Group) -> dict[str, Any] | None:
         shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
         found["columns"] = [*labels, compare.NO_LABEL]
         found["confusion"] = [
-            {"label": label, "cells": [{"count": int(c), "shade": round(0.75 * float(s), 2)}
-                                       for c, s in zip(counts[n], shares[n], strict=True)]}
+            {
+                "label": label,
+                "cells": [
+                    {"count": int(c), "shade": round(0.75 * float(s), 2)}
+                    for c, s in zip(counts[n], shares[n], strict=True)
+                ],
+            }
             for n, label in enumerate(labels)
-        ]  # fmt: skip
+        ]
         numbers = ("rows", "precision", "recall", "F1")
         found["labels"] = table(compare.by_label(counts, labels), numbers)
     found["tasks"] = _tasks(group)
@@ -240,10 +245,14 @@ def _examples(groups: Sequence[Group]) -> list[dict[str, Any]]:
             by_kind.setdefault(compare.verdict(row, labels), []).append(row)
         for kind in ("wrong", compare.NO_LABEL, "right"):
             shown += [
-                {"kind": kind, "run": group.label, "score": _shown(row.get("score")),
-                 **{name: _cut(row[name]) for name in ("inputs", "targets", "prediction")}}
+                {
+                    "kind": kind,
+                    "run": group.label,
+                    "score": _shown(row.get("score")),
+                    **{name: _cut(row[name]) for name in ("inputs", "targets", "prediction")},
+                }
                 for row in by_kind.get(kind, [])[: room // len(by_kind)]
-            ]  # fmt: skip
+            ]
     return shown
 
 
@@ -295,10 +304,14 @@ def _prompts(group: Group) -> list[dict[str, Any]]:
                 f"cosine with it {drift['cosine']:.3f}."
             )
         rows = [
-            {"row": n, "norm": row["norm"], "nearest by cosine": _pieces(row["cosine"]),
-             "nearest by Euclid": _pieces(row["euclid"])}
+            {
+                "row": n,
+                "norm": row["norm"],
+                "nearest by cosine": _pieces(row["cosine"]),
+                "nearest by Euclid": _pieces(row["euclid"]),
+            }
             for n, row in enumerate(found["rows"])
-        ]  # fmt: skip
+        ]
         label = f"{group.first.name}: {side}"
         shown.append({"label": label, "note": note, "table": table(rows, ("row", "norm"))})
     return shown
@@ -334,21 +347,25 @@ def _machine(groups: Sequence[Group]) -> Table | None:
                 "tokens/s": mean("tokens_per_second"),
                 "MFU": None if used is None else f"{100 * used:.3g} %",
                 "compiling, s a run": sum(seconds) / len(group.runs) if seconds else None,
-                "evaluating, s a run": sum(r.get("seconds", 0.0) for run in group.runs
-                                           for r in run.evaluations) / len(group.runs),
+                "evaluating, s a run": sum(
+                    r.get("seconds", 0.0) for run in group.runs for r in run.evaluations
+                )
+                / len(group.runs),
                 "device GiB": most("device_peak_bytes"),
                 "host GiB": most("host_peak_bytes"),
             }
-        )  # fmt: skip
+        )
     return table(rows, list(rows[0])[1:])
 
 
 def _settings(groups: Sequence[Group]) -> Table | None:
     labels = [group.label for group in groups]
     return table(
-        [{"binding": name, **dict(zip(labels, values, strict=True))}
-         for name, values in differing(groups)]
-    )  # fmt: skip
+        [
+            {"binding": name, **dict(zip(labels, values, strict=True))}
+            for name, values in differing(groups)
+        ]
+    )
 
 
 def _commands(groups: Sequence[Group]) -> list[str]:

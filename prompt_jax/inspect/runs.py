@@ -111,9 +111,11 @@ def find_runs(place: str) -> list[Run]:
         if (path / "metrics.jsonl").exists():
             runs.append(read_run(path, f"{name}/{path.relative_to(folder)}"))
         elif path.is_dir():
-            runs += [read_run(p, f"{name}/{p.relative_to(folder)}")
-                     for p in sorted(path.glob("seed_*"), key=natural)
-                     if (p / "metrics.jsonl").exists()]  # fmt: skip
+            runs += [
+                read_run(p, f"{name}/{p.relative_to(folder)}")
+                for p in sorted(path.glob("seed_*"), key=natural)
+                if (p / "metrics.jsonl").exists()
+            ]
     if not runs:
         raise UserError(place, "holds no run", "give the --model_dir of one")
     return runs

@@ -181,8 +181,9 @@ def _bar(run: Run, width: int) -> Text:
     room = max(width - 40, 10)
     filled = 0 if not steps else min(room * step // steps, room)
     eta = "" if is_over(run) else f"  ETA {clock(remaining(run))}"
-    return Text.assemble(("━" * filled, "blue"), ("─" * (room - filled), "dim"),
-                         f"  step {step}/{steps or '?'}{eta}")  # fmt: skip
+    return Text.assemble(
+        ("━" * filled, "blue"), ("─" * (room - filled), "dim"), f"  step {step}/{steps or '?'}{eta}"
+    )
 
 
 def _machine(run: Run) -> str:
