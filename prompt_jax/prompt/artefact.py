@@ -133,7 +133,7 @@ class Prompt:
     @property
     def visibility(self) -> Visibility:
         """What the encoder's prompt columns attend to."""
-        if not self.manifest:
+        if "visibility" not in self.manifest:
             return Visibility()
         described = self.manifest["visibility"]
         once = described.get("computed_once", False)
