@@ -117,8 +117,8 @@ class Answerer:
     ) -> list[Answer]:
         """Answers in the order of the questions; `between` is called before each batch."""
         answers: dict[int, Answer] = {}
-        for rows, said in self.stream(model, questions, between):
-            answers |= dict(zip(rows, said, strict=True))
+        for rows, some in self.stream(model, questions, between):
+            answers |= dict(zip(rows, some, strict=True))
         return [answers[i] for i in range(len(questions))]
 
     def stream(
@@ -137,11 +137,11 @@ class Answerer:
         self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
     ) -> np.ndarray:
         """float32 [len(questions), D]: the mean-pooled encoder states."""
-        found: dict[int, np.ndarray] = {}
+        by_row: dict[int, np.ndarray] = {}
         for rows, batch in self._batches(questions, between):
             vectors = sharding.fetch(_embed(model[0], model[1], model[2], self._put(batch)))
-            found |= {i: vector for i, vector in zip(rows, vectors, strict=False)}
-        return np.stack([found[i] for i in range(len(questions))])
+            by_row |= {i: vector for i, vector in zip(rows, vectors, strict=False)}
+        return np.stack([by_row[i] for i in range(len(questions))])
 
     def _batches(self, questions, between) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         lengths = [len(question.inputs) for question in questions]
@@ -159,8 +159,8 @@ class Answerer:
 
     def _generate(self, model: Model, questions, batch) -> list[Answer]:
         static = (model[0], self.limits[1], self.how)
-        found = generate_text(*static, model[1], model[2], self._put(batch))
-        ids, scores = map(sharding.fetch, found)
+        outputs = generate_text(*static, model[1], model[2], self._put(batch))
+        ids, scores = map(sharding.fetch, outputs)
         return [
             Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
             for row in range(len(questions))
@@ -239,7 +239,7 @@ class Answerer:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, batch):
+def generate_text(graphdef, max_length: int, answering: Answering, trainable, frozen, batch):
     """Ids int32 [B, N] and scores float32 [B] of the best outputs; see `decode.generate`."""
     model = nnx.merge(graphdef, trainable, frozen)
     ids, scores = decode.generate(
@@ -247,20 +247,20 @@ def generate_text(graphdef, max_length: int, how: Answering, trainable, frozen, 
         batch,
         model.bundle(batch),
         max_length=max_length,
-        beams=how.beams,
-        alpha=how.alpha,
-        sampling=how.sampling,
-        key=jax.random.key(how.seed),
+        beams=answering.beams,
+        alpha=answering.alpha,
+        sampling=answering.sampling,
+        key=jax.random.key(answering.seed),
     )
     return ids[:, 0], scores[:, 0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _rank(graphdef, how: Answering, trainable, frozen, batch) -> jax.Array:
+def _rank(graphdef, answering: Answering, trainable, frozen, batch) -> jax.Array:
     """float32 [B, C]: log-likelihoods, -inf where there is no choice."""
     model = nnx.merge(graphdef, trainable, frozen)
     scores = decode.score(model.t5, batch, model.bundle(batch), batch["choices"])
-    return rank_scores(scores, batch["choices"], how.length_normalised)
+    return rank_scores(scores, batch["choices"], answering.length_normalised)
 
 
 def rank_scores(scores_BC: jax.Array, choices_BCT: jax.Array, length_normalised: bool) -> jax.Array:

@@ -67,10 +67,10 @@ def prompt_of(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:
         return NO_PROMPT, NO_ROWS
     if not isinstance(prompt, Prompt):
         rows = np.asarray(prompt)
-        told = f"array {rows.dtype} {list(rows.shape)}"
+        kind = f"array {rows.dtype} {list(rows.shape)}"
         if rows.ndim != 2 or rows.dtype.kind not in "fV" or 0 in rows.shape:  # V: bfloat16
-            raise UserError("prompt", told, f"give floats [rows, {backbone.config.emb_dim}]")
-        prompt = Prompt({"encoder": rows.astype(np.float32)}, {}, told)
+            raise UserError("prompt", kind, f"give floats [rows, {backbone.config.emb_dim}]")
+        prompt = Prompt({"encoder": rows.astype(np.float32)}, {}, kind)
     check_backbone(prompt, backbone)
     return prompt.bundle(), prompt.layout
 
@@ -132,8 +132,8 @@ def checked_tokens(backbone: Backbone, name: str, value: ArrayLike, ndim: int) -
     """int32 with `ndim` axes, every id with an embedding."""
     tokens, size = np.asarray(value), backbone.config.vocab_size
     if tokens.ndim != ndim or tokens.dtype.kind not in "iu":
-        told = f"{tokens.dtype} {list(tokens.shape)}"
-        raise UserError(name, told, f"give an int array with {ndim} axes, padded with 0")
+        kind = f"{tokens.dtype} {list(tokens.shape)}"
+        raise UserError(name, kind, f"give an int array with {ndim} axes, padded with 0")
     low, high = tokens.min(initial=0), tokens.max(initial=0)
     if low < 0 or high >= size:
         bad = low if low < 0 else high

@@ -32,13 +32,13 @@ class Journal:
         part, self.part = self.part, self.part + 1
         left = [i for i in range(len(questions)) if (part, i) not in self.kept]
         asked = [questions[i] for i in left]
-        for rows, said in answerer.stream(model, asked, between):
+        for rows, some in answerer.stream(model, asked, between):
             numbers = [left[row] for row in rows]
             self.out.append(
                 [
                     {"part": part, "question": i, **answer._asdict()}
-                    for i, answer in zip(numbers, said, strict=True)
+                    for i, answer in zip(numbers, some, strict=True)
                 ]
             )
-            self.kept |= {(part, i): a for i, a in zip(numbers, said, strict=True)}
+            self.kept |= {(part, i): a for i, a in zip(numbers, some, strict=True)}
         return [self.kept[part, i] for i in range(len(questions))]

@@ -196,8 +196,8 @@ def transfer(
     from prompt_jax.transfer.targets import Transfer
 
     where = (Library(library), model_dir)
-    how = Transfer(load, *where, strategies, k, kind, early_step, size_cap, show=True)
-    report = how()
+    planned = Transfer(load, *where, strategies, k, kind, early_step, size_cap, show=True)
+    report = planned()
     if picture is not None:
         _draw_gains(report, picture)
     if json:

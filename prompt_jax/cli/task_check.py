@@ -221,24 +221,24 @@ def _named(rows, places, lengths: dict[str, list[int]], limits: Limits) -> list[
 
 
 def _coverage(rows: Sequence[dict], choices: Sequence[str]) -> dict[str, Any]:
-    said = Counter(row["targets"] for row in rows)
+    counts = Counter(row["targets"] for row in rows)
     known = {*choices, UNLABELLED}
     return {
-        "unlabelled": said[UNLABELLED],
-        "absent_labels": [choice for choice in choices if not said[choice]],
-        "unknown_labels": {label: n for label, n in said.items() if label not in known},
+        "unlabelled": counts[UNLABELLED],
+        "absent_labels": [choice for choice in choices if not counts[choice]],
+        "unknown_labels": {label: n for label, n in counts.items() if label not in known},
     }
 
 
 def _unknown(rows, named: Sequence[str], choices: Sequence[str]) -> list[str]:
     """One line for each of the first rows whose target is none of the task's labels."""
     known = {*choices, UNLABELLED}
-    found = [
+    unknown = [
         f"{place}: target '{row['targets']}' is none of {', '.join(choices)}"
         for row, place in zip(rows, named, strict=True)
         if row["targets"] not in known
     ]
-    return found[:NAMED]
+    return unknown[:NAMED]
 
 
 def _between(task: str, places: dict[str, dict[str, str]]) -> list[dict]:

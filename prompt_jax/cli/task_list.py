@@ -42,7 +42,7 @@ def families(tasks: list[dict]) -> dict[str, list[dict]]:
     [('glue', 4), ('trec', 1)]
     """
     beginnings = {entry["name"]: _beginnings(entry["name"]) for entry in tasks}
-    count = Counter(beginning for found in beginnings.values() for beginning in found)
+    count = Counter(beginning for of_task in beginnings.values() for beginning in of_task)
     grouped: dict[str, list[dict]] = {}
     for entry in tasks:
         name = entry["name"]
@@ -61,11 +61,11 @@ def describe_families(tasks: list[dict]) -> list[dict]:
     return [
         {
             "family": name,
-            "tasks": len(found),
-            "at hand": sum(bool(entry["present"]) for entry in found),
-            "metrics": list(dict.fromkeys(m for entry in found for m in entry["metrics"])),
+            "tasks": len(members),
+            "at hand": sum(bool(entry["present"]) for entry in members),
+            "metrics": list(dict.fromkeys(m for entry in members for m in entry["metrics"])),
         }
-        for name, found in families(tasks).items()
+        for name, members in families(tasks).items()
     ]
 
 
@@ -119,9 +119,9 @@ def _describe_mixture(name: str) -> dict:
     splits = dict.fromkeys(split for part in parts for split in part["splits"])
     having = {split: [p for p in parts if split in p["splits"]] for split in splits}
     rows = {
-        split: sum(part["rows"][split] for part in held)
-        for split, held in having.items()
-        if all(split in (part["rows"] or {}) for part in held)
+        split: sum(part["rows"][split] for part in rows_of)
+        for split, rows_of in having.items()
+        if all(split in (part["rows"] or {}) for part in rows_of)
     }
     return {
         "name": name,
@@ -132,8 +132,8 @@ def _describe_mixture(name: str) -> dict:
         "rows": rows or None,
         "present": [
             split
-            for split, held in having.items()
-            if all(split in (part["present"] or ()) for part in held)
+            for split, rows_of in having.items()
+            if all(split in (part["present"] or ()) for part in rows_of)
         ],
         "metrics": [],
         "choices": None,

@@ -126,8 +126,8 @@ def tasks_check(
         _print_lines(report["named"])
     else:
         for facts in report["splits"]:
-            told = {key: value for key, value in facts.items() if key != "named"}
-            print_facts(f"{facts['task']}, {facts['split']}", told)
+            shown = {key: value for key, value in facts.items() if key != "named"}
+            print_facts(f"{facts['task']}, {facts['split']}", shown)
             _print_lines(facts["named"])
         for pair in report["between"]:
             print("{task} {splits}: {shared_inputs} inputs in both, {first}".format(**pair))

@@ -28,7 +28,7 @@ def verdict(
     run: Train,
     config: T5Config,
     topology: Topology,
-    found: Analysis,
+    analysis: Analysis,
     decode: bool = False,
     price: float | None = None,
 ) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def verdict(
     chip, rows = topology.chip, _rows(run, decode)
     limit = int(chip.hbm * (1 - RESERVED))
     times = {
-        "compute": found.cost.flops / chip.flops,
-        "hbm": found.cost.hbm / chip.bandwidth,
-        "interconnect": found.cost.sent / chip.ici,
+        "compute": analysis.cost.flops / chip.flops,
+        "hbm": analysis.cost.hbm / chip.bandwidth,
+        "interconnect": analysis.cost.sent / chip.ici,
     }
     bottleneck = max(times, key=times.__getitem__)
     facts: dict[str, Any] = {
@@ -48,29 +48,29 @@ def verdict(
         "remat": config.remat,
         "topology": topology.name,
         "chips": topology.size,
-        "mesh": found.mesh,
+        "mesh": analysis.mesh,
         "batch": rows,
-        "compiled": found.seconds is not None,
-        "seconds_to_compile": found.seconds,
-        "fits": found.memory["peak"] <= limit and not found.gave_up,
-        "tight": found.memory["total"] > limit,
-        "memory": {**found.memory, "limit": limit},
-        "unknown": UNKNOWN + ([] if found.seconds is not None else [NOT_COMPILED]),
+        "compiled": analysis.seconds is not None,
+        "seconds_to_compile": analysis.seconds,
+        "fits": analysis.memory["peak"] <= limit and not analysis.gave_up,
+        "tight": analysis.memory["total"] > limit,
+        "memory": {**analysis.memory, "limit": limit},
+        "unknown": UNKNOWN + ([] if analysis.seconds is not None else [NOT_COMPILED]),
         "source": chip.source,
     }
-    if found.gave_up:
+    if analysis.gave_up:
         return facts
     facts["flops"] = {
-        "chip": found.cost.flops,
-        "step": found.cost.flops * topology.size,
-        "program": found.flops_jaxpr,
+        "chip": analysis.cost.flops,
+        "step": analysis.cost.flops * topology.size,
+        "program": analysis.flops_jaxpr,
     }
     if not decode:
         facts["flops"] |= _ratios(run, config, facts["flops"]["step"])
-    facts["hbm_bytes"] = found.cost.hbm
+    facts["hbm_bytes"] = analysis.cost.hbm
     facts["collectives"] = {
         kind: {"count": count, "bytes_sent": sent}
-        for kind, (count, sent) in found.cost.collectives.items()
+        for kind, (count, sent) in analysis.cost.collectives.items()
     }
     facts["roofline"] = {**times, "step": times[bottleneck], "bottleneck": bottleneck}
     if price is not None:

@@ -191,8 +191,8 @@ def _name(path: Any) -> str:
 
 def local_rows(sharding: NamedSharding, total: int) -> slice:
     """The least range around the rows of a batch of `total` that this process's devices hold."""
-    held = sharding.addressable_devices_indices_map((total,)).values()
-    bounds = [index[0].indices(total) for index in held if index is not None]
+    indices = sharding.addressable_devices_indices_map((total,)).values()
+    bounds = [index[0].indices(total) for index in indices if index is not None]
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
 

@@ -174,8 +174,8 @@ class Encoder(nnx.Module):
             x, keys_values = layer(x, bias, mask_B1TT, edit, places, key)
             return x, keep(keys_values)
 
-        x, kept = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
-        return dropout(self.encoder_norm(x), c.dropout_rate, k[2]), kept
+        x, saved = _scan(self.layers, call, x, c.num_encoder_layers, k[1], c.remat, edits)
+        return dropout(self.encoder_norm(x), c.dropout_rate, k[2]), saved
 
 
 class Decoder(nnx.Module):

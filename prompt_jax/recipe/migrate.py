@@ -67,10 +67,10 @@ class Migration:
 
     def names(self) -> set[str]:
         """Names of everything that a binding in force refers to or configures."""
-        found = {key.rsplit("/", 1)[-1].split(".")[0] for key in self.lines if "." in key}
+        every = {key.rsplit("/", 1)[-1].split(".")[0] for key in self.lines if "." in key}
         for line in self.lines.values():
-            found |= {reference.name for reference in references(line.value)}
-        return found
+            every |= {reference.name for reference in references(line.value)}
+        return every
 
     def say(self, name: str, value: Any) -> None:
         self.out[name] = repr(value)
@@ -97,7 +97,7 @@ def references(value: Any) -> list[Reference]:
     if isinstance(value, Reference):
         return [value]
     if isinstance(value, list | tuple):
-        return [found for item in value for found in references(item)]
+        return [inner for item in value for inner in references(item)]
     return []
 
 

@@ -85,8 +85,8 @@ def window_counts(tokens: np.ndarray, size: int, window: int) -> Any:
     ids = np.asarray(tokens, np.int64)
     counts: Any = sparse.csr_matrix((size, size), dtype=np.float32)
     for distance in range(1, window + 1):
-        pairs, found = np.unique(ids[:-distance] * size + ids[distance:], return_counts=True)
-        weights = (found / distance).astype(np.float32)
+        pairs, times = np.unique(ids[:-distance] * size + ids[distance:], return_counts=True)
+        weights = (times / distance).astype(np.float32)
         counts = counts + sparse.csr_matrix((weights, divmod(pairs, size)), shape=(size, size))
     return counts + counts.T
 
@@ -100,9 +100,11 @@ def positive_pmi(counts: Any) -> Any:
     contexts = np.bincount(counts.col, counts.data, counts.shape[1]) ** SMOOTHING
     contexts = contexts / contexts.sum()
     pmi = np.log(counts.data / tokens[counts.row] / contexts[counts.col])
-    kept = pmi > 0
+    positive = pmi > 0
     return sparse.csr_matrix(
-        (pmi[kept], (counts.row[kept], counts.col[kept])), shape=counts.shape, dtype=np.float32
+        (pmi[positive], (counts.row[positive], counts.col[positive])),
+        shape=counts.shape,
+        dtype=np.float32,
     )
 
 

@@ -393,7 +393,7 @@ class Run:
 
     def opening(self, start: int, model_dir: str) -> str:
         run = self.settings
-        told = "  ".join(
+        described = "  ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
             for k, v in self.data.describe().items()
         )
@@ -402,7 +402,7 @@ class Run:
         return (
             f"backbone {self.backbone.name} {self.backbone.digest[:12]}  "
             f"{type(run.method).__name__}: {count:,} trainable parameters\n"
-            f"data  {told}{notes}\n"
+            f"data  {described}{notes}\n"
             f"platform {platform()}  devices {dict(self.mesh.shape)}  "
             f"steps {start} to {run.steps}  model_dir {model_dir}"
         )
@@ -414,8 +414,8 @@ class Run:
         evals = [r for r in log.records if r["kind"] == "eval"]
         last = [{}, *log.records, *evals][-1]
         best = self.settings.best_metric
-        if best and evals and (found := log.best(*best)):
-            name, (value, step) = best[0], found
+        if best and evals and (chosen := log.best(*best)):
+            name, (value, step) = best[0], chosen
             majority = {} if self.evaluator is None else self.evaluator.majority()
             always = f"; always the commonest answer: {majority.get(name, 0):.2f}"
             text = always if name in majority else ""

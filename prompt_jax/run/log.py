@@ -75,18 +75,18 @@ class MetricsLog:
 
     def evaluation_at(self, step: int) -> dict[str, Any] | None:
         """The record of the evaluation at a step, if there is one."""
-        found = [r for r in self.records if r["kind"] == "eval" and r["step"] == step]
-        return found[-1] if found else None
+        records = [r for r in self.records if r["kind"] == "eval" and r["step"] == step]
+        return records[-1] if records else None
 
     def best(self, metric: str, direction: str) -> tuple[float, int] | None:
         """The best (value, step) so far; ties go to the earlier step."""
         sign = 1 if direction == "max" else -1
-        found = [
+        scored = [
             (record[metric], record["step"])
             for record in self._evaluations()
             if metric in record and not math.isnan(record[metric])
         ]
-        return max(found, key=lambda pair: (sign * pair[0], -pair[1])) if found else None
+        return max(scored, key=lambda pair: (sign * pair[0], -pair[1])) if scored else None
 
     def beats(self, value: float, metric: str, direction: str) -> bool:
         """Whether a new value is better than every one so far; a tie or NaN is not."""
@@ -203,12 +203,12 @@ class Meter:
         compiling; that time since the last record, evaluations included; memory."""
         compiled = compile_clock().seconds
         computing = max(seconds - (compiled - self._compiling), 1e-9)
-        found = {"compile_seconds": compiled - self._compiled}
+        record = {"compile_seconds": compiled - self._compiled}
         self._compiled = compiled
-        found["tokens_per_second"] = self._text_tokens / computing
+        record["tokens_per_second"] = self._text_tokens / computing
         if self.speed is not None:
-            found |= self.speed.utilisation(computing / steps)
-        return found | memory()
+            record |= self.speed.utilisation(computing / steps)
+        return record | memory()
 
     def restart_clock(self) -> None:
         self._since = time.perf_counter()

@@ -55,8 +55,8 @@ class PruneRows(OnEnd):
         facts = {"of": prompt.manifest["sha256"], "rows": rows.tolist()}
         facts["importance"] = [float(score) for score in scores]
         if hosts.writes():
-            told = {**prompt.manifest, "settings": settings, "metric": None, "pruned": facts}
-            save_prompt(self.files(done)[0], arrays, told)
+            manifest = {**prompt.manifest, "settings": settings, "metric": None, "pruned": facts}
+            save_prompt(self.files(done)[0], arrays, manifest)
 
     def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
         method = later.method.begun_from(files[0], self.keep)

@@ -83,13 +83,13 @@ def memory() -> dict[str, float]:
     """Bytes: the most that this process ever took of the host, and what its devices hold and ever
     held, of the fullest of them; a CPU's devices count nothing."""
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {"host_peak_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    peaks = {"host_peak_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
     stats = [facts for d in jax.local_devices() if (facts := d.memory_stats())]
     for name, key in (("device_bytes", "bytes_in_use"), ("device_peak_bytes", "peak_bytes_in_use")):
         values = [facts[key] for facts in stats if key in facts]
         if values:
-            found[name] = float(max(values))
-    return found
+            peaks[name] = float(max(values))
+    return peaks
 
 
 def platform() -> str:
