@@ -151,7 +151,7 @@ def broken_adapter(folder: Path, prompt: str, **changes) -> str:
     [
         ({"task_type": "CAUSAL_LM"}, "task_type is 'CAUSAL_LM'"),
         ({"modules_to_save": ["lm_head"]}, "lm_head of the model were tuned too"),
-        ({"num_virtual_tokens": 4}, r"is \[3, 4\], adapter_config.json says 4 x 1 rows"),
+        ({"num_virtual_tokens": 4}, rf"is \[3, {WIDTH}\], adapter_config.json says 4 x 1 rows"),
         ({"num_virtual_tokens": None}, "num_virtual_tokens is no whole number"),
         ({"peft_type": "NEW"}, "NEW is no prompt, it is none of PROMPT_TUNING"),
         ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "depend on the task's number"),
