@@ -1,5 +1,6 @@
 """`prompt-jax bench`: reports of the agreed form, in seconds on nano."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -59,8 +60,8 @@ def test_the_program_chooses_how_long_a_row_is_where_the_prompt_is_computed_once
         batch = TaskBatches([task], [1.0], data, layout, 0).batch(0)
         return batch["encoder_input_tokens"].shape[1]
 
-    sizes = task.inputs.lengths
-    assert columns(once, None) == row_length(sizes, 512) == 128
+    assert columns(once, None) == row_length(task.lengths, 512, 64) == 128
+    assert columns(dataclasses.replace(once, decoder=40), None) == 96  # two fill the decoder's row
     assert columns(once, 256) == 256
     assert columns(PromptLayout(encoder=100), None) == 612
     with pytest.raises(UserError, match=r"row_length = 32: a text has 52 tokens; give 52 or more"):

@@ -114,7 +114,7 @@ def shapes_of(lengths: Lengths, columns: int, prompt: int) -> dict[str, Shape]:
     task = lengths.examples("synthetic", EXAMPLES)
     sizes, longest = task.inputs.lengths, int(task.targets.lengths.max())
     beside = min(512, columns)
-    chosen = row_length(sizes, beside)
+    chosen = row_length(task.lengths, beside, longest * beside)  # the decoder never full
     made = {}
     for name, width, once in (("packed", beside, False), ("once", chosen, True)):
         taken = float(sizes.mean()) + (0 if once else prompt)

@@ -6,7 +6,7 @@ and rows are taken BATCH_SIZE at a time. Nothing here depends on hosts or device
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -123,21 +123,28 @@ class RowPlan:
         yield from rows
 
 
-def row_length(lengths: Sequence[int], most: int) -> int:
-    """Columns of a packed row in which texts of these lengths cost least, `most` at most.
+def row_length(columns_N2: np.ndarray, most: int, decoder: int) -> int:
+    """Columns of a packed row of the encoder in which examples cost least, `most` at most.
 
     A row of r columns costs r (1 + r / EVEN), since attention is quadratic, and short rows leave
-    more of themselves empty; the rows of the first 512 texts are counted by first fit.
+    more of themselves empty; the rows of 512 examples or so are counted by first fit.
 
-    >>> row_length([30, 35, 40, 50] * 20, 512), row_length([300, 80, 60] * 20, 512)
-    (128, 320)
+    Args:
+      columns_N2: int [N, 2], encoder and decoder columns that each example takes.
+      most: columns of the longest row that may be.
+      decoder: columns of a row of the decoder, which may be full before the encoder's is.
+
+    >>> texts = np.array([(length, 3) for length in (30, 35, 40, 50) * 20])
+    >>> row_length(texts, 512, 64), row_length(texts, 512, 5)
+    (128, 64)
     """
-    some = np.array([(length, 0) for length in lengths[:512]])
-    longest = -(-int(max(lengths)) // ROW_STEP) * ROW_STEP
+    longest = -(-int(columns_N2[:, 0].max()) // ROW_STEP) * ROW_STEP
     sizes = [*range(longest, most, ROW_STEP), most]
 
+    some = columns_N2[:: max(1, len(columns_N2) // 512)]
+
     def cost(columns: int) -> float:
-        plan = RowPlan([some], [1.0], (columns, 0), 1, 0)
+        plan = RowPlan([some], [1.0], (columns, decoder), 1, 0)
         return len(plan.pack_all()) * columns * (1 + columns / EVEN)
 
     return min(sizes, key=cost)

@@ -192,23 +192,20 @@ class TaskBatches:
         self.tasks, self.data, self.layout = tasks, data, layout
         for task in tasks:
             _ = layout.rows(task.name)  # a task without rows of its own is named at once
-        width = self._row_length()
-        self.capacity = (width + layout.columns, data.target_length + layout.decoder)
         prompt = np.array([layout.columns, layout.decoder])
         columns = [task.lengths + prompt for task in tasks]
+        decoder = data.target_length + layout.decoder
+        self.capacity = (self._row_length(columns, decoder) + layout.columns, decoder)
         self.plan = RowPlan(columns, rates, self.capacity, data.batch_size, seed, data.packed)
 
-    def _row_length(self) -> int:
+    def _row_length(self, columns: list[np.ndarray], decoder: int) -> int:
         """Columns of text in a row; UserError where a text is longer than the recipe's rows."""
-        data, lengths = self.data, [task.inputs.lengths for task in self.tasks]
-        longest = max((int(found.max()) for found in lengths if len(found)), default=0)
+        data, lengths = self.data, [task.lengths[:, 0] for task in self.tasks if len(task)]
+        longest = max((int(found.max()) for found in lengths), default=0)
         if data.row_length is None:
-            chosen = self.layout.computed_once and data.packed and longest
-            return (
-                row_length(np.concatenate(lengths), data.input_length)
-                if chosen
-                else data.input_length
-            )
+            if self.layout.computed_once and data.packed and longest:
+                return row_length(np.concatenate(columns), data.input_length, decoder)
+            return data.input_length
         if longest > data.row_length:
             raise UserError(
                 Setting("Data", "row_length", data.row_length),
