@@ -37,6 +37,9 @@ NOT_RUN = {
     r"^tasks check empath_topic": "tests/test_task_check.py",
     r"^tasks show": "tests/test_tasks_cli.py",
     r"^migrate ": "run by the test below",
+    r"^report ": "tests/test_report.py",
+    r"^watch ": "tests/test_watch.py; it ends with Ctrl-C",
+    r"^inspect ": "tests/test_inspect.py",
 }
 IDS = [f"{block.page}: {' '.join(argv)}"[:90] for block in BLOCKS for argv in block.commands]
 COMMANDS = [(block, argv) for block in BLOCKS for argv in block.commands]
