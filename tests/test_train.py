@@ -100,6 +100,17 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     assert (last["task"], last["split"]) == (task, "validation")
 
 
+def test_inspect_shows_how_far_the_rows_of_a_run_moved(run, capsys):
+    from prompt_jax.cli.main import main
+
+    model_dir, _ = run
+    assert main(["inspect", f"--run={model_dir}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    four, eight = (row["encoder"]["distance"] for row in told["drift"])
+    assert 0 < four < eight
+    assert [row["step"] for row in told["drift"]] == [4, 8]
+
+
 def test_the_best_prompt_is_the_first_of_the_best(run):
     model_dir, _ = run
     values = [(r["accuracy"], -r["step"]) for r in records(model_dir) if r["kind"] == "eval"]
