@@ -22,10 +22,19 @@ from prompt_jax.recipe.registered import REGISTERED
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 GROUPS = {
-    "A run": ("Train", "Backbone", "Data", "Evaluation", "HeldOutLoss", "Checkpoints", "MeshShape"),
+    "A run": (
+        "Train",
+        "Backbone",
+        "Data",
+        "Evaluation",
+        "HeldOutLoss",
+        "Checkpoints",
+        "MeshShape",
+        "Farm",
+    ),
     "Methods": ("prompt_jax.methods.",),
     "Loss, terms and rules": ("prompt_jax.objective.",),
-    "Stages": ("Stages", "Stage", "FoldAndFreeze", "PassWeights"),
+    "Stages": ("Stages", "Stage", "FoldAndFreeze", "PassWeights", "PruneRows"),
     "Pretraining": ("Pretrain", "NewVocabulary", "CountedEmbeddings", "Corpus"),
 }
 

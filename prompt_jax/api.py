@@ -224,6 +224,7 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     """Runs recipes, as `prompt-jax train` does, and returns the last metrics.
 
     `bindings` are what follows `--gin.` on the command line. A folder that holds a run is resumed.
+    Of a recipe with a FARM it returns the lines of `farm.jsonl`, as `members`.
 
     Raises:
       UserError: recipes, task or folder are wrong.
@@ -240,8 +241,18 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     """
     from prompt_jax.inspect import observers
     from prompt_jax.recipe import config
+    from prompt_jax.run.farm import train_farm
+    from prompt_jax.run.grid import members_of
+    from prompt_jax.run.settings import Train
     from prompt_jax.run.stages import run_recipe
 
-    loaded = config.load(("Stages", "Train"), gin_files, bindings)
+    def load(more: Sequence[str]) -> config.Config:
+        return config.load(("Stages", "Train"), gin_files, [*bindings, *more])
+
+    loaded = load([])
+    if isinstance(loaded.root, Train) and loaded.root.farm.grid:
+        farm = loaded.root.farm
+        members = members_of(loaded.root.farm.grid, load)
+        return {"members": train_farm(members, str(model_dir), farm, observers=observers.usual)}
     options = {"operative": loaded.operative, "observers": observers.usual()}
     return run_recipe(loaded.root, str(model_dir), **options)

@@ -77,7 +77,9 @@ def test_train_calls_the_trainer(callee, loads, capsys):
     assert loads == [(("Stages", "Train"), ["a.gin", "b.gin"], given, ["x", "y"])]
     options = {"profile": True, "batch_digests": False, "show": True}
     options |= {"seeds": None, "operative": "OPERATIVE"}
-    assert calls == [(("ROOT", "D"), options)]
+    ((arguments, given_options),) = calls
+    assert arguments == ("ROOT", "D") and len(given_options.pop("observers")) == 1
+    assert given_options == options
     assert capsys.readouterr().out == ""
 
 
@@ -406,16 +408,16 @@ def test_infer_calls_the_function(callee, capsys):
     assert "infer has generate and rank" in capsys.readouterr().err
 
 
-def test_train_of_several_seeds_loads_the_recipe_for_each(callee, loads, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    root = SimpleNamespace(selection=None)
-    loaded = SimpleNamespace(root=root, operative="O")
-    asked = []
-    monkeypatch.setattr(config, "load", lambda *args: asked.append(args[2]) or loaded)
-    calls = callee("run.stages", "run_recipe", {"step": 1})
-    argv = ["train", "--gin_file=a.gin", f"--model_dir={tmp_path}", "--gin.TASK=t", "--seeds=4,7"]
+def test_several_seeds_are_a_farm_or_run_after_one_another(callee, tiny, tmp_path):
+    farms = callee("run.farm", "train_farm", [])
+    runs = callee("run.stages", "run_recipe", {"step": 1})
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}", "--seeds=4,7"]
     assert main(argv) == 0
-    assert asked == [["TASK=t"], ["TASK=t", "SEED=4"], ["TASK=t", "SEED=7"]]
-    assert [call[0][1] for call in calls] == [f"{tmp_path}/seed_4", f"{tmp_path}/seed_7"]
+    (members, folder, _), _ = farms[0]
+    assert folder == str(tmp_path) and not runs
+    assert [(m.settings.seed, m.folder) for m in members] == [(4, "seed_4"), (7, "seed_7")]
     assert json.loads((tmp_path / "seeds.json").read_text())["seeds"] == [4, 7]
+    assert main([*argv, "--gin.Train.method=@FullTuning()"]) == 0
+    assert len(farms) == 1
+    assert [call[0][1] for call in runs] == [f"{tmp_path}/seed_4", f"{tmp_path}/seed_7"]
+    assert [call[0][0].seed for call in runs] == [4, 7]

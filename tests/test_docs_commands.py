@@ -32,6 +32,7 @@ NOT_RUN = {
     r"^export .*--format=peft": "needs torch and PEFT; tests/parity",
     r"^import .*--format=peft": "needs torch and PEFT; tests/parity",
     r"^eval .*runs/quickstart/prompt/best": "the quickstart's prompt; tests/test_evaluate.py",
+    r"gin\.FARM=": "minutes; tests/test_farm.py",
     r"^convert ": "tests/test_convert.py",
     r"^tasks list": "tests/test_tasks_cli.py",
     r"^tasks check empath_topic": "tests/test_task_check.py",

@@ -17,6 +17,7 @@ from prompt_jax.cli.convert import convert
 from prompt_jax.cli.doctor import doctor
 from prompt_jax.cli.evaluate import evaluate, infer
 from prompt_jax.cli.export import export, import_
+from prompt_jax.cli.farm import MemberOptions, train_members
 from prompt_jax.cli.fit import fit
 from prompt_jax.cli.inspect import inspect
 from prompt_jax.cli.migrate import migrate
@@ -46,7 +47,7 @@ from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
 from prompt_jax.cli.report import report
 from prompt_jax.cli.serve import serve
-from prompt_jax.cli.show import print_json, print_plans, print_table
+from prompt_jax.cli.show import print_json, print_plans
 from prompt_jax.cli.spot import app as spot_app
 from prompt_jax.cli.tasks import tasks_app
 from prompt_jax.cli.watch import watch
@@ -286,30 +287,12 @@ def train(
     cfg = load([])
     import_tasks(tasks_module)
     with hosts.joined(place, start_timeout, about=cfg.operative):
-        if seeds is not None:
-            _train_seeds(seeds, model_dir, load, run, json)
+        options = MemberOptions(model_dir, batch_digests, json)
+        if train_members(cfg.root, seeds, load, run, options):
             return
         last = run(cfg, model_dir)
         if json and hosts.writes():
             print_json(last)
-
-
-def _train_seeds(seeds: str, model_dir: str, load, run, json: bool) -> None:
-    from prompt_jax.run.seeds import parse_seeds, train_seeds
-
-    def run_one(seed: int, folder: str) -> Any:
-        cfg = load([f"SEED={seed}"])
-        run(cfg, folder)
-        return cfg.root.selection
-
-    summary = train_seeds(parse_seeds(seeds), model_dir, run_one)
-    if not hosts.writes():
-        return
-    if json:
-        print_json(summary)
-    else:
-        rows = [{"metric": name, **facts} for name, facts in summary["metrics"].items()]
-        print_table(f"seeds {seeds}", rows)
 
 
 @app.command()

@@ -39,9 +39,13 @@ class Schedule:
             if value < 0:
                 raise UserError(Setting("Schedule", name, value), remedy="give a value >= 0")
 
-    def build(self) -> optax.Schedule:
-        """A function of the step (int32 scalar) that gives the rate (float32 scalar)."""
-        rate, warmup = self.learning_rate, self.warmup_steps
+    def build(self, rate: jax.Array | None = None) -> optax.Schedule:
+        """A function of the step (int32 scalar) that gives the rate (float32 scalar).
+
+        `rate`: float32 scalar, in place of `learning_rate`, where one program serves several.
+        """
+        rate = self.learning_rate if rate is None else rate
+        warmup = self.warmup_steps
         after = max((self.total_steps or 0) - warmup, 1)
         decays = {
             "constant": optax.constant_schedule(rate),
@@ -87,16 +91,16 @@ class Adafactor:
     def check(self):
         check_clip("Adafactor", self.clip_global_norm)
 
-    def build(self) -> optax.GradientTransformation:
-        return optax.chain(*self.links())
+    def build(self, rate: jax.Array | None = None) -> optax.GradientTransformation:
+        return optax.chain(*self.links(rate))
 
-    def links(self) -> list[optax.GradientTransformation]:
+    def links(self, rate: jax.Array | None = None) -> list[optax.GradientTransformation]:
         """What happens to a gradient, in order; names in checkpoints count them."""
-        rate = self.schedule.build()
+        schedule = self.schedule.build(rate)
         links = [
             self._second_moments(),
             clip_by_rms(self.clipping_threshold),
-            optax.scale_by_learning_rate(rate, flip_sign=False),
+            optax.scale_by_learning_rate(schedule, flip_sign=False),
         ]
         if self.multiply_by_parameter_scale:
             links.append(scale_by_param_rms())
@@ -139,15 +143,15 @@ class AdamW:
     def check(self):
         check_clip("AdamW", self.clip_global_norm)
 
-    def build(self) -> optax.GradientTransformation:
-        return optax.chain(*self.links())
+    def build(self, rate: jax.Array | None = None) -> optax.GradientTransformation:
+        return optax.chain(*self.links(rate))
 
-    def links(self) -> list[optax.GradientTransformation]:
+    def links(self, rate: jax.Array | None = None) -> list[optax.GradientTransformation]:
         """What happens to a gradient, in order; names in checkpoints count them."""
         links = [
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
             optax.add_decayed_weights(self.weight_decay),
-            optax.scale_by_learning_rate(self.schedule.build()),
+            optax.scale_by_learning_rate(self.schedule.build(rate)),
         ]
         if self.multiply_by_parameter_scale:
             links.insert(1, scale_by_param_rms())

@@ -12,6 +12,7 @@ PLUGINS = "prompt_jax.plugins"  # the group: NAME = "package.module:Class"
 
 REGISTERED: dict[str, str] = {
     "Train": "prompt_jax.run.settings:Train",
+    "Farm": "prompt_jax.run.settings:Farm",
     "Stages": "prompt_jax.run.stages:Stages",
     "Stage": "prompt_jax.run.stages:Stage",
     "FoldAndFreeze": "prompt_jax.run.stages:FoldAndFreeze",

@@ -18,7 +18,7 @@ from etils import epath
 from prompt_jax.errors import UserError, reading
 from prompt_jax.paths import is_local
 from prompt_jax.run.log import read_metrics
-from prompt_jax.run.settings import Train
+from prompt_jax.run.settings import Farm, Train
 from prompt_jax.splits import names_folder, names_rows
 
 FILE = "identity.json"
@@ -39,6 +39,7 @@ FREE = frozenset(
         "MeshShape.slices",
     }
 )
+NOT_COMPARED = ("Train.farm", "Farm.")
 STEPS = "Train.steps"
 DEFAULT = "its default"
 SCHEDULE_END = "Schedule.total_steps"  # may change with the steps, where it is bound to them
@@ -51,7 +52,9 @@ def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a run by its name in a recipe; `contents`: digests of what it reads."""
     manifest = run.method.manifest()
     own = {k: v for k, v in manifest.items() if k not in ("method", "settings")}
-    values = _numbered(_flat(run, ""))
+    alone = dataclasses.replace(run, farm=Farm())  # a member of a farm is the run that it is alone
+    pairs = ((k, v) for k, v in _flat(alone, "") if not k.startswith(NOT_COMPARED))
+    values = _numbered(pairs)
     if own:  # the method says by content what it loads
         name = type(run.method).__name__
         values = {k: v for k, v in values.items() if not k.startswith(f"{name}.")}
@@ -60,7 +63,7 @@ def identity(run: Train, contents: Mapping[str, Any]) -> dict[str, Any]:
         "settings": {k: v for k, v in values.items() if k not in FREE | BY_CONTENT},
         "free": {k: v for k, v in values.items() if k in FREE},
         "contents": dict(contents),
-        "bound": sorted(_bound(run)),
+        "bound": sorted(_bound(alone)),
     }
 
 

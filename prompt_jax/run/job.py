@@ -50,6 +50,11 @@ def dropout_key(run: Train) -> jax.Array | None:
     return jax.random.fold_in(jax.random.key(run.seed), 1) if drops else None
 
 
+def rule_key(run: Train) -> jax.Array:
+    """The key of what a rule for gradients draws."""
+    return jax.random.fold_in(jax.random.key(run.seed), 2)
+
+
 def loss_of(run: Train, vocabulary: Any = None) -> Callable:
     """What a run minimises."""
     layout = run.method.layout
@@ -63,8 +68,7 @@ def build_step(run: Train, graphdef: Any, state: TrainState, vocabulary: Any = N
     places = jax.tree.map(lambda x: x.sharding, state)
     loss = activations.within(places.step.mesh, loss_of(run, vocabulary))
     parts = (run.transform(), dropout_key(run), places, run.accumulate)
-    rule_key = jax.random.fold_in(jax.random.key(run.seed), 2)
-    return make_train_step(graphdef, loss, *parts, run.rule, run.loss.count, rule_key)
+    return make_train_step(graphdef, loss, *parts, run.rule, run.loss.count, rule_key(run))
 
 
 def opt_shardings(opt_state: Any, trainable: Any, everywhere: Any) -> Any:
@@ -214,7 +218,14 @@ class Run:
         return self.settings.method.fold(model.prompt)
 
     def batch(self, step: int) -> tuple[dict[str, jax.Array], tuple[int, int]]:
-        """A step's rows as global arrays, and how many examples and tokens of text they hold.
+        """A step's rows as global arrays, and how many examples and tokens of text they hold."""
+        size, places = self.settings.data.batch_size, sharding.rows(self.mesh)
+        batch, counts = self.rows(step)
+        here = sharding.local_rows(places, size)
+        return sharding.put_rows(batch, places, here, size), counts
+
+    def rows(self, step: int) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+        """The same on this host: the rows of its own devices.
 
         This process assembles the rows of its own devices alone; of several processes, each takes
         those of the others to be as full as its own.
@@ -226,8 +237,7 @@ class Run:
             self.digests.write(step, here.start, batch)
         texts = (batch["encoder_input_tokens"], batch["decoder_target_tokens"])
         tokens = sum(int(np.count_nonzero(text)) for text in texts) * size // max(len(texts[0]), 1)
-        counts = (self.data.examples(step), tokens)
-        return sharding.put_rows(batch, places, here, size), counts
+        return batch, (self.data.examples(step), tokens)
 
     def begin(
         self,
@@ -288,10 +298,8 @@ class Run:
         Raises:
           Stopped: in the midst of an evaluation.
         """
-        run = self.settings
-        evaluating = self.evaluation_due(step)
-        saving = step % run.checkpoints.period == 0 or step == run.steps
-        if evaluating or saving or step % run.log_period == 0:
+        evaluating, saving = self.evaluation_due(step), self.saving_due(step)
+        if self.due(step):
             self.report(step)
         if evaluating:
             self.evaluate(state(), stop)
@@ -313,6 +321,16 @@ class Run:
         """The prompt as it is, then a checkpoint."""
         self.save_prompt(state, "last", self.log.evaluation_at(int(state.step)))
         self.checkpoints.save(state)
+
+    def due(self, step: int) -> bool:
+        """Whether something is to be done after a step."""
+        logging = step % self.settings.log_period == 0
+        return logging or self.evaluation_due(step) or self.saving_due(step)
+
+    def saving_due(self, step: int) -> bool:
+        """At the end, and every `period` steps."""
+        run = self.settings
+        return step % run.checkpoints.period == 0 or step == run.steps
 
     def evaluation_due(self, step: int) -> bool:
         """At step 0, at the end, and every `period` steps."""

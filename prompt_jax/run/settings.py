@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import optax
 
 from prompt_jax.backbone.settings import BackboneSettings
@@ -20,6 +21,35 @@ from prompt_jax.settings import at_least, settings
 
 
 @settings
+class Farm:
+    """Many runs of one recipe, side by side over one backbone.
+
+    Attributes:
+      grid: {a macro or parameter: its values}; a run for each choice of one value of all. None: the
+        recipe is one run.
+      at_once: how many train in one step; the others wait for a slot.
+      halve_at: successive halving: at this step, and whenever as many again are done, the half
+        with the better `best_metric` goes on. None: all go on.
+    """
+
+    grid: dict[str, tuple] | None = None
+    at_once: int = 8
+    halve_at: int | None = None
+
+    def check(self):
+        for name, value in (("at_once", self.at_once), ("halve_at", self.halve_at)):
+            if value is not None and value < 1:
+                raise UserError(Setting("Farm", name, value), remedy="give at least 1")
+        for name, values in (self.grid or {}).items():
+            if not values or len(set(map(repr, values))) < len(values):
+                raise UserError(
+                    Setting("Farm", "grid", self.grid),
+                    f"{name} has no values, or one of them twice",
+                    "give a list of different values, as in {'SEED': [0, 1, 2]}",
+                )
+
+
+@settings
 class Train:
     """A run: what `--gin_file` builds.
 
@@ -34,6 +64,7 @@ class Train:
       patience: training ends after so many evaluations in a row without a better `best_metric`.
       accumulate: parts that a batch is cut into, one after the other, to save memory.
       log_period: steps between records in metrics.jsonl.
+      farm: many runs in place of one; each has all other settings.
     """
 
     backbone: BackboneSettings
@@ -54,6 +85,7 @@ class Train:
     mesh: sharding.MeshShape = sharding.MeshShape()
     accumulate: int = 1
     log_period: int = 10
+    farm: Farm = Farm()
 
     def check(self):
         counts = {
@@ -95,12 +127,13 @@ class Train:
         """The rule for gradients; one that changes nothing where none is given."""
         return NoRule() if self.grad_rule is None else self.grad_rule
 
-    def transform(self) -> optax.GradientTransformationExtraArgs:
-        """The optimizer, the rates of groups, and the projection, as one chain."""
+    def transform(self, rate: jax.Array | None = None) -> optax.GradientTransformationExtraArgs:
+        """The optimizer, the rates of groups, and the projection, as one chain; `rate` in place of
+        the schedule's."""
         names = self.term_groups
         groups = {**self.method.groups, **dict(zip(names, names, strict=True))}
         last = [] if self.post_update is None else [self.post_update.build()]
-        return whole_chain(self.optimizer.links(), self.group_rates, groups, last)
+        return whole_chain(self.optimizer.links(rate), self.group_rates, groups, last)
 
     @property
     def term_groups(self) -> list[str]:

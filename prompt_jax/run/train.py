@@ -13,7 +13,7 @@ from etils import epath
 
 from prompt_jax import hosts
 from prompt_jax.data.digests import BatchDigests
-from prompt_jax.errors import Preempted
+from prompt_jax.errors import Preempted, UserError
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.job import Run
@@ -42,6 +42,8 @@ def train(
       UserError: before any weight is read where settings, task or folder are wrong.
       Preempted: after SIGTERM, once the state is saved.
     """
+    if settings.farm.grid is not None:
+        raise UserError("FARM", "is a grid of runs, and here is one", "give --gin.FARM=None")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signal())
         folder = stack.enter_context(open_folder(model_dir))
