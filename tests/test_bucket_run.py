@@ -43,10 +43,13 @@ def test_a_run_in_a_bucket_resumes_and_ends_in_the_local_bytes(tiny, tmp_path, m
         store = Store("gs://tiny-runs/run")
         prompt = store.read("prompt/last/prompt.safetensors")
         lines = (store.read("metrics.jsonl") or b"").decode().splitlines()
+        events = [name for name in Store.keys(store) if name.startswith("tensorboard/")]
+        written = b"".join(store.read(name) or b"" for name in events)
     finally:
         server.stop()
     train(str(tmp_path / "local"), 8)
     assert prompt == (tmp_path / "local/prompt/last/prompt.safetensors").read_bytes()
+    assert len(events) == 2 and b"eval/accuracy" in written and b"train/loss" in written
     told = [(json.loads(line)["step"], json.loads(line)["kind"]) for line in lines]
     assert told == [
         (0, "eval"),

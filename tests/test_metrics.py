@@ -93,6 +93,21 @@ def test_tensorboard_has_numbers_and_predictions_from_the_first_record_on(folder
     assert b"eval/accuracy" in written and b"| a | b | seen |" in written
 
 
+def test_tensorboard_reaches_a_bucket_while_the_run_goes_on(folder, monkeypatch):
+    """Nothing can be appended to there: the file is copied whole, over and over."""
+    monkeypatch.setattr("prompt_jax.inspect.tensorboard.is_local", lambda path: False)
+    board = TensorBoard()
+    log = MetricsLog(folder, 0, observers=[board])
+    log.start(opened(folder))
+    log.evaluation(evaluation(0, 1.0), [{"inputs": "a", "targets": "b", "prediction": "seen"}])
+    (events,) = (folder / "tensorboard").iterdir()
+    log.write({"step": 2, "kind": "train", "loss": 1.0})
+    log.close()
+    written = events.read_bytes()
+    assert b"| a | b | seen |" in written and b"train/loss" in written
+    assert len(list(events.parent.iterdir())) == 1
+
+
 @pytest.mark.parametrize(("direction", "step"), [("max", 4), ("min", 2)])
 def test_ties_go_to_the_earlier_step(folder, direction, step):
     log = MetricsLog(folder, 0)

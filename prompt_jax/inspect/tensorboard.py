@@ -1,24 +1,33 @@
 """TensorBoard: the numbers of metrics.jsonl, and examples of predictions as text."""
 
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prompt_jax.paths import is_local
 from prompt_jax.run.observe import Opened, Record
 
 EXAMPLES, LONGEST = 16, 400  # rows of predictions, and characters of a text
+PUBLISH_SECONDS = 60.0
 
 
 class TensorBoard:
-    """Writes `MODEL_DIR/tensorboard`, from the first record on; nothing where the folder is in a
-    bucket."""
+    """Writes `MODEL_DIR/tensorboard`, from the first record on.
+
+    A bucket cannot be appended to: there the file of events is kept in a temporary folder, and
+    copied whole after each evaluation, every PUBLISH_SECONDS, and at the end.
+    """
 
     def __init__(self):
         self._opened: Opened | None = None
         self._writer: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._published = 0.0
 
     def start(self, opened: Opened) -> None:
-        self._opened = opened if is_local(opened.folder) else None
+        self._opened = opened
 
     def log(self, record: Record) -> None:
         if self._opened is None:
@@ -26,15 +35,21 @@ class TensorBoard:
         for name, value in record.items():
             if isinstance(value, int | float) and name != "step":
                 self._open().add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        if time.monotonic() - self._published > PUBLISH_SECONDS:
+            self._publish()
 
     def evaluated(self, record: Record, predictions: Sequence[Record]) -> None:
         if self._opened is not None and predictions:
             self._open().add_text("predictions", table(predictions[:EXAMPLES]), record["step"])
+        self._publish()
 
     def finished(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        self._writer = self._opened = None
+        self._publish()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        self._writer = self._opened = self._scratch = None
 
     def _open(self) -> Any:
         if self._writer is None:
@@ -42,8 +57,22 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             folder, after = str(self._opened.folder / "tensorboard"), self._opened.start + 1
+            if not is_local(self._opened.folder):
+                self._scratch = tempfile.TemporaryDirectory(prefix="prompt_jax_tensorboard_")
+                folder = self._scratch.name
             self._writer = SummaryWriter(folder, purge_step=after, flush_secs=30)
         return self._writer
+
+    def _publish(self) -> None:
+        """Copies what was written so far to the bucket, if the run is in one."""
+        if self._scratch is None or self._opened is None:
+            return
+        self._published = time.monotonic()
+        self._writer.flush()
+        target = self._opened.folder / "tensorboard"
+        target.mkdir(parents=True, exist_ok=True)
+        for file in Path(self._scratch.name).iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
 
 
 def table(predictions: Sequence[Record]) -> str:
