@@ -19,6 +19,7 @@ from prompt_jax.cli.evaluate import evaluate, infer
 from prompt_jax.cli.export import export, import_
 from prompt_jax.cli.farm import MemberOptions, train_members
 from prompt_jax.cli.fit import fit
+from prompt_jax.cli.gallery import gallery_app
 from prompt_jax.cli.inspect import inspect
 from prompt_jax.cli.migrate import migrate
 from prompt_jax.cli.options import (
@@ -55,7 +56,7 @@ from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.hosts import chipless
 
 # Their output is the last thing that they do, so that a reader who has seen enough may go.
-SHOWING_VERBS = ("tasks", "fit", "doctor", "--help", "-h")
+SHOWING_VERBS = ("tasks", "gallery", "fit", "doctor", "--help", "-h")
 # They take --gin_file and --gin.NAME=VALUE.
 RECIPE_VERBS = ("train", "pretrain", "doctor", "rehearse", "fit", "spot", "migrate")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -67,6 +68,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(spot_app, name="spot")
+app.add_typer(gallery_app, name="gallery")
 app.command("doctor")(doctor)
 app.command("bench")(bench)
 app.command("fit")(fit)

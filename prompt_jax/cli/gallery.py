@@ -1,0 +1,61 @@
+"""The verbs `gallery list` and `gallery get`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prompt_jax.cli.options import Debug, Json
+from prompt_jax.cli.show import print_facts, print_json, print_table
+
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="DIR", help="Artefacts and .npy files of others; without it: those here."
+    ),
+]
+
+gallery_app = typer.Typer(rich_markup_mode=None, help="Prompts that ship with the package.")
+
+
+@gallery_app.command("list")
+def list_prompts(source: From = None, json: Json = False, debug: Debug = False) -> None:
+    """The prompts that ship with the package, or those in a folder.
+
+    \b
+    Example:
+      prompt-jax gallery list
+    """
+    from prompt_jax.prompt import gallery
+
+    folder = gallery.shelf() if source is None else Path(source)
+    rows = [gallery.facts(name, path) for name, path in gallery.entries(folder).items()]
+    if json:
+        print_json(rows)
+    else:
+        print_table("gallery" if source is None else source, rows)
+
+
+@gallery_app.command("get")
+def get_prompt(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `gallery list` says.")],
+    output: Annotated[
+        str, typer.Option("--output", metavar="PATH", help="The copy; new. A .npy stays one.")
+    ],
+    source: From = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Copies a prompt, with its card, to where `eval` and `infer` can take it.
+
+    \b
+    Example:
+      prompt-jax gallery get nano_empath_topic --output=topic
+    """
+    from prompt_jax.prompt import gallery
+
+    about = gallery.get(name, gallery.shelf() if source is None else Path(source), output)
+    if json:
+        print_json(about)
+    else:
+        print_facts(output, about)
