@@ -329,7 +329,7 @@ class Group:
             metrics, counts = self._pending.popleft()
             host = jax.device_get(metrics)
             for number, count in counts.items():
-                own = {name: value[number] for name, value in host.items()}
+                own = jax.tree.map(lambda x, n=number: x[n], host)
                 self.active[number].run.meter.add(own, *count)
 
     def _after(self, number: int, stop: Stop) -> None:
