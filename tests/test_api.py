@@ -197,7 +197,8 @@ def test_train_runs_what_the_recipe_says(monkeypatch, tmp_path):
         seen["load"] = (root, gin_files, bindings)
         return config.Config("the run", "the text", ())
 
-    def run(root, model_dir, *, operative):
+    def run(root, model_dir, *, operative, observers):
+        assert observers
         seen["run"] = (root, model_dir, operative)
         return {"accuracy": 1.0}
 

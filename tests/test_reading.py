@@ -103,7 +103,7 @@ def test_deep_json_names_its_line(tmp_path: Path, capsys):
 
 
 def test_a_damaged_log_names_its_line(tmp_path: Path):
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\0\0{"step": 2}\n{"step": 3}\n')
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "kind": "eval"}\n\0\0{"step": 2}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl:2: .*; remove that line"):
         read_metrics(tmp_path)
 

@@ -180,7 +180,7 @@ def test_which_runs_of_an_earlier_report_stay(tmp_path, change, kept) -> None:
     names = ("control", "from_two", "from_one", "mixture", "replaced", "gone")
     for name in names[:-1]:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text('{"step": 0}\n')
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 0, "kind": "eval"}\n')
     rows = [
         row("D/control"),
         row("D/from_two", "best", two="bbb"),

@@ -43,6 +43,9 @@ class WithColumns:
     def describe(self) -> dict[str, Any]:
         return self.batches.describe()
 
+    def lengths(self) -> dict[str, Any]:
+        return self.batches.lengths()
+
 
 def with_columns(batches: Batches, columns: Sequence[Column], vocabulary: Any) -> Batches:
     """The batches with the columns, or as they are where none is asked for.
