@@ -33,7 +33,7 @@ class Lengths:
         targets = rng.choice(self.targets, count)
         texts = [[_tokens(rng, n) for n in lengths] for lengths in (inputs, targets)]
         sides = [tokens_of(side, 1 + max(map(len, side))) for side in texts]
-        return Rows(name, [{}] * count, *sides)
+        return Rows(name, [{}] * count, *sides)  # pyright: ignore[reportArgumentType]
 
 
 def _tokens(rng: np.random.Generator, length: int) -> np.ndarray:

@@ -57,9 +57,9 @@ class PeftStepping:
             num_decoder_layers=config.num_decoder_layers,
             num_heads=config.num_heads,
             feed_forward_proj="gated-gelu" if gated else config.mlp_activations[0],
-            tie_word_embeddings=config.logits_via_embedding,
+            tie_word_embeddings=config.logits_via_embedding,  # pyright: ignore[reportCallIssue]
             dropout_rate=0.0,
-            decoder_start_token_id=0,
+            decoder_start_token_id=0,  # pyright: ignore[reportCallIssue]
             use_cache=False,
         )
         tuned = peft.PromptTuningConfig(

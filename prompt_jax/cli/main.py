@@ -290,7 +290,7 @@ def train(
     import_tasks(tasks_module)
     with hosts.joined(place, start_timeout, about=cfg.operative):
         options = MemberOptions(model_dir, batch_digests, json)
-        if train_members(cfg.root, seeds, load, run, options):
+        if train_members(cfg.root, seeds, load, run, options):  # pyright: ignore[reportArgumentType]
             return
         last = run(cfg, model_dir)
         if json and hosts.writes():

@@ -262,6 +262,7 @@ class T5(nnx.Module):
         ids = None if X == 1 else jnp.arange(X, dtype=jnp.int32)
         columns = jnp.broadcast_to(jnp.arange(X, dtype=jnp.int32)[:, None], (X, P))
         mask, shown = visible(bundle.visibility, slots), Shown(slots, columns, ids)
+        assert mask is not None  # every policy that hides the input has one
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, ONCE_KEY)
         x = rows.astype(jnp.dtype(self.config.dtype))
         with unsplit():

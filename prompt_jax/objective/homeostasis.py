@@ -71,4 +71,4 @@ class Homeostasis(GradRule):
             )
             return pulled, Sensitivity(mean, state.start)
 
-        return optax.GradientTransformationExtraArgs(init, update)
+        return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

@@ -89,7 +89,7 @@ class Loss:
         divided by: `loss`, `z_loss`, `accuracy` (right tokens, `Per` tokens), `tokens` (the sum of
         the weights), and `count`.
         """
-        return self.summed(*self.of_tokens(logits, batch["decoder_target_tokens"]), batch)
+        return self.summed(*self.of_tokens(logits, batch["decoder_target_tokens"]), batch)  # pyright: ignore[reportCallIssue]
 
     def of_tokens(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """Of every target [B, S]: its loss and z-loss, float32, and the likeliest token, int32."""

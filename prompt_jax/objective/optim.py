@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.per_layer import clip_by_rms, scale_by_param_rms
@@ -44,18 +45,18 @@ class Schedule:
 
         `rate`: float32 scalar, in place of `learning_rate`, where one program serves several.
         """
-        rate = self.learning_rate if rate is None else rate
+        peak: ArrayLike = self.learning_rate if rate is None else rate
         warmup = self.warmup_steps
         after = max((self.total_steps or 0) - warmup, 1)
         decays = {
-            "constant": optax.constant_schedule(rate),
-            "linear": optax.linear_schedule(rate, 0.0, after),
-            "cosine": optax.cosine_decay_schedule(rate, after),
-            "rsqrt": lambda step: rate * jnp.sqrt(max(warmup, 1) / (step + max(warmup, 1))),
+            "constant": optax.constant_schedule(peak),
+            "linear": optax.linear_schedule(peak, 0.0, after),
+            "cosine": optax.cosine_decay_schedule(peak, after),
+            "rsqrt": lambda step: peak * jnp.sqrt(max(warmup, 1) / (step + max(warmup, 1))),
         }
         if warmup == 0:
             return decays[self.decay]
-        ramp = optax.linear_schedule(0.0, rate, warmup)
+        ramp = optax.linear_schedule(0.0, peak, warmup)
         return optax.join_schedules([ramp, decays[self.decay]], [warmup])
 
 
@@ -114,7 +115,7 @@ class Adafactor:
         )
 
         def init(params):
-            state = moments.init(params)
+            state: Any = moments.init(params)
             count = state.count + self.optimizer_start_step
             return state._replace(count=jnp.asarray(count, state.count.dtype))
 

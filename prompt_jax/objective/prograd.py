@@ -28,7 +28,7 @@ class ProGrad(GradRule):
         def update(gradient, state, params=None, *, parts, **_: Any):
             return self.of(parts), state
 
-        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
 
     def of(self, grads: Mapping[str, Any]) -> Any:
         """One gradient of those of the parts."""

@@ -37,7 +37,7 @@ class Wayward(LossTerm):
             )
 
         def measure(passes: Passes, batch) -> jax.Array:
-            away = passes[OWN].bundle.encoder - passes.embedding[ids].astype(jnp.float32)[None]
+            away = passes[OWN].bundle.encoder - passes.embedding[ids].astype(jnp.float32)[None]  # pyright: ignore[reportOptionalOperand]
             return jnp.mean(jnp.sum(away**2, axis=-1))
 
         return measure

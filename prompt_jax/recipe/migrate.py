@@ -59,7 +59,7 @@ class Migration:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, in any scope, macros resolved; `default` where nothing binds it."""
-        for known in reversed(self.lines):
+        for known in reversed(list(self.lines)):
             if known == key or known.endswith(f"/{key}"):
                 value = resolve(self.lines[known].value, self.lines)
                 return default if value == REQUIRED else value
