@@ -43,7 +43,8 @@ def toy_task(name: str, seed: int, n: int = 40) -> Rows:
 
 
 def batches(layout: PromptLayout, packed: bool = True, tasks: int = 2) -> TaskBatches:
-    data = Data(task="toy", input_length=48, target_length=24, batch_size=4, packed=packed)
+    lengths = {"input_length": 48, "target_length": 24, "row_length": 48}
+    data = Data(task="toy", batch_size=4, packed=packed, **lengths)
     toys = [toy_task(f"task{i}", i) for i in range(tasks)]
     return TaskBatches(toys, [1.0] * tasks, data, layout, seed=3)
 
