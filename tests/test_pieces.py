@@ -59,8 +59,11 @@ def test_gradient_and_sums_are_those_of_whole_logits_in_less_memory(model, batch
         largest = np.abs(one).max()
         assert largest > 1e-3
         assert np.abs(one - other).max() <= 1e-6 * largest
-    for name, value in sums.items():
-        np.testing.assert_allclose(others[name], value, rtol=1e-6, err_msg=name)
+    assert sums.keys() == others.keys()
+    for (path, value), other in zip(
+        jax.tree.leaves_with_path(sums), jax.tree.leaves(others), strict=True
+    ):
+        np.testing.assert_allclose(other, value, rtol=1e-6, err_msg=str(path))
     logits = 4 * B * S * CONFIG.vocab_size
     assert memory > 2 * logits and less < logits / 2
 

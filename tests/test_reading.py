@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prompt_jax.backbone.formats import torch_bin
 from prompt_jax.cli.main import main
 from prompt_jax.cli.options import use_stop_signals
 from prompt_jax.data import token_cache
@@ -189,12 +188,3 @@ def test_a_signal_of_the_scheduler_stops_as_sigterm_does(name):
 def test_an_unknown_stop_signal_is_refused():
     with pytest.raises(UserError, match="--stop_signal=KILL: give USR1 or USR2"):
         use_stop_signals(["KILL"])
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_bin_of_parameters_and_of_old_torch_is_read(tmp_path: Path, zipped: bool):
-    torch = pytest.importorskip("torch")
-    tensors = {"a": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))}
-    torch.save(tensors, tmp_path / "m.bin", _use_new_zipfile_serialization=zipped)
-    stored = torch_bin.TorchBin(tmp_path / "m.bin").stored["a"]
-    assert stored.whole().tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -65,8 +65,7 @@ class Driver:
 @pytest.fixture
 def driver() -> Iterator[Driver]:
     program = shutil.which("chromedriver")
-    if program is None:
-        pytest.skip("chromedriver is not installed (Debian: chromium-driver)")
+    assert program, "install Debian's chromium-driver"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen([program, f"--port={port}"], stdout=subprocess.DEVNULL)

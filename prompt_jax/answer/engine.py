@@ -9,13 +9,13 @@ as many programs are compiled as there are widths, and one that advances all slo
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from prompt_jax.answer.question import Model, Question, features
 from prompt_jax.errors import UserError
@@ -167,18 +167,7 @@ class Programs(NamedTuple):
 @lru_cache
 def programs(mesh: Mesh) -> Programs:
     """Made once for every mesh, so that engines share what was compiled."""
-    row: Any = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    layered: Any = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
-    places = Rows(
-        cache=cache.Cache(row, row, row, attention=layered, cross=layered),
-        ids=row,
-        counts=row,
-        limits=row,
-        last=row,
-        logp=row,
-        ended=row,
-        keys=row,
-    )
+    places, row, _ = decode.places(mesh)
     return Programs(
         jax.jit(make_slots, static_argnums=(0, 1), out_shardings=places),
         jax.jit(prefill, static_argnums=(0, 1), out_shardings=places, donate_argnums=4),

@@ -32,8 +32,8 @@ class Lengths:
         inputs = np.interp(rng.random(count), LEVELS, self.inputs).round().astype(int)
         targets = rng.choice(self.targets, count)
         texts = [[_tokens(rng, n) for n in lengths] for lengths in (inputs, targets)]
-        sides = [tokens_of(side, 1 + max(map(len, side))) for side in texts]
-        return Rows(name, [{}] * count, *sides)  # pyright: ignore[reportArgumentType]
+        inputs, targets = (tokens_of(side, 1 + max(map(len, side))) for side in texts)
+        return Rows(name, [{}] * count, inputs, targets)
 
 
 def _tokens(rng: np.random.Generator, length: int) -> np.ndarray:

@@ -254,7 +254,7 @@ def train(
     """
     from prompt_jax.recipe import config
 
-    def load(extra: list[str]) -> config.Config:
+    def load(extra: Sequence[str]) -> config.Config:
         bindings = [*(ctx.obj or []), *extra]
         return config.load(("Stages", "Train"), gin_file, bindings, folders(gin_search_paths))
 
@@ -290,7 +290,7 @@ def train(
     import_tasks(tasks_module)
     with hosts.joined(place, start_timeout, about=cfg.operative):
         options = MemberOptions(model_dir, batch_digests, json)
-        if train_members(cfg.root, seeds, load, run, options):  # pyright: ignore[reportArgumentType]
+        if train_members(cfg.root, seeds, load, run, options):
             return
         last = run(cfg, model_dir)
         if json and hosts.writes():

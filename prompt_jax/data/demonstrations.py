@@ -95,7 +95,7 @@ class Written(Sequence):
         return len(self._numbers)
 
     def __getitem__(self, number):
-        return written(self._pool[self._numbers[number]])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return written(self._pool[int(self._numbers[number])])
 
 
 def before(

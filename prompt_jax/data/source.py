@@ -12,15 +12,15 @@ T = INPUT_LENGTH + prompt rows, S = TARGET_LENGTH + decoder prompt rows.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from prompt_jax.data.packing import Row, RowPlan, row_length
-from prompt_jax.data.rows import Example, Rows
-from prompt_jax.data.split import Sampling, Shown, Split, TaskText
+from prompt_jax.data.rows import Rows
+from prompt_jax.data.split import OfTasks, Sampling, Shown, Split, TaskText
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, place
 from prompt_jax.settings import at_least, settings
@@ -160,24 +160,11 @@ IN_CHECKPOINTS = (
 
 
 @dataclass(frozen=True)
-class DataText:
+class DataText(OfTasks):
     """The examples of `Data` as text."""
 
     data: Data
     text: TaskText
-
-    @property
-    def examples(self) -> Mapping[str, Sequence[Example]]:
-        """The examples by task, without demonstrations."""
-        return self.text.examples
-
-    def digest(self) -> str:
-        """SHA-256 of all that is read."""
-        return self.text.digest()
-
-    def shortfalls(self) -> list[str]:
-        """A line for each task of which less was read than was published."""
-        return self.text.shortfalls()
 
     def open(self, vocabulary, layout: PromptLayout, seed: int) -> "TaskBatches":
         """Tokenises; the result answers for any step."""

@@ -156,3 +156,22 @@ def _json_list(items: Iterable[str]) -> Iterator[str]:
     for number, item in enumerate(items):
         yield f", {item}" if number else item
     yield "]"
+
+
+class OfTasks:
+    """What the text of a run and that of an evaluation have in common: the rows of a `Split`."""
+
+    text: TaskText
+
+    @property
+    def examples(self) -> Mapping[str, Sequence[Example]]:
+        """The examples by task, without demonstrations."""
+        return self.text.examples
+
+    def digest(self) -> str:
+        """SHA-256 of all that is read."""
+        return self.text.digest()
+
+    def shortfalls(self) -> list[str]:
+        """A line for each task of which less was read than was published."""
+        return self.text.shortfalls()

@@ -1,6 +1,6 @@
 """An evaluation of a task: a split, and how its questions are answered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 from prompt_jax.answer.answerer import Answering
 from prompt_jax.answer.journal import Journal
 from prompt_jax.data.contract import Source
-from prompt_jax.data.rows import Example
-from prompt_jax.data.split import Sampling, Split, TaskText
+from prompt_jax.data.split import OfTasks, Sampling, Split, TaskText
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.evaluate.scorer import TaskScorer
 from prompt_jax.prompt.layout import PromptLayout
@@ -38,24 +37,11 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class HeldOutTask:
+class HeldOutTask(OfTasks):
     """The text of an evaluation."""
 
     evaluation: Evaluation
     text: TaskText
-
-    @property
-    def examples(self) -> Mapping[str, Sequence[Example]]:
-        """The examples by task, without demonstrations."""
-        return self.text.examples
-
-    def digest(self) -> str:
-        """SHA-256 of all that is read."""
-        return self.text.digest()
-
-    def shortfalls(self) -> list[str]:
-        """A line for each task of which less was read than was published."""
-        return self.text.shortfalls()
 
     def open(self, vocabulary, layout: PromptLayout, seed: int, mesh: Mesh) -> TaskScorer:
         """Scores a run's prompt; no number of it depends on the seed."""

@@ -38,7 +38,7 @@ def metrics_of(
             raise no_choices(name)
         right = [Answer(str(e["targets"]), 0.0, target_score=0.0) for e in some]
         texts = [answer.text for answer in right]
-        metrics = task_metrics(sub_tasks(name)[0], some, right)  # pyright: ignore[reportArgumentType]
+        metrics = task_metrics(sub_tasks(name)[0], some, right)
         for of_pieces in PIECE_METRICS.get(name, ()):
             metrics |= of_pieces(str.split)(texts, texts)
         if choices and mode == "generate":

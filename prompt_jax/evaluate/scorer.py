@@ -100,7 +100,7 @@ class TaskScorer:
         self, model: Model, answers: Answers, prompts: Sequence[int], between: Callable[[], None]
     ) -> Answers:
         """The answers with the log-likelihood of every target, of tasks whose metrics take it."""
-        wanted = [t for t, task in enumerate(self.tasks) if wants_scores(self.seqio[task.name])]  # pyright: ignore[reportArgumentType]
+        wanted = [t for t, task in enumerate(self.tasks) if wants_scores(self.seqio[task.name])]
         if not wanted:
             return answers
         answers = list(answers)
@@ -186,7 +186,7 @@ class TaskScorer:
     def _metrics(self, number: int, answers: Sequence[Answer]) -> dict[str, float]:
         """The task's own metrics, and the share of outputs that are none of its labels."""
         task, texts = self.tasks[number], [answer.text for answer in answers]
-        metrics = task_metrics(self.seqio[task.name], task.examples, answers)  # pyright: ignore[reportArgumentType]
+        metrics = task_metrics(self.seqio[task.name], task.examples, answers)
         for of_pieces in self.piece_metrics[number]:
             metrics |= of_pieces([example["targets"] for example in task.examples], texts)
         if self.choices[number] and self.mode == "generate":

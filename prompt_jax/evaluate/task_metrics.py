@@ -6,26 +6,17 @@ log-likelihood of the example's target, summed over its tokens with the EOS, as 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prompt_jax.answer.answerer import Answer
 from prompt_jax.errors import UserError, reading
 
+if TYPE_CHECKING:
+    import seqio
+
 MEND = "mend it in the module of the task"
-
-
-class SeqioTask(Protocol):
-    """What is used of a `seqio.Task`."""
-
-    name: str
-    postprocess_fn: Any
-    predict_metric_fns: Sequence[Any]
-    score_metric_fns: Sequence[Any]
-    predict_with_aux_metric_fns: Sequence[Any]
-    metric_fns: Sequence[Any]
-    metric_objs: Sequence[Any]
 
 
 class _Text:
@@ -39,19 +30,19 @@ class _Feature:
     vocabulary = _Text()
 
 
-def wants_scores(task: SeqioTask) -> bool:
+def wants_scores(task: "seqio.Task") -> bool:
     """Whether a metric of the task is of the scores of its targets."""
     return bool(task.score_metric_fns) or any(_kind(m) == "SCORE" for m in own_objects(task))
 
 
-def own_objects(task: SeqioTask) -> Sequence[Any]:
+def own_objects(task: "seqio.Task") -> Sequence[Any]:
     """The task's `metric_objs` as they were given: SeqIO adds one for each function."""
     objects = list(task.metric_objs)
     return objects[: len(objects) - len(task.metric_fns)]
 
 
 def task_metrics(
-    task: SeqioTask, examples: Sequence[Mapping], answers: Sequence[Answer]
+    task: "seqio.Task", examples: Sequence[Mapping], answers: Sequence[Answer]
 ) -> dict[str, float]:
     """Every metric of a task, of the answers to its examples.
 
@@ -61,6 +52,8 @@ def task_metrics(
     Raises:
       UserError: what a metric or the task's postprocessing raises, by their name.
     """
+    from seqio.utils import function_name
+
     post = task.postprocess_fn
     with reading(f"postprocess_fn of task {task.name!r}", MEND):
         pairs = list(zip(answers, examples, strict=True))
@@ -74,7 +67,7 @@ def task_metrics(
         calls += [(f, (targets, scores)) for f in task.score_metric_fns]
     metrics: dict[str, float] = {}
     for function, arguments in calls:
-        name = getattr(function, "__name__", type(function).__name__)
+        name = function_name(function) or type(function).__name__
         with reading(f"metric {name!r} of task {task.name!r}", MEND):
             metrics |= _numbers(name, function(*arguments))
     for metric in own_objects(task):
@@ -94,7 +87,7 @@ def _kind(metric: Any) -> str:
 
 
 def _of_object(
-    task: SeqioTask,
+    task: "seqio.Task",
     metric: Any,
     examples: Sequence[Mapping],
     answers: Sequence[Answer],

@@ -30,7 +30,7 @@ def weight_bytes(
 ) -> int:
     """Bytes of the model's arrays on one device; an int4 counts as one byte."""
     state = quantised.shapes(weights.abstract(config)[1], weights_dtype)
-    places = dict(nnx.to_flat_state(sharding.params(mesh, state)))  # pyright: ignore[reportArgumentType]
+    places = dict(nnx.to_flat_state(sharding.params(mesh, state)))
     total = 0
     for path, variable in nnx.to_flat_state(state):
         value = variable.get_value()

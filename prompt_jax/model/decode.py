@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import cache
@@ -182,6 +183,27 @@ class Rows:
     logp: jax.Array
     ended: jax.Array
     keys: jax.Array
+
+
+def places(mesh: Mesh) -> tuple[Rows, Any, Any]:
+    """Where `Rows` live on a mesh: rows over its data and fsdp axes.
+
+    Returns:
+      (the shardings of `Rows`, of one array [B, ...], of one array [L, B, ...]).
+    """
+    row: Any = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    layered: Any = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+    rows = Rows(
+        cache=cache.Cache(row, row, row, attention=layered, cross=layered),
+        ids=row,
+        counts=row,
+        limits=row,
+        last=row,
+        logp=row,
+        ended=row,
+        keys=row,
+    )
+    return rows, row, layered
 
 
 def start_rows(cache: Cache, empty_R: jax.Array, limits_R: jax.Array, keys_R, N: int) -> Rows:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import settings
@@ -140,7 +140,7 @@ def check_rows(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def params(mesh: Mesh, state: nnx.State) -> nnx.State:
+def params(mesh: Mesh | AbstractMesh, state: nnx.State) -> nnx.State:
     """A sharding for every variable: by its logical `axes` and RULES. What a method trains beside
     the T5 has no axes and is replicated.
 

@@ -56,19 +56,19 @@ class Homeostasis(GradRule):
         def init(params: Any) -> Sensitivity:
             return Sensitivity(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.copy, params))
 
-        def update(gradient, state: Sensitivity, params=None, *, step, **_: Any):
-            known = 1 - self.decay ** jnp.asarray(step, jnp.float32)
+        def update(updates, state: Any, params=None, **extra: Any):
+            known = 1 - self.decay ** jnp.asarray(extra["step"], jnp.float32)
             scale = self.strength / jnp.maximum(known, 1 - self.decay)
             pulled = jax.tree.map(
                 lambda g, f, p, p_0: g + scale * f * (p - p_0),
-                gradient,
+                updates,
                 state.mean_square,
                 params,
                 state.start,
             )
             mean = jax.tree.map(
-                lambda f, g: self.decay * f + (1 - self.decay) * g * g, state.mean_square, gradient
+                lambda f, g: self.decay * f + (1 - self.decay) * g * g, state.mean_square, updates
             )
             return pulled, Sensitivity(mean, state.start)
 
-        return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+        return optax.GradientTransformationExtraArgs(init, update)

@@ -5,7 +5,7 @@ count of the whole batch afterwards, so that the pieces do not change what the l
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,20 +76,19 @@ class Loss:
         factor = self.loss_normalizing_factor
         return COUNTS[factor] if isinstance(factor, str) else None
 
-    def __call__(
-        self, model, batch, dropout_key=None, step=0
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, model, batch, dropout_key=None, step=0) -> tuple[jax.Array, dict[str, Any]]:
         """`of` the logits [B, S, V] that `model(batch, key)` gives; the same at every step."""
         return self.of(model(batch, dropout_key), batch)
 
-    def of(self, logits: jax.Array, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def of(self, logits: jax.Array, batch) -> tuple[jax.Array, dict[str, Any]]:
         """What is minimised of one batch's logits [B, S, V], not yet divided by `count`, and sums.
 
         The second value holds float32 scalars that add up over batches, whatever the loss is
         divided by: `loss`, `z_loss`, `accuracy` (right tokens, `Per` tokens), `tokens` (the sum of
         the weights), and `count`.
         """
-        return self.summed(*self.of_tokens(logits, batch["decoder_target_tokens"]), batch)  # pyright: ignore[reportCallIssue]
+        loss, z_loss, likeliest = self.of_tokens(logits, batch["decoder_target_tokens"])
+        return self.summed(loss, z_loss, likeliest, batch)
 
     def of_tokens(self, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         """Of every target [B, S]: its loss and z-loss, float32, and the likeliest token, int32."""
@@ -98,7 +97,7 @@ class Loss:
 
     def summed(
         self, loss: jax.Array, z_loss: jax.Array, likeliest: jax.Array, batch
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """`of`, from what `of_tokens` gives."""
         weights = loss_weights(batch)
         right = (likeliest == batch["decoder_target_tokens"]) * weights
@@ -146,7 +145,7 @@ def loss_weights(batch) -> jax.Array:
 
 
 # By `Loss.count`: the weight of each target in what is minimised, and the sum that counts it.
-SHARES: dict[str | None, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+SHARES: dict[str | None, Callable[..., tuple[jax.Array, dict[str, Any]]]] = {
     None: lambda batch, weights: (weights, {}),
     "tokens": lambda batch, weights: (weights, {}),
     "target_columns": lambda batch, weights: (
@@ -157,5 +156,5 @@ SHARES: dict[str | None, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] 
 }
 
 
-def _counted(shares: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _counted(shares: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
     return shares, {"examples": jnp.sum(shares)}

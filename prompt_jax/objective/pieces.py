@@ -36,7 +36,8 @@ class InPieces:
 
     def __call__(self, model, batch, dropout_key=None, step=0):
         """As `Loss`; `model` is a `PromptedT5` whose head is frozen."""
-        count = pieces(*batch["decoder_target_tokens"].shape, model.t5.config.vocab_size)  # pyright: ignore[reportCallIssue]
+        rows, columns = batch["decoder_target_tokens"].shape
+        count = pieces(rows, columns, model.t5.config.vocab_size)
         if count == 1:
             return self.loss(model, batch, dropout_key, step)
         return self.of_decoded(model.t5, model.decoded(batch, dropout_key), batch, count)

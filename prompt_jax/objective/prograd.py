@@ -25,10 +25,10 @@ class ProGrad(GradRule):
     strength: float = 1.0
 
     def build(self) -> optax.GradientTransformationExtraArgs:
-        def update(gradient, state, params=None, *, parts, **_: Any):
-            return self.of(parts), state
+        def update(updates, state, params=None, **extra: Any):
+            return self.of(extra["parts"]), state
 
-        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
     def of(self, grads: Mapping[str, Any]) -> Any:
         """One gradient of those of the parts."""

@@ -103,7 +103,7 @@ class Objective:
         for term, measure in zip(self.terms, self.measures, strict=True):
             name = type(term).__name__
             value = measure(passes, batch)
-            sums[f"term/{name}"] = Per(value * sums["tokens"])  # pyright: ignore[reportArgumentType]
+            sums[f"term/{name}"] = Per(value * sums["tokens"])
             parts[name] = term.weight_at(step) * value * (each if term.per_token else once)
         return parts, sums
 

@@ -37,7 +37,9 @@ class Wayward(LossTerm):
             )
 
         def measure(passes: Passes, batch) -> jax.Array:
-            away = passes[OWN].bundle.encoder - passes.embedding[ids].astype(jnp.float32)[None]  # pyright: ignore[reportOptionalOperand]
+            rows = passes[OWN].bundle.encoder
+            assert rows is not None  # a method without encoder rows was refused above
+            away = rows - passes.embedding[ids].astype(jnp.float32)[None]
             return jnp.mean(jnp.sum(away**2, axis=-1))
 
         return measure

@@ -174,18 +174,7 @@ def embed(graphdef, family: Family, params, module, batch, arrays: Arrays) -> ja
 @lru_cache
 def programs(mesh: Mesh, names: tuple[str, ...]) -> Programs:
     """Made once for every mesh and set of arrays, so that engines share what was compiled."""
-    row: Any = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    layered: Any = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
-    rows = Rows(
-        cache=cache.Cache(row, row, row, attention=layered, cross=layered),
-        ids=row,
-        counts=row,
-        limits=row,
-        last=row,
-        logp=row,
-        ended=row,
-        keys=row,
-    )
+    rows, row, layered = decode.places(mesh)
     own = {n: layered if ALL_AXES[n].index("X") else row for n in names if stays(n)}
     places = Slots(rows, own, row, row, row, row)
     return Programs(

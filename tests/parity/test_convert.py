@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats import torch_bin
 from prompt_jax.backbone.load import open_checkpoint
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
@@ -112,3 +113,13 @@ class Surprise:
     @staticmethod
     def make():
         Surprise.made = True
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_bin_of_parameters_and_of_old_torch_is_read(tmp_path, zipped):
+    import torch
+
+    tensors = {"a": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))}
+    torch.save(tensors, tmp_path / "m.bin", _use_new_zipfile_serialization=zipped)
+    stored = torch_bin.TorchBin(tmp_path / "m.bin").stored["a"]
+    assert stored.whole().tolist() == [[0, 1, 2], [3, 4, 5]]
