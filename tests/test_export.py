@@ -6,11 +6,13 @@ PEFT itself runs in tests/parity/test_export.py; here its folders are only writt
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorstore as ts
+from etils import epath
 from flax import serialization
 
 import prompt_jax as pj
@@ -22,6 +24,7 @@ from prompt_jax.export import fresh, npy, orbax, peft, t5x
 from prompt_jax.export import run as export
 from prompt_jax.export.formats import About
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
+from prompt_jax.run import exports as exports_of_runs
 
 ROWS, WIDTH = 3, 16
 PLAIN = ("npy", "peft", "t5x")
@@ -264,7 +267,7 @@ def test_an_export_is_checked_in_a_fresh_process_and_recorded(plain, tmp_path, c
     name = manifest["backbone"]["name"]
     assert main([*argv, f"--backbone={name}"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == json.loads((out / "export.json").read_text())
+    assert told == json.loads((out / "report.json").read_text())
     assert told["verified"] is True and told["manifest"] == manifest
     assert set(told["consumer"]) == {"tensorstore", "flax", "msgpack"}
     assert (told["rows_max_abs_diff"], told["logits_max_abs_diff"]) == (0.0, 0.0)
@@ -354,8 +357,54 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
     assert not out.exists()
     told = export.export_prompt(prompt=plain, format="peft", output=str(out), unverified=True)
     assert told["verified"] is False and "consumer" not in told
-    assert json.loads((out / "export.json").read_text())["verified"] is False
+    assert json.loads((out / "report.json").read_text())["verified"] is False
     np.testing.assert_array_equal(peft.read(str(out)).array, rows())
+
+
+@pytest.mark.parametrize(
+    "bindings, message",
+    [
+        (
+            ["EXPORT_TO=peft", "SoftPrompt.decoder_length=2"],
+            "--gin.EXPORT_TO=peft: Train.export_to = 'peft': the prompt has 2 decoder rows, which "
+            "'peft' cannot express; take orbax",
+        ),
+        (["EXPORT_TO=('orbax', 'npz')"], "'npz' is no format; did you mean npy?"),
+        (
+            ["EXPORT_TO=npy", "Train.method=@LoRA()"],
+            "query/a inside the layers, which 'npy' cannot",
+        ),
+        (
+            ["EXPORT_TO=npy", "Train.method=@FullTuning()"],
+            "the method trains the model, and leaves",
+        ),
+    ],
+)
+def test_a_recipes_format_that_cannot_hold_its_prompt_is_refused_first(
+    tiny, tmp_path, capsys, bindings, message
+):
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/run"]
+    assert main([*argv, *(f"--gin.{binding}" for binding in bindings)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_the_formats_of_its_recipe(tiny, tmp_path, capsys):
+    """Once; a prompt that has changed is exported again."""
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/run"]
+    argv += ["--gin.EXPORT_TO=npy", "--gin.TRAIN_STEPS=1", "--gin.EVAL_PERIOD=1"]
+    assert main(argv) == 0
+    out = tmp_path / "run" / "export" / "npy.npy"
+    assert f"  {out}" in capsys.readouterr().err
+    best = load_prompt(tmp_path / "run" / "prompt" / "best")
+    np.testing.assert_array_equal(np.load(out), best.array)
+    record = json.loads(out.with_name("npy.report.json").read_text())
+    assert record["verified"] and record["manifest"] == best.manifest
+    before = out.stat().st_mtime_ns
+    settings = SimpleNamespace(targets=("npy",))
+    exports_of_runs.export_finished(settings, epath.Path(tmp_path / "run"), print)
+    assert out.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -384,11 +433,11 @@ def test_a_copy_has_its_record_last(tmp_path, monkeypatch):
     """What a bucket gets: there is no rename, so that the record says that all is there."""
     source = tmp_path / "a"
     (source / "sub").mkdir(parents=True)
-    for name in ("export.json", "one", "sub/two"):
+    for name in ("report.json", "one", "sub/two"):
         (source / name).write_text(name)
     order = []
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda p, b: (order.append(p.name), write(p, b))[1])
     export.copy_with_record_last(source, tmp_path / "b")
-    assert order == ["one", "two", "export.json"]
+    assert order == ["one", "two", "report.json"]
     assert (tmp_path / "b" / "sub" / "two").read_text() == "sub/two"

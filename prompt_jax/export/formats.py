@@ -1,7 +1,8 @@
 """A prompt in the formats of other programs: one module per format, and what they share.
 
-Each module has three functions:
+Each module has four functions:
 
+  refusal(prompt)               what of a `Prompt` the format cannot hold, in words, or None
   write(path, prompt, about)    writes a `Prompt` to a local path that does not exist yet
   consume(path, request)        what the format's own reader makes of it: see `fresh.py`
   read(path)                    a `Prompt` of such a file or folder; its manifest is {} where the
@@ -12,6 +13,7 @@ StableHLO, SavedModel and the like need a line in FORMATS and a module of their 
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ class Format:
       module: where `write`, `consume` and `read` are.
       consumer: the distributions that read it, the principal first; each is imported by its name.
       extra: of this package, that installs them; None: the base install has them.
-      plain: it holds encoder rows that stand before the text and see everything, and no more.
+      plain: a forward pass of ours takes what its reader gives as rows before the text.
       suffix: how its paths end; "" for a folder.
       forward: its consumer can run a model, so that logits are compared as well as rows.
     """
@@ -93,15 +95,41 @@ def check_consumer(name: str) -> None:
 
 def check_expressible(name: str, prompt: "Prompt") -> None:
     """UserError, naming what it is, for a prompt that the format cannot hold."""
-    if not get_format(name).plain:
-        return
-    lost = _beyond_plain(prompt)
-    if lost:
+    lost = get_format(name).load().refusal(prompt)
+    if lost is not None:
         raise UserError(
             f"prompt {prompt.path!r}",
-            f"has {lost[0]}, which --format={name} cannot express",
-            "take --format=orbax, which holds all of an artefact",
+            f"has {lost}, which --format={name} cannot express",
+            f"take --format={_able(prompt)}",
         )
+
+
+def check_targets(names: Sequence[str], prompt: "Prompt", where: object) -> None:
+    """What a recipe names as the formats of its prompt, before it is trained.
+
+    `where`: of the recipe. `prompt` is what is known of it by then; its values do not count.
+
+    Raises:
+      UserError: a format that is not known, has no consumer here, or cannot hold such a prompt.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(where, f"{name!r} is no format", nearest(name, FORMATS))
+        try:
+            check_consumer(name)
+        except UserError as error:
+            raise UserError(where, f"{name!r} {error.problem}", error.remedy) from None
+        lost = get_format(name).load().refusal(prompt)
+        if lost is not None:
+            remedy = (
+                f"take {_able(prompt)}, or train a prompt without, as runs/quickstart_export.gin"
+            )
+            raise UserError(where, f"the prompt has {lost}, which {name!r} cannot express", remedy)
+
+
+def _able(prompt: "Prompt") -> str:
+    """The formats that can hold a prompt, in words."""
+    return " or ".join(n for n, form in FORMATS.items() if form.load().refusal(prompt) is None)
 
 
 def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
@@ -116,9 +144,12 @@ def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
     return rows
 
 
-def _beyond_plain(prompt: "Prompt") -> list[str]:
+def beyond_rows(prompt: "Prompt") -> str | None:
+    """What a prompt has beside encoder rows that stand before the text and see everything."""
     layout, seen = prompt.layout, prompt.visibility
     lost = [f"{name} inside the layers" for name in sorted(prompt.arrays) if "/" in name]
+    if layout.factors:
+        lost.append("rows that depend on the task (DIR?task=NAME is one of them)")
     if layout.decoder:
         lost.append(f"{layout.decoder} decoder rows")
     if layout.encoder and layout.placement != "prefix":
@@ -127,4 +158,6 @@ def _beyond_plain(prompt: "Prompt") -> list[str]:
         lost.append("a visibility that hides the input from its rows")
     if seen.prompt != "all":
         lost.append(f"the visibility {seen.prompt!r} among its rows")
-    return lost
+    if not layout.encoder:
+        lost.append("no encoder rows")
+    return next(iter(lost), None)

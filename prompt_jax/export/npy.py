@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prompt_jax.errors import UserError
-from prompt_jax.export.formats import checked_rows
+from prompt_jax.export.formats import beyond_rows, checked_rows
 
 if TYPE_CHECKING:
     from prompt_jax.export.formats import About
     from prompt_jax.prompt.artefact import Prompt
+
+
+def refusal(prompt: "Prompt") -> str | None:
+    return beyond_rows(prompt)
 
 
 def write(path: Path, prompt: "Prompt", about: "About") -> None:

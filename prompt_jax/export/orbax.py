@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 ITEMS = ("prompt", "manifest")
 
 
+def refusal(prompt: "Prompt") -> None:
+    return None
+
+
 def write(path: Path, prompt: "Prompt", about: "About") -> None:
     items = ocp.args.Composite(
         prompt=ocp.args.StandardSave(prompt.arrays), manifest=ocp.args.JsonSave(prompt.manifest)

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from prompt_jax.errors import UserError, reading
 from prompt_jax.export import peft_layers
-from prompt_jax.export.formats import checked_rows
+from prompt_jax.export.formats import beyond_rows, checked_rows
 
 if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
@@ -29,6 +29,10 @@ WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prom
     "ADALORA": "it changes the weights of attention by singular values",
     "MULTITASK_PROMPT_TUNING": "its rows depend on the task's number and stand in the decoder too",
 }
+
+
+def refusal(prompt: "Prompt") -> str | None:
+    return beyond_rows(prompt)
 
 
 def write(path: Path, prompt: "Prompt", about: "About") -> None:

@@ -1,8 +1,8 @@
 """Prompts out and in: a file of another program is called done once its own reader agrees with us.
 
 An export is written to a partial path beside its target, reloaded in a fresh process by the
-consumer of its format, compared, and only then renamed. The comparison is recorded: `export.json`
-in the folder (for a `.npy`, `NAME.export.json` beside it), `imported` in an artefact's manifest.
+consumer of its format, compared, and only then renamed. The comparison is recorded: `report.json`
+in the folder (for a `.npy`, `NAME.report.json` beside it), `imported` in an artefact's manifest.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from prompt_jax.paths import is_local
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.version import __version__
 
-RECORD = "export.json"
+RECORD = "report.json"
 # Two float32 implementations of a T5 agree to about 1e-5; a wrong row or mask changes logits by 0.1
 # and more. Relative to the largest logit, where that is above 1.
 TOLERANCE = 1e-4
@@ -74,7 +74,7 @@ def export_prompt(
     with _published(output, form.suffix) as partial:
         form.load().write(partial, saved, about)
         record |= verify(format, partial, saved, loaded, task, split, unverified)
-        _write_json(_record_of(partial, form.suffix), record)
+        _write_json(record_of(partial, form.suffix), record)
     return record
 
 
@@ -289,12 +289,14 @@ def _named(backbone: Backbone) -> dict[str, str]:
     return {"name": backbone.name, "digest": backbone.digest}
 
 
-def _record_of(path: Path, suffix: str) -> Path:
-    return path.with_suffix(f".{RECORD}") if suffix else path / RECORD
+def record_of(path: epath.Path | Path, suffix: str) -> epath.Path:
+    """Where the record of an export at `path` is."""
+    at = epath.Path(path)
+    return at.parent / f"{at.name.removesuffix(suffix)}.{RECORD}" if suffix else at / RECORD
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _write_json(path: epath.Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -308,12 +310,10 @@ def _published(output: str, suffix: str) -> Iterator[Path]:
             partial = Path(scratch) / f"partial{suffix}"
             yield partial
             target = epath.Path(output)
-            record = _record_of(partial, suffix)
+            record = Path(record_of(partial, suffix))
             copy_with_record_last(partial, target)
             if suffix:
-                copy_with_record_last(
-                    record, target.parent / f"{target.name.removesuffix(suffix)}.{RECORD}"
-                )
+                copy_with_record_last(record, record_of(target, suffix))
         return
     target = Path(output).expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -324,7 +324,7 @@ def _published(output: str, suffix: str) -> Iterator[Path]:
         partial = holder / target.name
         yield partial
         if suffix:
-            _record_of(partial, suffix).replace(_record_of(target, suffix))
+            record_of(partial, suffix).replace(record_of(target, suffix))
         partial.rename(target)
     finally:
         shutil.rmtree(holder, ignore_errors=True)

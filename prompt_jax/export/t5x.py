@@ -13,7 +13,7 @@ import tensorstore as ts
 from flax import serialization
 
 from prompt_jax.errors import UserError
-from prompt_jax.export.formats import checked_rows
+from prompt_jax.export.formats import beyond_rows, checked_rows
 
 if TYPE_CHECKING:
     from prompt_jax.export.formats import About
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 PARAMETER = ("encoder", "prompt", "prompt", "prompt")
 DOTTED = ".".join(("target", *PARAMETER))
 INDEX = "checkpoint"
+
+
+def refusal(prompt: "Prompt") -> str | None:
+    return beyond_rows(prompt)
 
 
 def write(path: Path, prompt: "Prompt", about: "About") -> None:

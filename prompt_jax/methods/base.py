@@ -127,6 +127,11 @@ class PromptMethod(abc.ABC):
 
     def save(self, directory, model: "PromptedT5", backbone: Any, facts: dict[str, Any]) -> None:
         """Writes the artefact of a trained model: by default the folded prompt and its manifest."""
+        arrays, manifest = self.fold(model.prompt), {**self.manifest(), **self.seen()}
+        save_prompt(directory, arrays, {**manifest, **facts})
+
+    def seen(self) -> dict[str, Any]:
+        """What the artefact says of where the rows stand, what they see, and whose they are."""
         visibility: dict[str, Any]
         visibility = {"input": self.visibility.input, "prompt": self.visibility.prompt}
         if self.visibility.computed_once:
@@ -134,10 +139,10 @@ class PromptMethod(abc.ABC):
         seen: dict[str, Any] = {"placement": self.layout.placement, "visibility": visibility}
         if self.layout.factors:
             seen["factors"] = plain(self.layout.factors)
-        save_prompt(directory, self.fold(model.prompt), {**self.manifest(), **seen, **facts})
+        return seen
 
     def manifest(self) -> dict[str, Any]:
-        """What the artefact says of the method: its name, settings, placement and visibility."""
+        """What the artefact says of the method: its name and settings."""
         return {"method": type(self).__name__, "settings": plain(self)}
 
 

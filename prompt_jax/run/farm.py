@@ -27,6 +27,7 @@ from prompt_jax.errors import Preempted, RunError, Setting, UserError
 from prompt_jax.hosts.stop import Stop, Stopped, stop_signal
 from prompt_jax.paths import is_local
 from prompt_jax.run import farm_step
+from prompt_jax.run.exports import export_finished
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.grid import Member, name_of
 from prompt_jax.run.job import Run, Setup
@@ -287,6 +288,8 @@ class Group:
             over, end = run.over(start), min(self.until or steps, steps)
             if over or start >= end:
                 self._say(member, "finished" if over else "paused")
+                if over:
+                    export_finished(member.settings, place, self.screen.say)
                 return
             batches = Prefetch(run.rows, range(start, end))
             opened.callback(batches.close)
@@ -361,6 +364,8 @@ class Group:
         active.opened.close()
         if status is not None:
             self._say(active.member, status, **more)
+        if status == "finished":
+            export_finished(active.member.settings, active.run.folder, self.screen.say)
 
     def _say(self, member: Member, status: str, **more: Any) -> None:
         """Notes how a member stands, and prints it."""

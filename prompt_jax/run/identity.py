@@ -28,6 +28,7 @@ FREE = frozenset(
         "Train.steps",
         "Train.patience",
         "Train.log_period",
+        "Train.export_to",
         "Checkpoints.period",
         "Checkpoints.keep",
         "Checkpoints.keep_period",

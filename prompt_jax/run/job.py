@@ -179,6 +179,8 @@ class Run:
         self.graphdef, trainable, frozen = split(model, run.method.trainable)
         self.frozen = jax.device_put(frozen, sharding.params(self.mesh, frozen))
         self.trainable = jax.device_put(trainable, sharding.params(self.mesh, trainable))
+        if run.targets:
+            run.check_exports(self.first_prompt(), f"EXPORT_TO = {run.export_to!r}")
         self.speed = Speed.of(run, self.backbone.config, self.mesh)
         self.tx = run.transform()
         self.facts = {

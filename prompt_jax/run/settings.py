@@ -1,8 +1,10 @@
 """The settings of a run: what a recipe builds."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 import optax
 
 from prompt_jax.backbone.settings import BackboneSettings
@@ -10,12 +12,14 @@ from prompt_jax.data.contract import Source
 from prompt_jax.data.source import Data
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.evaluate.contract import RunEvaluation
+from prompt_jax.export.formats import check_targets
 from prompt_jax.methods.base import PromptMethod
 from prompt_jax.model import quantised, sharding
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.optim import Adafactor, AdamW, check_groups, whole_chain
 from prompt_jax.objective.rules import GradRule, NoRule, PostUpdate
 from prompt_jax.objective.terms import LossTerm, check_terms
+from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.run.state import Checkpoints
 from prompt_jax.settings import at_least, settings
 
@@ -65,6 +69,8 @@ class Train:
       accumulate: parts that a batch is cut into, one after the other, to save memory.
       log_period: steps between records in metrics.jsonl.
       farm: many runs in place of one; each has all other settings.
+      export_to: formats of `export`, by name: a prompt that one of them cannot hold is refused
+        before it is trained, and `export/FORMAT` of the model_dir has them once it is.
     """
 
     backbone: BackboneSettings
@@ -86,6 +92,7 @@ class Train:
     accumulate: int = 1
     log_period: int = 10
     farm: Farm = Farm()
+    export_to: str | tuple[str, ...] = ()
 
     def check(self):
         counts = {
@@ -116,6 +123,21 @@ class Train:
                 f"the split {split!r} would choose the prompt",
                 "take validation for Evaluation.split, or BEST_METRIC=None",
             )
+        rows = {side: np.zeros((count, 1)) for side, count in layout.plain_rows().items()}
+        if rows or trains_model:
+            self.check_exports(rows, Setting("Train", "export_to", self.export_to))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The formats of `export_to`."""
+        return (self.export_to,) if isinstance(self.export_to, str) else self.export_to
+
+    def check_exports(self, arrays: Mapping[str, np.ndarray], where: object) -> None:
+        """UserError where a format of `export_to` cannot hold a prompt of these arrays."""
+        if self.targets and self.method.trains_model:
+            remedy = "leave EXPORT_TO out, and use prompt-jax convert once it is trained"
+            raise UserError(where, "the method trains the model, and leaves no prompt", remedy)
+        check_targets(self.targets, Prompt(dict(arrays), self.method.seen(), ""), where)
 
     @property
     def packed(self) -> bool:

@@ -15,6 +15,7 @@ from prompt_jax import hosts
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.errors import Preempted, UserError
 from prompt_jax.hosts.stop import Stopped, stop_signal
+from prompt_jax.run.exports import export_finished
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.job import Run
 from prompt_jax.run.observe import Observer
@@ -82,7 +83,9 @@ def train(
             raise Preempted(
                 f"preempted: saved step {done}; run the same command to go on"
             ) from None
-        return run.closing()
+        metrics = run.closing()
+        export_finished(settings, folder, run.screen.say)
+        return metrics
 
 
 def profiled(steps: range, folder: epath.Path, profile: bool) -> Iterator[int]:

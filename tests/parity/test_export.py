@@ -36,7 +36,7 @@ def test_peft_agrees_on_an_export_of_our_own_backbone(shared, tmp_path, capsys):
     save_prompt(tmp_path / "p", {"encoder": rows}, manifest)
     out = tmp_path / "adapter"
     assert main(["export", f"--prompt={tmp_path}/p", "--format=peft", f"--output={out}"]) == 0
-    told = json.loads((out / "export.json").read_text())
+    told = json.loads((out / "report.json").read_text())
     assert told["consumer"]["peft"] == "0.21.2" and told["logits_of"] == "peft"
     assert told["rows_max_abs_diff"] == 0.0
     assert 0.0 < told["logits_max_abs_diff"] < 2e-5 < 0.5 < told["logits_largest"]
