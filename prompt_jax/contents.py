@@ -1,8 +1,9 @@
 """The bytes of a data file: unpacked, without a byte order mark, and never those of a stand-in."""
 
+import contextlib
 import gzip
 import io
-import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,6 +16,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is not UTF-8
 
 
 def read_bytes(path: epath.Path | Path) -> bytes:
@@ -32,14 +34,38 @@ def read_bytes(path: epath.Path | Path) -> bytes:
 
 def read_lines(path: epath.Path | Path) -> Iterator[bytes]:
     """The lines of a file as `read_bytes` would give them, of which one is held at a time."""
+    with unpacked(path) as file:
+        yield from file
+
+
+def read_text_lines(path: epath.Path | Path) -> Iterator[str]:
+    """As `read_lines`, decoded, each with the line end that it has: LF, CR LF or CR.
+
+    UserError names the first line that is not UTF-8.
+    """
+    with unpacked(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+        for number, line in enumerate(text, start=1):
+            if not line.isascii() and _ESCAPED.search(line):
+                raise UserError(f"{path}:{number}", "not UTF-8", "save the file as UTF-8")
+            yield line
+
+
+@contextlib.contextmanager
+def unpacked(path: epath.Path | Path) -> Iterator[io.BufferedReader]:
+    """A file to read from, as `read_bytes` would give it, without holding it."""
     with path.open("rb") as opened:
         file = cast(BinaryIO, opened)
         start = file.read(64)
-        rest = io.BufferedReader(_Joined(start, file))
-        lines = iter(gzip.GzipFile(fileobj=rest) if start.startswith(GZIP) else rest)
-        first = next(lines, b"")
+        stored = io.BufferedReader(_Joined(start, file))
+        packed = start.startswith(GZIP)
+        raw = io.BufferedReader(gzip.GzipFile(fileobj=stored)) if packed else stored
+        content = cast(io.BufferedReader, raw)
+        first = content.peek(64)[:64]
         refuse_pointer(path, first)
-        yield from itertools.chain([first.removeprefix(BYTE_ORDER_MARK)], lines)
+        if first.startswith(BYTE_ORDER_MARK):
+            content.read(len(BYTE_ORDER_MARK))
+        yield content
 
 
 def refuse_pointer(path: object, start: bytes) -> None:

@@ -1,16 +1,18 @@
-"""CSV and TSV with a header: rows of text by column."""
+"""CSV and TSV with a header: rows of text by column, of which one is held at a time."""
 
 import csv
-import io
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from etils import epath
 
-from prompt_jax.contents import read_bytes
+from prompt_jax.contents import read_text_lines
 from prompt_jax.errors import UserError
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a document
+
+Rows = Iterator[tuple[int, list[str]]]
 
 
 def read_table(path: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
@@ -18,27 +20,18 @@ def read_table(path: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
 
     Cells are quoted as in RFC 4180: `"say ""no"", please"`. Where the header has semicolons and no
     comma they separate, as spreadsheets save them in much of Europe. `tabs`: TSV, in which quotes
-    mean nothing unless the whole file is well quoted.
+    mean nothing unless the whole file is well quoted; it is read twice for that.
 
     UserError names file and line: another encoding, cells that the header does not name, a quote
     that never ends, two columns of one name.
     """
-    lines = _text(path, read_bytes(epath.Path(path))).splitlines(keepends=True)
-    header = next((line for line in lines if line.strip()), "")
-    delimiter = "\t" if tabs else ";" if ";" in header and "," not in header else ","
-    rows = _quoted(path, lines, delimiter)
-    if tabs and (isinstance(rows, UserError) or not _even(rows)):
-        rows = [
-            (number, line.rstrip("\r\n").split("\t"))
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
-    if isinstance(rows, UserError):
-        raise rows
-    columns = rows[0][1] if rows else []
+    lines, delimiter = _lines(path, tabs)
+    quoted = not tabs or _well_quoted(path)
+    rows = _quoted(path, lines, delimiter) if quoted else _plain(lines)
+    _, columns = next(rows, (0, []))
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}:1", f"two columns are called '{min(twice)}'", "rename one")
-    for number, cells in rows[1:]:
+    for number, cells in rows:
         if len(cells) != len(columns):
             problem = f"{len(cells)} cells under the {len(columns)} of the header"
             remedy = f"quote a cell that holds {'a tab' if tabs else f'a {delimiter!r}'}"
@@ -46,24 +39,39 @@ def read_table(path: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, dict(zip(columns, cells, strict=True))
 
 
-def _text(path: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}", "not UTF-8", "save the file as UTF-8") from None
+def _lines(path: str, tabs: bool) -> tuple[Iterator[str], str]:
+    """All lines, of which one is held at a time, and what separates their cells."""
+    lines, begun = read_text_lines(epath.Path(path)), []
+    for line in lines:
+        begun.append(line)
+        if line.strip():
+            break
+    header = begun[-1] if begun else ""
+    delimiter = "\t" if tabs else ";" if ";" in header and "," not in header else ","
+    return itertools.chain(begun, lines), delimiter
 
 
-def _quoted(
-    path: str, lines: Sequence[str], delimiter: str
-) -> list[tuple[int, list[str]]] | UserError:
-    """(number of the last line, cells) of each row that is not blank, or what is wrong."""
-    reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter, strict=True)
+def _well_quoted(path: str) -> bool:
+    """Whether a TSV reads as quoted from end to end, each row with as many cells as the header."""
+    rows = _quoted(path, *_lines(path, tabs=True))
     try:
-        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+        header = next(rows, (0, []))[1]
+        return all(len(cells) == len(header) for _, cells in rows)
+    except UserError:
+        return False
+
+
+def _quoted(path: str, lines: Iterator[str], delimiter: str) -> Rows:
+    """(number of the last line, cells) of each row that is not blank."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
     except csv.Error as error:
-        return UserError(f"{path}:{reader.line_num}", f"not CSV ({error})", "quote it as CSV wants")
+        where = f"{path}:{reader.line_num}"
+        raise UserError(where, f"not CSV ({error})", "quote it as CSV wants") from None
 
 
-def _even(rows: Sequence[tuple[int, list[str]]]) -> bool:
-    return all(len(cells) == len(rows[0][1]) for _, cells in rows)
+def _plain(lines: Iterator[str]) -> Rows:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, line.rstrip("\r\n").split("\t")

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.jsonl import read_jsonl
+from prompt_jax.jsonl import read_jsonl, stream_jsonl
 from prompt_jax.splits import split_files
 from prompt_jax.tasks import text
 
@@ -75,6 +75,15 @@ def test_every_format_gives_the_same_rows(folder, name, content):
     data = content if isinstance(content, bytes) else content.encode()
     (folder / name).write_bytes(data)
     assert read_jsonl(name) == READ
+
+
+def test_tables_are_read_row_by_row_and_only_line_ends_end_a_line(folder):
+    (folder / "t.csv").write_bytes(b"inputs,targets\na,b\n\xff,c\n")
+    (folder / "t.tsv").write_text('inputs\ttargets\n"a\u2028b\x0c\tc\n')
+    (folder / "mac.csv").write_bytes(b"inputs,targets\ra,b\rc,d\r")
+    assert next(stream_jsonl("t.csv")) == {"inputs": "a", "targets": "b"}
+    assert read_jsonl("t.tsv") == [{"inputs": '"a\u2028b\x0c', "targets": "c"}]
+    assert [row["targets"] for row in read_jsonl("mac.csv")] == ["b", "d"]
 
 
 def test_quotes_of_a_tsv_that_is_not_quoted_are_text(folder):

@@ -20,6 +20,7 @@ from prompt_jax.model import sizes
 from prompt_jax.model.sharding import MeshShape
 from prompt_jax.recipe import config
 from prompt_jax.run import flops
+from prompt_jax.run.stages import shaped
 
 L, B, D, F = 5, 8, 16, 48
 
@@ -223,6 +224,41 @@ def test_meshes_are_ranked_by_estimates_before_any_is_compiled(monkeypatch):
     assert len(compiled) == len(found.tried) == search.COMPILED_MESHES
     assert found.run.mesh in compiled
     assert found.run.mesh.model == min(shape.model for shape in compiled)
+
+
+def test_every_stage_of_a_program_is_measured_and_the_largest_named(capsys, monkeypatch):
+    """The second trains the model behind the prompt that the first is still to leave."""
+
+    def analyse(run, topology, decode):
+        program = train_program(run, config_of(run), jax.devices()[:1])
+        size = compiler.bytes_of(program.arrays)
+        memory = {"weights": compiler.bytes_of(program.frozen), "total": size, "peak": size}
+        return compiler.Analysis(memory, compiler.Cost(), 1.0, {"data": 1}, None)
+
+    monkeypatch.setattr(search, "analyse", analyse)
+    argv = ["fit", "--gin_file=runs/promot_nano.gin", "--topology=h100:1"]
+    assert main([*argv, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    one, two = report["stages"]
+    assert report["fits"] and report["largest"] == 2
+    assert one["memory"]["weights"] > 1000 * two["memory"]["weights"]  # of the second: the prompt
+    assert two["memory"]["weights"] == 20 * 128 * 4
+    assert main(argv) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "stage 2 takes the most"
+    assert sum(": fits: " in line for line in said) == 2
+
+
+def test_weights_that_a_stage_will_leave_have_the_shapes_of_its_own(tmp_path):
+    (tmp_path / "run.gin").write_text(
+        "include 'runs/quickstart.gin'\n"
+        "Stages.stages = (@one/Stage(), @two/Stage(), @three/Stage())\n"
+        "Stage.run = @Train()\nStage.on_end = (@PassWeights(),)\n"
+        "Train.method = @FullTuning()\nthree/Train.backbone = @other/Backbone()\n"
+        "other/Backbone.name = 'random:small'\n"
+    )
+    program = config.load(("Stages", "Train"), [str(tmp_path / "run.gin")], []).root
+    assert [run.backbone.name for run in shaped(program)] == ["nano"] * 3
 
 
 def test_a_config_alone_is_enough(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from prompt_jax.cli.main import main
 from prompt_jax.data.digests import BatchDigests, different_steps, global_batches
@@ -185,10 +186,49 @@ def test_digests_tell_rows_that_differ(tmp_path):
     assert different_steps(tmp_path / "one", tmp_path / "two", 3) == [1, 2]
 
 
+def left(folder: Path, name: str, rows: np.ndarray, value: float) -> None:
+    """What a part of a run leaves: the digests of its batches, and its arrays."""
+    noted = BatchDigests(folder, 0, 1)
+    for step in range(len(rows)):
+        noted.write(step, 0, {"x": rows[step : step + 1]})
+    noted.close()
+    (folder / "prompt" / "last").mkdir(parents=True)
+    array = np.full((2, 2), value, np.float32)
+    safetensors.numpy.save_file({"encoder": array}, folder / "prompt" / "last" / name)
+
+
+def test_stages_are_compared_one_by_one_and_their_steps_counted_through(tmp_path):
+    plan = Rehearsal([], tmp_path, 2, 1, {"stage_1": 3, "stage_2": 2}, kills=["1@4"])
+    for run, value in (("one", 1.0), ("other", 1.5)):
+        left(tmp_path / run / "stage_1", "prompt.safetensors", np.arange(3), 1.0)
+        left(tmp_path / run / "stage_2", "model.safetensors", np.arange(2) * value, value)
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert plan.steps == 5
+    assert [plan.part_of(step) for step in (2, 3)] == [("stage_1", 0), ("stage_2", 3)]
+    assert plan.different(one, other) == [4]  # the second row of stage 2
+    assert plan.difference(one, other) == 0.5
+    assert plan.same_bytes(one, one) and not plan.same_bytes(one, other)
+
+
+@pytest.mark.slow
+def test_a_program_of_stages_is_rehearsed(tiny, tmp_path, capsys):
+    recipe = tmp_path / "stages.gin"
+    text = (
+        "Stages.stages = (@one/Stage(), @two/Stage())\nStage.run = @Train()\ntwo/Train.seed = 1\n"
+    )
+    recipe.write_text((tiny / "run.gin").read_text() + text)
+    argv = ["rehearse", f"--gin_file={recipe}", f"--model_dir={tmp_path / 'D'}", "--json"]
+    flags = ["--processes=2", "--devices=1", "--gin.TRAIN_STEPS=8", "--kill=1@11"]
+    assert main([*argv, *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["steps"] == 16 and report["killed_same_bytes"]
+    assert report["kills"][0]["killed"] and report["kills"][0]["step"] >= 8
+
+
 @pytest.mark.parametrize(
     ("kill", "part"),
     [("2", "write PROCESS@STEP"), ("4@1", "there are 4 processes"), ("1@20", "20 steps")],
 )
 def test_kills_that_cannot_be(tmp_path, kill, part):
     with pytest.raises(UserError, match=part):
-        Rehearsal([], tmp_path, 4, 2, steps=20, kills=[kill])
+        Rehearsal([], tmp_path, 4, 2, {"": 12, "more": 8}, kills=[kill])

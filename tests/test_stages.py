@@ -198,7 +198,6 @@ def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "runs"),
     [
-        (["fit", "--gin_file=runs/promot_xxl.gin", "--topology=h100:8"], "`prompt-jax train`"),
         (["rehearse", "--gin_file=runs/pretrain_nano.gin"], "`prompt-jax pretrain` takes it"),
         (["train", "--gin_file=runs/pretrain_nano.gin", "--model_dir=no/where"], "pretrain` takes"),
     ],

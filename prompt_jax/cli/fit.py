@@ -1,6 +1,6 @@
 """The verb `fit`; nothing heavy is imported before it runs."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from prompt_jax.cli.options import (
 )
 from prompt_jax.cli.show import print_facts, print_json, print_table
 from prompt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from prompt_jax.fit.search import Search
 
 Topology = Annotated[
     str,
@@ -46,6 +49,8 @@ def fit(
 ) -> None:
     """Says what a recipe's step takes of hardware that is not here. Exit code 2 if it does not fit.
 
+    Of a recipe of stages, each stage's step, and which of them takes the most.
+
     \b
     Example:
       prompt-jax fit --gin_file=runs/xxl.gin --topology=v5e:4x4 --price=1.2
@@ -59,19 +64,46 @@ def fit(
             macro = {"batch": "--gin.BATCH_SIZE=N", "mesh": "--gin.MeshShape.model=N"}[name]
             raise UserError(f"--{name}={value}", remedy=f"give auto, or {macro}")
     import_methods(methods_module)
-    cfg = config.load("Train", gin_file, ctx.obj, folders(gin_search_paths))
+    cfg = config.load(("Stages", "Train"), gin_file, ctx.obj, folders(gin_search_paths))
 
-    from prompt_jax.fit import search, verdict
+    from prompt_jax.fit.search import search
+    from prompt_jax.run.stages import Stages, shaped
 
-    searched = search.search(cfg.root, wanted, decode, batch is not None, mesh is not None)
-    facts = verdict.verdict(searched.run, searched.config, wanted, searched.found, decode, price)
-    facts["tried"] = searched.tried
-    if json:
-        print_json(facts)
-    else:
-        if searched.tried:
-            print_table("tried", searched.tried)
-        print_facts(f"fit {facts['topology']}", verdict.table(facts))
-        print(verdict.sentence(facts))
-    if not facts["fits"]:
+    root = cfg.root
+    runs = shaped(root) if isinstance(root, Stages) else [root]
+    pages = []
+    for run in runs:
+        found = search(run, wanted, decode, batch is not None, mesh is not None)
+        pages.append(_page(found, price))
+        if not json:
+            _print(pages[-1], f"stage {len(pages)}: " if isinstance(root, Stages) else "")
+    fits = all(page["fits"] for page in pages)
+    if isinstance(root, Stages):
+        peaks = [page["memory"]["peak"] for page in pages]
+        largest = peaks.index(max(peaks)) + 1
+        if json:
+            print_json({"fits": fits, "largest": largest, "stages": pages})
+        else:
+            print(f"stage {largest} takes the most")
+    elif json:
+        print_json(pages[0])
+    if not fits:
         raise typer.Exit(2)
+
+
+def _page(searched: "Search", price: float | None) -> dict[str, Any]:
+    """All that is known of one step."""
+    from prompt_jax.fit.verdict import verdict
+
+    run, config, topology = searched.run, searched.config, searched.topology
+    facts = verdict(run, config, topology, searched.found, searched.decode, price)
+    return {**facts, "tried": searched.tried}
+
+
+def _print(facts: dict[str, Any], stage: str) -> None:
+    from prompt_jax.fit.verdict import sentence, table
+
+    if facts["tried"]:
+        print_table(f"{stage}tried", facts["tried"])
+    print_facts(f"{stage}fit {facts['topology']}", table(facts))
+    print(f"{stage}{sentence(facts)}")

@@ -58,7 +58,8 @@ def rehearse(
 ) -> None:
     """Runs a recipe as N local processes, kills some on request, and compares with one process.
 
-    Each of them trains as it would on a host of its own. Exit code 1 if batches or prompts differ.
+    Each of them trains as it would on a host of its own. The steps of a recipe of stages are
+    counted through all stages. Exit code 1 if batches or prompts differ.
 
     \b
     Example:
@@ -68,12 +69,13 @@ def rehearse(
     from prompt_jax.hosts.rehearse import Rehearsal
     from prompt_jax.hosts.rehearse import rehearse as run
     from prompt_jax.recipe import config
+    from prompt_jax.run.stages import parts
 
     use_data_dir(data_dir)
     bindings = ctx.obj or []
     folders = [folder for folder in gin_search_paths.split(",") if folder]
     import_methods(methods_module)
-    cfg = config.load("Train", gin_file, bindings, folders)
+    cfg = config.load(("Stages", "Train"), gin_file, bindings, folders)
     import_tasks(tasks_module)
     arguments = [f"--gin_file={path}" for path in gin_file]
     arguments += [f"--gin.{binding}" for binding in bindings]
@@ -88,7 +90,7 @@ def rehearse(
             folder,
             processes,
             devices,
-            cfg.root.steps,
+            parts(cfg.root),
             tuple(kill or ()),
             seed,
             bound,

@@ -2,7 +2,8 @@
 
 The same `prompt-jax train` runs in `MODEL_DIR/together` (N processes with M virtual devices each),
 in `alone` (one process with N * M devices) and, with kills, in `killed` (as `together`, but at each
-kill one process gets SIGKILL, the others have to stop by themselves, and all start again).
+kill one process gets SIGKILL, the others have to stop by themselves, and all start again). A
+program of stages is compared stage by stage; its steps are counted through all of them.
 """
 
 import os
@@ -12,21 +13,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from prompt_jax.data.digests import AHEAD, different_steps, path_of, read_digests
 from prompt_jax.errors import RunError, UserError
-from prompt_jax.prompt.artefact import load_prompt
 
 STOPPING = 60  # seconds that the others have to notice a kill
 MADE_AHEAD = AHEAD + 1  # steps between the one that runs and the newest batch that is made
 MET = "processes answered: "  # what process 0 says when all are there
 PROMPT = "prompt/last"
+TENSORS = ("prompt.safetensors", "model.safetensors")  # a prompt's, or a whole tuned model's
 PLACE = ("PROMPT_JAX_COORDINATOR", "PROMPT_JAX_PROCESSES", "PROMPT_JAX_PROCESS")
 DEVICE_COUNT = "xla_force_host_platform_device_count"
 
@@ -37,7 +39,8 @@ class Rehearsal:
 
     Attributes:
       arguments: flags of `prompt-jax train` but for --model_dir and those of the processes.
-      steps: of the recipe.
+      parts: the folders in a model_dir that train, in turn, and the steps of each: {"": N}, or
+        those of the stages.
       kills: "random", or "PROCESS@STEP".
       bound: of the difference between prompts, for 20 steps.
     """
@@ -46,11 +49,40 @@ class Rehearsal:
     model_dir: Path
     processes: int
     devices: int
-    steps: int
+    parts: Mapping[str, int]
     kills: Sequence[str] = ()
     seed: int = 0
     bound: float = 1e-4
     say: Callable[[str], None] = field(default=print, repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Of all parts together."""
+        return sum(self.parts.values())
+
+    def part_of(self, step: int) -> tuple[str, int]:
+        """The part that takes a step, and the number of that part's first step."""
+        first = 0
+        for part, steps in self.parts.items():
+            if step < first + steps:
+                return part, first
+            first += steps
+        raise AssertionError(f"step {step} of {self.steps}")
+
+    def different(self, one: Path, other: Path) -> list[int]:
+        """The steps at which two runs had not the same rows in the same places."""
+        found, first = [], 0
+        for part, steps in self.parts.items():
+            found += [first + n for n in different_steps(one / part, other / part, steps)]
+            first += steps
+        return found
+
+    def difference(self, one: Path, other: Path) -> float:
+        """The largest difference between what two runs trained, over all parts."""
+        return max(prompt_difference(one / part, other / part) for part in self.parts)
+
+    def same_bytes(self, one: Path, other: Path) -> bool:
+        return all(_bytes(one / part) == _bytes(other / part) for part in self.parts)
 
     def __post_init__(self):
         for kill in self.kills:
@@ -80,8 +112,8 @@ def rehearse(plan: Rehearsal) -> dict[str, Any]:
     together = _Run(plan, "together", plan.processes, plan.devices)
     alone = _Run(plan, "alone", 1, plan.processes * plan.devices)
     seconds = {run.name: run.finish() for run in (together, alone)}
-    batches = different_steps(together.folder, alone.folder, plan.steps)
-    difference = prompt_difference(together.folder, alone.folder)
+    batches = plan.different(together.folder, alone.folder)
+    difference = plan.difference(together.folder, alone.folder)
     report: dict[str, Any] = {
         "model_dir": str(plan.model_dir),
         "processes": plan.processes,
@@ -98,11 +130,9 @@ def rehearse(plan: Rehearsal) -> dict[str, Any]:
         killed = _Run(plan, "killed", plan.processes, plan.devices)
         report["kills"] = _kill(plan, killed, seconds["together"])
         killed.finish()
-        report["killed_batches_different"] = different_steps(
-            killed.folder, alone.folder, plan.steps
-        )
-        report["killed_difference"] = prompt_difference(killed.folder, together.folder)
-        report["killed_same_bytes"] = _bytes(killed.folder) == _bytes(together.folder)
+        report["killed_batches_different"] = plan.different(killed.folder, alone.folder)
+        report["killed_difference"] = plan.difference(killed.folder, together.folder)
+        report["killed_same_bytes"] = plan.same_bytes(killed.folder, together.folder)
         report["ok"] &= report["killed_same_bytes"] and not report["killed_batches_different"]
     return report
 
@@ -114,7 +144,6 @@ def _kill(plan: Rehearsal, run: "_Run", seconds: float) -> list[dict[str, Any]]:
     earlier, at any moment after the processes have met.
     """
     rng, done = random.Random(plan.seed), []
-    last = max(plan.steps - 1 - MADE_AHEAD, 0)  # later ones cannot be told apart
     for number, kill in enumerate(plan.kills):
         saved, early, linger = run.last_checkpoint(), None, 0.0
         if kill == "random":
@@ -123,7 +152,7 @@ def _kill(plan: Rehearsal, run: "_Run", seconds: float) -> list[dict[str, Any]]:
             early = rng.uniform(0, seconds / 2) if rng.random() < 1 / 3 else None
         else:
             victim, step = map(int, kill.split("@"))
-        facts = run.kill(victim, min(max(step, saved), last), early, linger)
+        facts = run.kill(victim, min(max(step, saved), plan.steps - 1), early, linger)
         done.append({"kill": kill, "checkpoint": saved, **facts})
         moment = f"killed at step {facts['step']}" if facts["killed"] else "had ended"
         plan.say(
@@ -182,11 +211,14 @@ class _Run:
 
     def kill(self, victim: int, step: int, early: float | None, linger: float) -> dict[str, Any]:
         """Starts all; kills one that has begun `step`, or `early` seconds after they met."""
-        digests = path_of(self.folder, victim, self.processes)
+        part, first = self.plan.part_of(step)
+        newest = first + self.plan.parts[part] - 1 - MADE_AHEAD  # later ones cannot be told apart
+        step = min(step, max(newest, first))
+        digests = path_of(self.folder / part, victim, self.processes)
         old = digests.stat().st_size if digests.exists() else 0
         reached, met, started = -1, None, self.start()
         while started[victim].poll() is None:
-            read = [read.step - MADE_AHEAD for read in read_digests(digests, old)]
+            read = [first + read.step - MADE_AHEAD for read in read_digests(digests, old)]
             reached = max([reached, *read])
             if met is None and MET in self.log(0).read_text(errors="replace"):
                 met = time.monotonic()
@@ -219,19 +251,26 @@ class _Run:
 
     def last_checkpoint(self) -> int:
         """The step of the newest finished checkpoint; -1 if there is none."""
-        folder = self.folder / "checkpoints"
-        names = [path.name for path in folder.iterdir()] if folder.exists() else []
-        return max((int(name) for name in names if name.isdecimal()), default=-1)
+        newest, first = -1, 0
+        for part, steps in self.plan.parts.items():
+            folder = self.folder / part / "checkpoints"
+            names = [path.name for path in folder.iterdir()] if folder.exists() else []
+            saved = [first + int(name) for name in names if name.isdecimal()]
+            newest, first = max([newest, *saved]), first + steps
+        return newest
 
 
 def prompt_difference(one: Path, other: Path) -> float:
-    """The largest difference between two final prompts."""
-    a, b = (load_prompt(folder / PROMPT).arrays for folder in (one, other))
-    return max(float(np.abs(a[side] - b[side]).max()) for side in a)
+    """The largest difference between what two runs trained: prompts, or whole models."""
+    a, b = (safetensors.numpy.load(_bytes(folder)) for folder in (one, other))
+    wide = {name: (a[name].astype(np.float32), b[name].astype(np.float32)) for name in a}
+    return max(float(np.abs(x - y).max()) for x, y in wide.values())
 
 
 def _bytes(folder: Path) -> bytes:
-    return (folder / PROMPT / "prompt.safetensors").read_bytes()
+    """The file of arrays that a run ended with."""
+    paths = [folder / PROMPT / name for name in TENSORS]
+    return next(path for path in paths if path.exists()).read_bytes()
 
 
 def _free_port() -> int:

@@ -122,6 +122,27 @@ def resolved(program: Stages, folder: epath.Path) -> list[Train]:
     return runs
 
 
+def parts(root: Train | Stages) -> dict[str, int]:
+    """The folders of a model_dir in which a recipe trains, in turn, and the steps of each."""
+    if not isinstance(root, Stages):
+        return {"": root.steps}
+    return {f"stage_{n}": stage.run.steps for n, stage in enumerate(root.stages, start=1)}
+
+
+def shaped(program: Stages) -> list[Train]:
+    """The runs of all stages, for shapes alone: where a run begins from weights that an earlier
+    stage will leave, it names those that the earlier stage begins from."""
+    runs, begun = resolved(program, epath.Path("D")), {}
+    for number, run in enumerate(runs):
+        name = begun.get(run.backbone.name, run.backbone.name)
+        left = stage_folder(epath.Path("D"), number + 1) / "prompt" / "last"
+        begun[f"files:{left}"] = name
+        runs[number] = dataclasses.replace(
+            run, backbone=dataclasses.replace(run.backbone, name=name)
+        )
+    return runs
+
+
 def run_recipe(
     root: Train | Stages, model_dir: str, *, seeds: str | None = None, **options: Any
 ) -> dict[str, Any]:
