@@ -220,10 +220,16 @@ def text(backbone: Backbone, ids: ArrayLike) -> str | list[Any]:
     return [text(backbone, row) for row in array]
 
 
-def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> dict[str, Any]:
+def train(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    model_dir: str,
+    track: Sequence[str] = (),
+) -> dict[str, Any]:
     """Runs recipes, as `prompt-jax train` does, and returns the last metrics.
 
     `bindings` are what follows `--gin.` on the command line. A folder that holds a run is resumed.
+    `track`: trackers that log the run as well: "wandb", "mlflow", "trackio".
     Of a recipe with a FARM it returns the lines of `farm.jsonl`, as `members`.
 
     Raises:
@@ -239,7 +245,7 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     >>> last["step"], last["kind"]
     (1, 'eval')
     """
-    from prompt_jax.inspect import observers
+    from prompt_jax.inspect import observers, trackers
     from prompt_jax.recipe import config
     from prompt_jax.run.farm import train_farm
     from prompt_jax.run.grid import members_of
@@ -249,10 +255,12 @@ def train(gin_files: Sequence[str], bindings: Sequence[str], model_dir: str) -> 
     def load(more: Sequence[str]) -> config.Config:
         return config.load(("Stages", "Train"), gin_files, [*bindings, *more])
 
+    trackers.check(track)
     loaded = load([])
     if isinstance(loaded.root, Train) and loaded.root.farm.grid:
         farm = loaded.root.farm
         members = members_of(loaded.root.farm.grid, load)
-        return {"members": train_farm(members, str(model_dir), farm, observers=observers.usual)}
-    options = {"operative": loaded.operative, "observers": observers.usual()}
+        followers = partial(observers.usual, track=track)
+        return {"members": train_farm(members, str(model_dir), farm, observers=followers)}
+    options = {"operative": loaded.operative, "observers": observers.usual(track=track)}
     return run_recipe(loaded.root, str(model_dir), **options)

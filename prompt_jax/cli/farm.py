@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prompt_jax import hosts
@@ -22,6 +23,7 @@ class MemberOptions:
     model_dir: str
     batch_digests: bool
     json: bool
+    track: Sequence[str] = ()
 
 
 def train_members(
@@ -52,9 +54,13 @@ def _train_grid(root: "Train", load, options: MemberOptions) -> None:
     from prompt_jax.run.grid import members_of
 
     members = members_of(root.farm.grid or {}, load)
-    digests = options.batch_digests
     rows = train_farm(
-        members, options.model_dir, root.farm, observers=usual, batch_digests=digests, show=True
+        members,
+        options.model_dir,
+        root.farm,
+        observers=partial(usual, track=options.track),
+        batch_digests=options.batch_digests,
+        show=True,
     )
     if options.json:
         print_json({"members": rows, "summary": summary_of(rows)})
@@ -79,7 +85,7 @@ def _train_seeds(root: "Train", seeds: str, load, run, options: MemberOptions) -
             list(members.values()),
             options.model_dir,
             root.farm,
-            observers=usual,
+            observers=partial(usual, track=options.track),
             batch_digests=options.batch_digests,
             show=True,
         )

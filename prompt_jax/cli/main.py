@@ -37,12 +37,14 @@ from prompt_jax.cli.options import (
     StartTimeout,
     StopSignals,
     TasksModules,
+    Track,
     command_line,
     folders,
     import_methods,
     import_tasks,
     use_data_dir,
     use_stop_signals,
+    use_trackers,
 )
 from prompt_jax.cli.recycle import recycle
 from prompt_jax.cli.rehearse import rehearse
@@ -239,6 +241,7 @@ def train(
     process: Process = None,
     start_timeout: StartTimeout = hosts.START_TIMEOUT,
     stop_signal: StopSignals = None,
+    track: Track = None,
     dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
@@ -263,7 +266,7 @@ def train(
         from prompt_jax.run.stages import run_recipe
 
         options = {"profile": profile, "batch_digests": batch_digests, "show": True}
-        options |= {"observers": observers.usual(command)}
+        options |= {"observers": observers.usual(command, trackers)}
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     if dry_run:
@@ -278,18 +281,19 @@ def train(
         return
     flags = {"gin_file": gin_file, "gin_search_paths": gin_search_paths}
     flags |= {"model_dir": model_dir, "tasks_module": tasks_module, "seeds": seeds}
-    flags |= {"methods_module": methods_module, "data_dir": data_dir}
+    flags |= {"methods_module": methods_module, "data_dir": data_dir, "track": track}
     command = command_line("train", flags, ctx.obj)
     place = hosts.find(coordinator, processes, process)
     if place is not None:
         hosts.watched()
     use_data_dir(data_dir)
+    trackers = use_trackers(track)
     use_stop_signals(stop_signal)
     import_methods(methods_module)
     cfg = load([])
     import_tasks(tasks_module)
     with hosts.joined(place, start_timeout, about=cfg.operative):
-        options = MemberOptions(model_dir, batch_digests, json)
+        options = MemberOptions(model_dir, batch_digests, json, trackers)
         if train_members(cfg.root, seeds, load, run, options):
             return
         last = run(cfg, model_dir)
@@ -308,6 +312,7 @@ def pretrain(
     processes: Processes = None,
     process: Process = None,
     start_timeout: StartTimeout = hosts.START_TIMEOUT,
+    track: Track = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -323,15 +328,16 @@ def pretrain(
     if place is not None:
         hosts.watched()
     use_data_dir(data_dir)
+    trackers = use_trackers(track)
     cfg = config.load("Pretrain", gin_file, ctx.obj, folders(gin_search_paths))
     from prompt_jax.inspect import observers
     from prompt_jax.run.pretrain import pretrain
 
     with hosts.joined(place, start_timeout, about=cfg.operative):
         flags = {"gin_file": gin_file, "gin_search_paths": gin_search_paths}
-        flags |= {"model_dir": model_dir, "data_dir": data_dir}
-        command = command_line("pretrain", flags, ctx.obj)
-        options = {"operative": cfg.operative, "observers": observers.usual(command), "show": True}
+        flags |= {"model_dir": model_dir, "data_dir": data_dir, "track": track}
+        followers = observers.usual(command_line("pretrain", flags, ctx.obj), trackers)
+        options = {"operative": cfg.operative, "observers": followers, "show": True}
         last = pretrain(cfg.root, model_dir, **options)
         if json and hosts.writes():
             print_json(last)

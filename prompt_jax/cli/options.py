@@ -55,6 +55,12 @@ MethodsModules = Annotated[
         help="Your classes for recipes: dotted name or FILE.py. Repeatable.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="TRACKER", help="Log to wandb, mlflow or trackio as well. Repeatable."
+    ),
+]
 DataDir = Annotated[
     str | None, typer.Option("--data_dir", metavar="DIR", help="Folder of the data sets.")
 ]
@@ -150,6 +156,15 @@ def command_line(
         values = value if isinstance(value, list) else [value]
         parts += [f"--{name}={one}" for one in values if one]
     return shlex.join([*parts, *(f"--gin.{binding}" for binding in bindings or [])])
+
+
+def use_trackers(names: list[str] | None) -> list[str]:
+    """The trackers that were named, once they are known to be there."""
+    if names:
+        from prompt_jax.inspect import trackers
+
+        trackers.check(names)
+    return names or []
 
 
 def use_data_dir(data_dir: str | None) -> None:

@@ -10,6 +10,7 @@ from prompt_jax.inspect.nearest import described, drift
 from prompt_jax.inspect.report import write_report
 from prompt_jax.inspect.runs import FACTS, read_facts
 from prompt_jax.inspect.tensorboard import TensorBoard
+from prompt_jax.inspect.trackers import Tracker
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.run.observe import Observer, Opened, Record
@@ -17,9 +18,10 @@ from prompt_jax.run.observe import Observer, Opened, Record
 MOST_WEIGHTS = 1 << 28  # numbers of an embedding table that is looked through at the end of a run
 
 
-def usual(command: str | None = None) -> list[Observer]:
-    """The observers of every run; `command` is what started it, for the report."""
-    return [TensorBoard(), Report(command)]
+def usual(command: str | None = None, track: Sequence[str] = ()) -> list[Observer]:
+    """The observers of every run, and the trackers of `track`; `command` is what started it, for
+    the report."""
+    return [TensorBoard(), *(Tracker(name) for name in dict.fromkeys(track)), Report(command)]
 
 
 class Report:

@@ -178,7 +178,7 @@ def _tests(groups: Sequence[Group], metric: str) -> Table | None:
                 low, high = found.get("interval", (None, None))
                 rows.append(
                     {
-                        "pair": f"{pair['a']} less {pair['b']}",
+                        "pair": f"{pair['a']} minus {pair['b']}",
                         "on": f"{found['n']} {kind}",
                         "difference": f"{found['difference']:+.4g}",
                         "interval": "-" if low is None else f"{low:+.4g} to {high:+.4g}",
@@ -343,11 +343,11 @@ def _machine(groups: Sequence[Group]) -> Table | None:
         rows.append(
             {
                 "runs": group.label,
-                "seconds a step": mean("seconds_per_step"),
+                "seconds per step": mean("seconds_per_step"),
                 "tokens/s": mean("tokens_per_second"),
                 "MFU": None if used is None else f"{100 * used:.3g} %",
-                "compiling, s a run": sum(seconds) / len(group.runs) if seconds else None,
-                "evaluating, s a run": sum(
+                "compiling, s per run": sum(seconds) / len(group.runs) if seconds else None,
+                "evaluating, s per run": sum(
                     r.get("seconds", 0.0) for run in group.runs for r in run.evaluations
                 )
                 / len(group.runs),
