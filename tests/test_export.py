@@ -19,8 +19,8 @@ import prompt_jax as pj
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.cli.main import main
 from prompt_jax.errors import RunError, UserError
+from prompt_jax.export import check, fresh, npy, orbax, peft, publish, t5x
 from prompt_jax.export import formats as exports
-from prompt_jax.export import fresh, npy, orbax, peft, t5x
 from prompt_jax.export import run as export
 from prompt_jax.export.formats import About
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
@@ -340,10 +340,10 @@ def test_other_logits_are_a_failure(plain, backbone):
     }
     logits = pj.logits(backbone, batch, prompt)
     found = {"encoder": prompt.array, "logits": logits + 1e-6}
-    told = export.compare_logits("peft", found, prompt, backbone, batch)
+    told = check.compare_logits("peft", found, prompt, backbone, batch)
     assert 0 < told["logits_max_abs_diff"] < 1e-5 and told["logits_of"] == "peft"
     with pytest.raises(RunError, match=r"logits of peft differ from ours by 0\.1"):
-        export.compare_logits("peft", found | {"logits": logits + 0.1}, prompt, backbone, batch)
+        check.compare_logits("peft", found | {"logits": logits + 0.1}, prompt, backbone, batch)
 
 
 def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
@@ -438,6 +438,6 @@ def test_a_copy_has_its_record_last(tmp_path, monkeypatch):
     order = []
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda p, b: (order.append(p.name), write(p, b))[1])
-    export.copy_with_record_last(source, tmp_path / "b")
+    publish.copy_with_record_last(source, tmp_path / "b")
     assert order == ["one", "two", "report.json"]
     assert (tmp_path / "b" / "sub" / "two").read_text() == "sub/two"

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
+from prompt_jax.model import decode
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.artefact import Prompt, check_backbone
@@ -59,6 +60,18 @@ def logits(backbone: Backbone, batch: Batch, prompt: Prompt | ArrayLike | None =
 def _logits(graphdef, params, batch, bundle, columns_BS):
     wide = nnx.merge(graphdef, params)(batch, bundle)
     return jnp.take_along_axis(wide, columns_BS[:, :, None], axis=1)
+
+
+def greedy_ids(backbone: Backbone, tokens: ArrayLike, prompt: Any, max_length: int) -> np.ndarray:
+    """int32 [B, max_length]: greedy ids of encoder inputs [B, T], 0 after EOS."""
+    bundle, batch = encoder_batch(backbone, tokens, prompt)
+    return np.asarray(_greedy(*nnx.split(backbone.model), batch, bundle, max_length))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _greedy(graphdef, params, batch, bundle, max_length):
+    t5 = nnx.merge(graphdef, params)
+    return decode.generate(t5, batch, bundle, max_length=max_length)[0][:, 0]
 
 
 def prompt_of(backbone: Backbone, prompt) -> tuple[PromptBundle, PromptLayout]:

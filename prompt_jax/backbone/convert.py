@@ -52,7 +52,7 @@ def convert(
         )
     if is_bucket(output):
         WRITERS[format](output, source)
-        _check_equal(source, open_checkpoint(f"{format}:{output}"), output)
+        check_equal(source, open_checkpoint(f"{format}:{output}"), output)
     else:
         target = Path(output).expanduser().absolute()
         partial = target.with_name(f"{target.name}.partial")
@@ -60,7 +60,7 @@ def convert(
         partial.mkdir(parents=True)
         try:
             WRITERS[format](str(partial), source)
-            _check_equal(source, open_checkpoint(f"{format}:{partial}"), output)
+            check_equal(source, open_checkpoint(f"{format}:{partial}"), output)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -122,7 +122,7 @@ def _check_free(output: str, format: str) -> None:
         raise UserError(f"--output={output}", state, "give a new or an empty folder")
 
 
-def _check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:
+def check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:
     """What was written reads as the same model, bit by bit."""
     if vars(written.config) | _RUN_TIME != vars(source.config) | _RUN_TIME:
         raise RunError(f"{output}: the config reads as {written.config}, not {source.config}")

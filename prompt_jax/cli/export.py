@@ -17,7 +17,9 @@ from prompt_jax.cli.options import (
 )
 from prompt_jax.cli.show import print_facts, print_json
 
-Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="npy, peft, t5x or orbax.")]
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="npy, peft, t5x, orbax or hf.")
+]
 Output = Annotated[str, typer.Option("--output", metavar="PATH", help="What is made; new.")]
 Task = Annotated[
     str | None,
@@ -46,6 +48,10 @@ def export(
     tasks_module: TasksModules = None,
     methods_module: MethodsModules = None,
     data_dir: DataDir = None,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="LoRA or (IA)3 into a whole backbone, hf or t5x."),
+    ] = False,
     unverified: Unverified = False,
     allow_other_backbone: OtherBackbone = False,
     json: Json = False,
@@ -56,11 +62,14 @@ def export(
     \b
     Example:
       prompt-jax export --prompt=/tmp/run/prompt/best --format=peft --output=/tmp/adapter
+      prompt-jax export --prompt=/tmp/lora/prompt/best --format=hf --merge --output=/tmp/model
     """
     _prepare(tasks_module, methods_module, data_dir)
+    from prompt_jax.export.merge import export_merged
     from prompt_jax.export.run import export_prompt
 
-    record = export_prompt(
+    write = export_merged if merge else export_prompt
+    record = write(
         prompt=prompt,
         format=format,
         output=output,

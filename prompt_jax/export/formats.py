@@ -3,12 +3,14 @@
 Each module has four functions:
 
   refusal(prompt)               what of a `Prompt` the format cannot hold, in words, or None
-  write(path, prompt, about)    writes a `Prompt` to a local path that does not exist yet
+  write(path, prompt, about)    writes a `Prompt` to a local path that does not exist yet; returns
+                                its arrays as the consumer names them, where it has other names
   consume(path, request)        what the format's own reader makes of it: see `fresh.py`
   read(path)                    a `Prompt` of such a file or folder; its manifest is {} where the
                                 format has none
 
-StableHLO, SavedModel and the like need a line in FORMATS and a module of their own.
+A new one needs a line in FORMATS and a module of its own. A backbone that prompts are merged into
+(`merges`) is written by `merge.py`.
 """
 
 import importlib
@@ -39,6 +41,7 @@ class Format:
       plain: a forward pass of ours takes what its reader gives as rows before the text.
       suffix: how its paths end; "" for a folder.
       forward: its consumer can run a model, so that logits are compared as well as rows.
+      merges: it is a backbone, into whose weights a prompt is merged (`merge.py`).
     """
 
     module: str
@@ -47,6 +50,7 @@ class Format:
     plain: bool = True
     suffix: str = ""
     forward: bool = False
+    merges: bool = False
 
     def load(self) -> Any:
         """The format's module."""
@@ -60,6 +64,9 @@ FORMATS = {
     ),
     "t5x": Format("prompt_jax.export.t5x", ("tensorstore", "flax", "msgpack")),
     "orbax": Format("prompt_jax.export.orbax", ("orbax-checkpoint", "tensorstore"), plain=False),
+    "hf": Format(
+        "prompt_jax.export.hf", ("transformers", "torch"), "parity", plain=False, merges=True
+    ),
 }
 MODULES = {"orbax-checkpoint": "orbax.checkpoint"}  # distribution: what to import, if not its name
 
@@ -129,7 +136,8 @@ def check_targets(names: Sequence[str], prompt: "Prompt", where: object) -> None
 
 def _able(prompt: "Prompt") -> str:
     """The formats that can hold a prompt, in words."""
-    return " or ".join(n for n, form in FORMATS.items() if form.load().refusal(prompt) is None)
+    able = [name for name, form in FORMATS.items() if form.load().refusal(prompt) is None]
+    return " or ".join(f"{n} (--merge)" if FORMATS[n].merges else n for n in able)
 
 
 def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:

@@ -1,9 +1,10 @@
 """What a format's own reader makes of a file, found out in a process that has seen nothing of it.
 
 `python -m prompt_jax.export.fresh FOLDER`, where FOLDER holds `request.json` (format, path, and
-for a forward pass `folder`, a model of transformers, and `tied`, whether its head is its embedding)
-and perhaps `batch.npz` (int32 T5X features). It adds `found.npz` (`encoder`, `decoder`, `logits`)
-and `versions.json` of the libraries that read.
+for a forward pass `texts`, `max_length`, `folder`, a model of transformers, and `tied`, whether its
+head is its embedding) and perhaps `batch.npz` (int32 T5X features). It adds `found.npz` (`encoder`,
+`decoder` and the like; `logits` of the batch, `ids` of greedy search, `token_ids` of the texts) and
+`versions.json` of the libraries that read.
 """
 
 import importlib.metadata
@@ -39,7 +40,7 @@ def consume(
 ) -> Found:
     """Reads `path`, in format `name`, in a fresh process; `scratch` is an empty folder.
 
-    `model` (`folder` and `tied`, with a batch) asks for logits.
+    `model` (`folder`, `tied`, `texts`, `max_length`, with a batch) asks for logits.
 
     Raises:
       RunError: the consumer cannot read it; the last line that it said.

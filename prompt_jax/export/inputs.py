@@ -1,6 +1,7 @@
 """What two forward passes are compared on: rows of the prompt's own task where it can be read."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,31 +13,47 @@ if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
     from prompt_jax.prompt.artefact import Prompt
 
-ROWS = 4
+ROWS, LONGEST = 4, 16
 LENGTHS, TARGET_LENGTHS = (24, 17, 9, 3), (8, 6, 3, 2)  # of random rows
 
 
-def real_inputs(
-    backbone: "Backbone", prompt: "Prompt", task: str | None, split: str
-) -> tuple[dict[str, np.ndarray], str]:
-    """T5X's padded features, int32, and in words where they come from.
+@dataclass(frozen=True)
+class Inputs:
+    """What is compared on.
+
+    Attributes:
+      batch: T5X's padded features, int32.
+      words: where they come from.
+      texts: the inputs as text; () where the tokens are random.
+      max_length: tokens of a greedy output.
+    """
+
+    batch: dict[str, np.ndarray]
+    words: str
+    texts: tuple[str, ...] = ()
+    max_length: int = 8
+
+
+def real_inputs(backbone: "Backbone", prompt: "Prompt", task: str | None, split: str) -> Inputs:
+    """Rows of a task, and their texts.
 
     `task`: by default the one that the prompt was tuned for. Only where that cannot be read, or
     where no task or vocabulary is known, are the tokens random, and the words say so.
     """
     recorded = prompt.manifest.get("task")
     if task is None and (recorded is None or backbone.vocabulary is None):
-        return random_inputs(backbone), "random ids: the prompt names no task that can be read"
+        words = "random ids: the prompt names no task that can be read"
+        return Inputs(random_inputs(backbone), words)
     name = str(task or recorded)
     try:
-        return _from_task(backbone, prompt, name, split), f"{name}, {split}, {ROWS} examples"
+        return _from_task(backbone, prompt, name, split)
     except UserError as error:
         if task is not None:
             raise
-        return random_inputs(backbone), f"random ids: {error}"
+        return Inputs(random_inputs(backbone), f"random ids: {error}")
 
 
-def _from_task(backbone: "Backbone", prompt: "Prompt", task: str, split: str):
+def _from_task(backbone: "Backbone", prompt: "Prompt", task: str, split: str) -> Inputs:
     from prompt_jax.data.split import Sampling, Split
 
     trained = prompt.manifest.get("run") or {}
@@ -45,7 +62,9 @@ def _from_task(backbone: "Backbone", prompt: "Prompt", task: str, split: str):
     tasks = text.rows(backbone.vocabulary)
     inputs = [ids for rows in tasks for ids in rows.inputs][:ROWS]
     targets = [ids for rows in tasks for ids in rows.targets][:ROWS]
-    return batch_of(inputs, targets)
+    texts = [asked for name in text.examples for asked in text.asked(name)][:ROWS]
+    words, longest = f"{task}, {split}, {ROWS} examples", min(limits[1], LONGEST)
+    return Inputs(batch_of(inputs, targets), words, tuple(texts), longest)
 
 
 def random_inputs(backbone: "Backbone") -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
 PEFT puts `num_virtual_tokens` rows before the encoder's text, and attends to them always. Its
 default for encoder-decoders, `num_transformer_submodules` 2, saves twice as many rows as it uses:
 the rest never had a gradient, and is dropped here. We write 1. Keys and names: PEFT 0.21.2.
-Adapters inside the layers are read, see `peft_layers.py`, and not written.
+Adapters inside the layers: `peft_layers.py` reads them, `peft_write.py` writes all that PEFT can
+hold, and `README.md` beside it is the model card.
 """
 
 import importlib
@@ -16,15 +17,17 @@ import safetensors
 import safetensors.numpy
 
 from prompt_jax.errors import UserError, reading
-from prompt_jax.export import peft_layers
-from prompt_jax.export.formats import beyond_rows, checked_rows
+from prompt_jax.export import hf, peft_layers, peft_write
+from prompt_jax.export.card import card
+from prompt_jax.export.formats import checked_rows
+from prompt_jax.export.peft_layers import KEY
 
 if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
     from prompt_jax.export.formats import About
     from prompt_jax.prompt.artefact import Prompt
 
-CONFIG, WEIGHTS, KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prompt can stand for
     "ADALORA": "it changes the weights of attention by singular values",
     "MULTITASK_PROMPT_TUNING": "its rows depend on the task's number and stand in the decoder too",
@@ -32,34 +35,18 @@ WHY_NOT = {  # what else may come for a T5, and what it is that no row of a prom
 
 
 def refusal(prompt: "Prompt") -> str | None:
-    return beyond_rows(prompt)
+    return peft_write.refusal(prompt)
 
 
-def write(path: Path, prompt: "Prompt", about: "About") -> None:
+def write(path: Path, prompt: "Prompt", about: "About") -> dict[str, np.ndarray]:
+    """The folder, and its model card. Returns the arrays as PEFT names them."""
     path.mkdir()
-    rows = prompt.array
-    config = about.config
-    settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": base_model(about.backbone),
-        "inference_mode": True,
-        "modules_to_save": None,
-        "num_attention_heads": config and config.num_heads,
-        "num_layers": config and config.num_encoder_layers,
-        "num_transformer_submodules": 1,
-        "num_virtual_tokens": len(rows),
-        "peft_type": "PROMPT_TUNING",
-        "peft_version": "0.21.2",
-        "prompt_tuning_init": "RANDOM",
-        "prompt_tuning_init_text": None,
-        "revision": None,
-        "task_type": "SEQ_2_SEQ_LM",
-        "token_dim": rows.shape[1],
-        "tokenizer_kwargs": None,
-        "tokenizer_name_or_path": None,
-    }
-    (path / CONFIG).write_text(json.dumps(settings, indent=2))
-    safetensors.numpy.save_file({KEY: rows}, path / WEIGHTS, metadata={"format": "pt"})
+    base = base_model(about.backbone)
+    config, arrays = peft_write.adapter(prompt, base, about.config)
+    (path / CONFIG).write_text(json.dumps(config, indent=2))
+    safetensors.numpy.save_file(arrays, path / WEIGHTS, metadata={"format": "pt"})
+    (path / "README.md").write_text(card(prompt, about, base, config["peft_type"]))
+    return {"encoder": prompt.array} if config["peft_type"] == "PROMPT_TUNING" else arrays
 
 
 def base_model(backbone: str | None) -> str | None:
@@ -70,10 +57,7 @@ def base_model(backbone: str | None) -> str | None:
 
 def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
     """PEFT's rows and, given a batch and a folder of transformers, its logits in float32."""
-    import transformers
-
     peft: Any = importlib.import_module("peft")  # of the parity extra, like torch
-    torch: Any = importlib.import_module("torch")
 
     config: Any = peft.PeftConfig.from_pretrained(path)
     weights = peft.utils.load_peft_weights(path, device="cpu")
@@ -83,21 +67,9 @@ def consume(path: str, request: dict[str, Any]) -> dict[str, np.ndarray]:
         arrays = {"encoder": weights[KEY][: config.num_virtual_tokens].float().numpy()}
     if "folder" not in request:
         return arrays
-    base = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        request["folder"], dtype=torch.float32
-    )
-    # transformers 5 calls every model tied; its umT5 then scales logits that have their own head.
-    base.config.tie_word_embeddings = request["tied"]
-    model = peft.PeftModel.from_pretrained(base, path).eval()
-    ids = {name: torch.tensor(value) for name, value in request["batch"].items()}
-    tokens = ids["encoder_input_tokens"]
-    with torch.no_grad():
-        outputs = model(
-            input_ids=tokens,
-            attention_mask=(tokens > 0).long(),
-            decoder_input_ids=ids["decoder_input_tokens"],
-        )
-    return {**arrays, "logits": outputs.logits.numpy()}
+    base = hf.load_model(request["folder"], request["tied"])
+    model = peft.PeftModel.from_pretrained(base, path)
+    return {**arrays, **hf.run(model, request["folder"], request)}
 
 
 def read(path: str) -> "Prompt":

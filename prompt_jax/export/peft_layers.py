@@ -1,4 +1,4 @@
-"""PEFT's adapters that work inside the layers of a T5: LORA, IA3 and PREFIX_TUNING, read alone.
+"""PEFT's adapters that work inside the layers of a T5: LORA, IA3 and PREFIX_TUNING, read.
 
 They become the arrays of a bundle that give PEFT's own logits. A prefix of PEFT's is not that of Li
 & Liang: it never reaches the encoder, its keys for cross-attention are thrown away when the model
@@ -23,6 +23,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5
 
 KINDS = ("LORA", "IA3", "PREFIX_TUNING")
+KEY = "prompt_embeddings"
 THROUGH_PEFT, OTHER_T5 = "use it through PEFT", "give the backbone that it was tuned for"
 _MODULE = re.compile(
     r"(encoder|decoder)\.block\.(\d+)\.layer\.\d+\."
@@ -43,6 +44,27 @@ _KERNELS = {  # where the T5 has the matrices of a block
     "decoder_layers/cross/": "decoder/layers/encoder_decoder_attention",
     "decoder_layers/": "decoder/layers/mlp",
 }
+
+
+def _modules() -> dict[str, str]:
+    """Place of a bundle's arrays -> module of every layer, by its name in transformers."""
+    blocks = {
+        ("encoder", "SelfAttention"): 0,
+        ("encoder", "DenseReluDense"): 1,
+        ("decoder", "SelfAttention"): 0,
+        ("decoder", "EncDecAttention"): 1,
+        ("decoder", "DenseReluDense"): 2,
+    }
+    modules = {}
+    for (stack, block), number in blocks.items():
+        mlp = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
+        for theirs, ours in (mlp if block == "DenseReluDense" else _MATRICES).items():
+            name = f"{stack}.block.{{}}.layer.{number}.{block}.{theirs}"
+            modules[f"{stack}_layers/{_BLOCKS[block]}{ours}"] = name
+    return modules
+
+
+MODULES = _modules()
 
 # Every field of a configuration: used here, seen in the arrays' names and shapes, without an effect
 # on a finished adapter, or another formula.
@@ -302,9 +324,9 @@ def _stacked(edits: dict[int, dict[str, np.ndarray]], layers: int) -> dict[str, 
 
 
 def _prefix(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], side: int, where: str):
-    if set(arrays) != {"prompt_embeddings"}:
+    if set(arrays) != {KEY}:
         raise UserError(where, f"holds {sorted(arrays)}", "a prefix is 'prompt_embeddings' alone")
-    table, layers, width = arrays["prompt_embeddings"], config["num_layers"], config["token_dim"]
+    table, layers, width = arrays[KEY], config["num_layers"], config["token_dim"]
     wanted = (config["num_virtual_tokens"], 2 * layers * width)
     if table.shape != wanted:
         problem = f"prompt_embeddings is {list(table.shape)}, its configuration says {list(wanted)}"

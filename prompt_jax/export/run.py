@@ -5,34 +5,20 @@ consumer of its format, compared, and only then renamed. The comparison is recor
 in the folder (for a `.npy`, `NAME.report.json` beside it), `imported` in an artefact's manifest.
 """
 
-import contextlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from etils import epath
-
-from prompt_jax.answer.arrays import logits
-from prompt_jax.backbone.formats.write import write_hf
-from prompt_jax.backbone.load import Backbone, load_backbone, open_checkpoint
-from prompt_jax.errors import RunError, UserError
+from prompt_jax.backbone.load import Backbone, load_backbone
+from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import Opening, trained
-from prompt_jax.export import fresh, peft
+from prompt_jax.export import peft
+from prompt_jax.export.check import TOLERANCE, named, verify
 from prompt_jax.export.formats import About, check_consumer, check_expressible, get_format
-from prompt_jax.export.inputs import real_inputs
+from prompt_jax.export.publish import check_free, published, record_of, write_json
 from prompt_jax.methods.base import plain_rows
 from prompt_jax.paths import is_local
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.version import __version__
-
-RECORD = "report.json"
-# Two float32 implementations of a T5 agree to about 1e-5; a wrong row or mask changes logits by 0.1
-# and more. Relative to the largest logit, where that is above 1.
-TOLERANCE = 1e-4
 
 
 def export_prompt(
@@ -56,10 +42,11 @@ def export_prompt(
       RunError: the consumer reads something else than was written; nothing is left then.
     """
     form = get_format(format)
-    if not output.endswith(form.suffix):
-        raise UserError(f"--output={output}", f"a path that ends in {form.suffix!r} holds {format}")
-    if epath.Path(output).exists():
-        raise UserError(f"--output={output}", "exists", "remove it, or give another path")
+    check_free(output, form.suffix, format)
+    if form.merges:
+        raise UserError(
+            f"--format={format}", "is a backbone", "give --merge too, or another format"
+        )
     saved = load_prompt(prompt)
     check_expressible(format, saved)
     if not unverified:
@@ -67,14 +54,14 @@ def export_prompt(
     name = backbone or (saved.manifest["backbone"]["name"] if saved.manifest else None)
     loaded = None
     if name is not None and (backbone is not None or not unverified):
-        loaded = _load(name, saved, allow_other_backbone, given=backbone is not None)
+        loaded = load_float32(name, saved, allow_other_backbone, given=backbone is not None)
     about = About(name, loaded and loaded.config, saved.manifest.get("step") or 0)
     record = {"format": format, "prompt": saved.path, "prompt_jax": __version__}
-    record |= {"backbone": None if loaded is None else _named(loaded), "manifest": saved.manifest}
-    with _published(output, form.suffix) as partial:
-        form.load().write(partial, saved, about)
-        record |= verify(format, partial, saved, loaded, task, split, unverified)
-        _write_json(record_of(partial, form.suffix), record)
+    record |= {"backbone": None if loaded is None else named(loaded), "manifest": saved.manifest}
+    with published(output, form.suffix) as partial:
+        stored = form.load().write(partial, saved, about)
+        record |= verify(format, partial, saved, loaded, task, split, unverified, stored)
+        write_json(record_of(partial, form.suffix), record)
     return record
 
 
@@ -108,10 +95,10 @@ def import_prompt(
     if inside:
         loaded = load_backbone(backbone, "float32")
         inner = peft.in_layers(foreign, loaded)
-        prompt = Prompt(inner.arrays, {**inner.manifest, "backbone": _named(loaded)}, source)
+        prompt = Prompt(inner.arrays, {**inner.manifest, "backbone": named(loaded)}, source)
     else:
         prompt = foreign if whole else Prompt(foreign.arrays, {}, source)
-        loaded = _load(backbone, prompt, allow_other_backbone, given=True)
+        loaded = load_float32(backbone, prompt, allow_other_backbone, given=True)
     record = {"format": format, "from": source, "prompt_jax": __version__}
     if format == "peft":
         record |= _bases(peft.adapter_of(source), backbone)
@@ -142,7 +129,7 @@ def import_prompt(
             "seed": None,
         }
     )
-    save_prompt(output, prompt.arrays, {**manifest, "backbone": _named(loaded), "imported": record})
+    save_prompt(output, prompt.arrays, {**manifest, "backbone": named(loaded), "imported": record})
     return record
 
 
@@ -151,115 +138,7 @@ def _adapter(peft: dict[str, Any]) -> dict[str, Any]:
     return {"method": peft["peft_type"], "settings": peft}
 
 
-def verify(
-    format: str,
-    path: Path,
-    prompt: Prompt,
-    backbone: Backbone | None,
-    task: str | None,
-    split: str,
-    unverified: bool,
-    stored: Mapping[str, np.ndarray] | None = None,
-    tolerance: float = TOLERANCE,
-) -> dict[str, Any]:
-    """Compares what the format's consumer reads at `path` with `prompt`; the part of the record.
-
-    `stored`: the arrays as the format names them, where those of `prompt` were made from them.
-    `rows_max_abs_diff` is 0.0. With a backbone `logits_max_abs_diff` compares the consumer's
-    logits (where it has a forward pass; else ours, of the rows that it read, as a plain prefix)
-    with ours, at the columns that have a target.
-
-    Raises:
-      RunError: they differ.
-    """
-    if unverified:
-        return {"verified": False}
-    form = get_format(format)
-    with tempfile.TemporaryDirectory(prefix="prompt_jax_export_") as scratch:
-        folder = Path(scratch) / "request"
-        folder.mkdir()
-        batch, inputs = (None, None)
-        model = {}
-        if backbone is not None:
-            batch, inputs = real_inputs(backbone, prompt, task, split)
-        if backbone is not None and form.forward:
-            model["folder"] = _transformers(backbone.name, Path(scratch) / "model")
-            model["tied"] = backbone.config.logits_via_embedding
-        consumed = fresh.consume(folder, format, path, batch if model else None, **model)
-    record: dict[str, Any] = {"verified": True, "consumer": consumed.versions}
-    record["rows_max_abs_diff"] = _compare_rows(format, consumed.arrays, stored or prompt.arrays)
-    if backbone is not None and batch is not None:
-        compared = compare_logits(format, consumed.arrays, prompt, backbone, batch, tolerance)
-        record |= {"inputs": inputs, **compared}
-    return record
-
-
-def _compare_rows(
-    format: str, consumed: dict[str, np.ndarray], stored: Mapping[str, np.ndarray]
-) -> float:
-    for side, wanted in stored.items():
-        rows = consumed.get(side)
-        if rows is None or rows.shape != wanted.shape or not np.array_equal(rows, wanted):
-            difference = (
-                "nothing" if rows is None else f"other values {rows.dtype} {list(rows.shape)}"
-            )
-            raise RunError(
-                f"--format={format}: {get_format(format).consumer[0]} reads {difference} for the "
-                f"{side} rows {list(wanted.shape)}: nothing is kept"
-            )
-    return 0.0
-
-
-def compare_logits(
-    format: str,
-    consumed: dict[str, np.ndarray],
-    prompt: Prompt,
-    backbone: Backbone,
-    batch: Mapping[str, np.ndarray],
-    tolerance: float = TOLERANCE,
-) -> dict[str, Any]:
-    """The largest difference between our logits and those of the reader of what was written.
-
-    Raises:
-      RunError: it is more than rounding.
-    """
-    real = batch["decoder_target_tokens"] > 0
-    form = get_format(format)
-    manifest = prompt.manifest and {**prompt.manifest, "backbone": _named(backbone)}  # checked
-    prompt = Prompt(prompt.arrays, manifest, prompt.path)
-    ours = logits(backbone, batch, prompt)[real]
-    if "logits" in consumed:
-        theirs, by = consumed["logits"][real], form.consumer[0]
-    else:
-        rows = {side: consumed[side] for side in prompt.arrays}
-        reread = Prompt(rows, {} if form.plain else manifest, prompt.path)
-        theirs, by = logits(backbone, batch, reread)[real], "prompt_jax"
-    largest = float(np.abs(ours).max())
-    worst = float(np.abs(ours - theirs).max())
-    if not worst <= tolerance * max(1.0, largest):
-        raise RunError(
-            f"--format={format}: the logits of {by} differ from ours by {worst:.3g} (largest "
-            f"{largest:.3g}), more than {tolerance:g} of it: nothing is kept"
-        )
-    return {
-        "logits_of": by,
-        "logits_max_abs_diff": worst,
-        "logits_largest": largest,
-        "logits_compared": int(ours.size),
-    }
-
-
-def _transformers(backbone: str, scratch: Path) -> str:
-    """What transformers loads: the backbone's own folder or name on the hub, else a copy."""
-    kind, _, rest = backbone.partition(":")
-    if kind == "hf":
-        folder = Path(rest).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else rest
-    write_hf(str(scratch), open_checkpoint(backbone))
-    return str(scratch)
-
-
-def _load(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone:
+def load_float32(name: str, prompt: Prompt, allow_other: bool, given: bool) -> Backbone:
     limits = (trained([prompt], "input_length", 512), trained([prompt], "target_length", 64))
     words = trained([prompt], "vocabulary", None)
     both = Opening(name, [prompt], limits, "float32", None, words, allow_other)
@@ -283,59 +162,3 @@ def _bases(adapter_of: str | None, backbone: str) -> dict[str, str]:
         return {}
     same = peft.base_model(backbone) == adapter_of
     return {"adapter_of": adapter_of if same else f"{adapter_of} (--backbone={backbone} was given)"}
-
-
-def _named(backbone: Backbone) -> dict[str, str]:
-    return {"name": backbone.name, "digest": backbone.digest}
-
-
-def record_of(path: epath.Path | Path, suffix: str) -> epath.Path:
-    """Where the record of an export at `path` is."""
-    at = epath.Path(path)
-    return at.parent / f"{at.name.removesuffix(suffix)}.{RECORD}" if suffix else at / RECORD
-
-
-def _write_json(path: epath.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _published(output: str, suffix: str) -> Iterator[Path]:
-    """A partial path to write at; it becomes `output` if the body succeeds, else it goes.
-
-    The partial folder stands beside a local output; a bucket's is filled from a temporary one.
-    """
-    if not is_local(output):
-        with tempfile.TemporaryDirectory(prefix="prompt_jax_export_") as scratch:
-            partial = Path(scratch) / f"partial{suffix}"
-            yield partial
-            target = epath.Path(output)
-            record = Path(record_of(partial, suffix))
-            copy_with_record_last(partial, target)
-            if suffix:
-                copy_with_record_last(record, record_of(target, suffix))
-        return
-    target = Path(output).expanduser().resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    holder = target.parent / f".{target.name}.partial"
-    shutil.rmtree(holder, ignore_errors=True)  # of an export that was killed
-    holder.mkdir()
-    try:
-        partial = holder / target.name
-        yield partial
-        if suffix:
-            record_of(partial, suffix).replace(record_of(target, suffix))
-        partial.rename(target)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
-
-
-def copy_with_record_last(source: Path, target: Any) -> None:
-    """A file, or a folder with its record last."""
-    if source.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-        return
-    last: Callable[[Path], bool] = lambda path: path.name == RECORD  # noqa: E731
-    for path in sorted((p for p in source.rglob("*") if p.is_file()), key=last):
-        copy_with_record_last(path, target / str(path.relative_to(source)))

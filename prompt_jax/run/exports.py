@@ -7,7 +7,9 @@ from etils import epath
 
 from prompt_jax import hosts
 from prompt_jax.export.formats import get_format
-from prompt_jax.export.run import export_prompt, record_of
+from prompt_jax.export.merge import export_merged
+from prompt_jax.export.publish import record_of
+from prompt_jax.export.run import export_prompt
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.run.settings import Train
 
@@ -31,7 +33,8 @@ def export_finished(run: Train, folder: epath.Path, say: Callable[[str], None]) 
         output = folder / "export" / f"{name}{suffix}"
         if not _is_of(output, suffix, load_prompt(prompt).manifest["sha256"]):
             _remove(output)
-            export_prompt(prompt=prompt, format=name, output=str(output))
+            write = export_merged if get_format(name).merges else export_prompt
+            write(prompt=prompt, format=name, output=str(output))
         say(f"  {output}")
 
 

@@ -89,6 +89,22 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]
     return make
 
 
+@pytest.fixture(scope="session")
+def square(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A T5 1.1 that PEFT's prefixes can run on: heads * d_kv is d_model, both stacks are equal."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(1)
+    shapes = {"vocab_size": 120, "d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48}
+    gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    folder = tmp_path_factory.mktemp("square")
+    peer = T5ForConditionalGeneration(T5Config(**shapes, **gated, num_layers=3, dropout_rate=0.0))
+    peer.lm_head.weight = torch.nn.Parameter(torch.randn(120, 32))
+    peer.save_pretrained(folder)
+    return Pair(folder, peer, load_backbone(f"hf:{folder}", "float32"))
+
+
 @pytest.fixture(scope="session", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, make_pair: Callable[[str], Pair]) -> Pair:
     """The Pair of every family in turn."""

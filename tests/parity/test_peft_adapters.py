@@ -1,12 +1,9 @@
 """Adapters that PEFT trained with its many settings: read here, they give PEFT's own logits."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 import prompt_jax as pj
-from prompt_jax.backbone.load import load_backbone
 from prompt_jax.cli.main import main
 from prompt_jax.export import peft as format_peft
 from prompt_jax.prompt.artefact import Prompt, load_prompt
@@ -70,22 +67,6 @@ READ = {
         },
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def square(tmp_path_factory):
-    """A T5 1.1 that PEFT's prefixes can run on: heads * d_kv is d_model, both stacks are equal."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(1)
-    shapes = {"vocab_size": 120, "d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48}
-    gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-    folder = tmp_path_factory.mktemp("square")
-    peer = T5ForConditionalGeneration(T5Config(**shapes, **gated, num_layers=3, dropout_rate=0.0))
-    peer.lm_head.weight = torch.nn.Parameter(torch.randn(120, 32))
-    peer.save_pretrained(folder)
-    return SimpleNamespace(folder=folder, backbone=load_backbone(f"hf:{folder}", "float32"))
 
 
 @pytest.mark.parametrize("case", READ)
