@@ -67,6 +67,36 @@ def test_one_run_gets_its_report_beside_it(tmp_path):
     assert (run / "report.html").read_text() == text, "the same run gives the same bytes"
 
 
+def test_a_board_is_rows_by_columns_with_tests_between_rows(tmp_path, capsys):
+    file = tmp_path / "board.jsonl"
+    scores = {"soft": [[60, 62], [70, 71], [50, 52]], "lora": [[64, 66], [75, 75], [53, 57]]}
+    cells = [
+        {"row": row, "column": f"c{n}", "seed": seed, "value": value, "command": f"train {row}"}
+        for row, columns in scores.items()
+        for n, seeds in enumerate(columns)
+        for seed, value in enumerate(seeds)
+    ]
+    file.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    assert main(["report", str(file)]) == 0
+    text = (tmp_path / "board.html").read_text()
+    assert re.findall(r'<h2 id="(\w+)"', text) == ["board", "tests", "commands"]
+    assert "61.0 ± 1.4" in text and "soft minus lora" in text and "-4.167" in text
+    assert main(["report", str(file), str(tmp_path), "--output=x.html"]) == 2
+    file.write_text('{"row": 1}\n')
+    assert main(["report", str(file)]) == 2
+    assert "board.jsonl:1: is no cell of a board" in capsys.readouterr().err
+
+
+def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path):
+    write_run(tmp_path / "farm" / "members" / "a")
+    row = {"name": "a", "settings": {"LEARNING_RATE": 0.3}, "status": "halved at step 20"}
+    row |= {"step": 20, "metric": "accuracy", "best": 41.5, "best_step": 20}
+    (tmp_path / "farm" / "farm.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["report", str(tmp_path / "farm")]) == 0
+    text = (tmp_path / "farm" / "report.html").read_text()
+    assert "halved at step 20" in text and "best accuracy" in text and "LEARNING_RATE" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

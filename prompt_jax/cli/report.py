@@ -9,17 +9,25 @@ from prompt_jax.cli.options import Debug
 
 def report(
     folders: Annotated[
-        list[str], typer.Argument(metavar="DIR...", help="A --model_dir, or a folder of runs.")
+        list[str],
+        typer.Argument(
+            metavar="DIR...", help="A --model_dir, a folder of runs, or the FILE.jsonl of a board."
+        ),
     ],
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="FILE.html", help="By default DIR/report.html."),
+        typer.Option(
+            "--output",
+            metavar="FILE.html",
+            help="By default DIR/report.html, or FILE.html of a board.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Shows runs on one page, FILE.html, which opens from disk and needs no network.
 
-    DIR is a run, a folder of seeds, stages or members of a farm; several are compared.
+    DIR is a run, or a folder of seeds, stages or members of a farm; several are compared. A board,
+    as benchmarks write it, is rows by columns: docs/scoreboard.jsonl.
 
     \b
     Example:

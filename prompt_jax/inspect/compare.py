@@ -90,12 +90,15 @@ def _on_seeds(a: Group, b: Group, metric: str) -> dict[str, Any] | None:
     scores = [{r.seed: s[metric] for r in g.runs if metric in (s := r.scores())} for g in (a, b)]
     seeds = sorted(seed for seed in scores[0] if seed in scores[1] and seed is not None)
     x, y = ([one[seed] for seed in seeds] for one in scores)
-    if len(seeds) < 2:
-        return None
+    return None if len(seeds) < 2 else paired_t(x, y)
+
+
+def paired_t(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
+    """Student's paired t-test: `n`, `difference`, and `p` and `interval` unless all are equal."""
     from scipy import stats
 
     difference = np.subtract(x, y)
-    facts = {"n": len(seeds), "difference": float(difference.mean())}
+    facts = {"n": len(difference), "difference": float(difference.mean())}
     if not difference.std():
         return facts
     test = stats.ttest_rel(x, y)

@@ -8,13 +8,15 @@ from typing import Any
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.inspect import charts, compare
+from prompt_jax.inspect import boards, charts, compare
 from prompt_jax.inspect.nearest import WARNING
 from prompt_jax.inspect.runs import Group, Run, differing, grouped
 from prompt_jax.version import __version__
 
 HEADINGS = {
+    "board": "Board",
     "runs": "Runs",
+    "farm": "Members of the farm",
     "scores": "Scores",
     "tests": "Paired tests",
     "curves": "Curves",
@@ -32,24 +34,34 @@ Table = dict[str, Any]
 
 
 def write_report(places: Sequence[str], output: str | None = None) -> epath.Path:
-    """Writes the page of one run, of a folder of runs, or of several; returns its path.
+    """Writes the page of one run, of a folder of runs, of several, or of a board (FILE.jsonl);
+    returns its path.
 
-    `output` is by default `report.html` in the one folder.
+    `output` is by default `report.html` in the one folder, or FILE.html.
 
     Raises:
-      UserError: a folder holds no run; several folders and no `output`.
+      UserError: a folder holds no run; several places and no `output`; a board beside others.
     """
     if output is None and len(places) != 1:
         raise UserError(f"{len(places)} folders", remedy="give --output=FILE.html")
-    page = render(grouped(places))
-    path = epath.Path(output) if output else epath.Path(places[0]) / "report.html"
+    board = next((place for place in places if place.endswith(".jsonl")), None)
+    if board is not None and len(places) > 1:
+        raise UserError(board, "is a board, which has a page of its own", "give it alone")
+    first = epath.Path(places[0])
+    if board is not None:
+        page = render(context_of_board(first))
+    else:
+        farms = [row for place in places for row in boards.read_farm(epath.Path(place))]
+        page = render(context_of(grouped(places), farms))
+    beside = first.with_suffix(".html") if board is not None else first / "report.html"
+    path = epath.Path(output) if output else beside
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)
     return path
 
 
-def render(groups: Sequence[Group]) -> str:
-    """The page, as text."""
+def render(context: dict[str, Any]) -> str:
+    """The page, as text, of a `context_of`."""
     import jinja2
     from markupsafe import Markup
 
@@ -61,7 +73,6 @@ def render(groups: Sequence[Group]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    context = context_of(groups)
     safe = {
         "uplot_css": read("uPlot.min.css"),
         "css": read("report.css"),
@@ -70,36 +81,64 @@ def render(groups: Sequence[Group]) -> str:
         # Nothing in a script element may look like its end.
         "charts_json": json.dumps(context["charts"]).replace("<", "\\u003c"),
     }
-    context |= {name: Markup(text) for name, text in safe.items()}
-    return environment.from_string(read("report.html")).render(context)
+    inlined = {name: Markup(text) for name, text in safe.items()}
+    return environment.from_string(read("report.html")).render(context | inlined)
 
 
-def context_of(groups: Sequence[Group]) -> dict[str, Any]:
-    """What the template shows, section by section; an empty section is left out."""
+def context_of_board(path: epath.Path) -> dict[str, Any]:
+    """What the template shows of a board."""
+    cells = boards.read_board(path)
+    commands = [cell["command"] for cell in cells if "command" in cell]
+    sections: dict[str, Any] = dict.fromkeys(HEADINGS) | {
+        "board": boards.board_of(cells),
+        "tests": table(boards.board_tests(cells), ("difference", "interval", "p")),
+        "commands": list(dict.fromkeys(commands)),
+    }
+    return _page(path.stem, 0, sections, charts=[], metric="")
+
+
+def context_of(groups: Sequence[Group], farm: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What the template shows of runs, section by section; an empty section is left out.
+
+    `farm`: the rows of `boards.read_farm`.
+    """
     metrics = compare.metric_names(groups)
-    context: dict[str, Any] = {
-        "title": " and ".join(group.label for group in groups[:3])
-        + (" …" if len(groups) > 3 else ""),
-        "version": __version__,
-        "headings": HEADINGS,
-        "groups": len(groups),
-        "warning": WARNING,
-        "metric": metrics[0] if metrics else "",
+    drawn = charts.charts(groups, metrics[:MOST_METRICS])
+    sections = {
+        "board": None,
         "runs": _runs(groups),
+        "farm": table(farm, list(farm[0])[-3:] if farm else ()),
         "scores": [_scores(groups, metric) for metric in metrics[:MOST_METRICS]],
         "tests": _tests(groups, metrics[0]) if len(groups) > 1 and metrics else None,
-        "charts": charts.charts(groups, metrics[:MOST_METRICS]),
-        "tables": [table for group in groups if (table := _labels(group))],
+        "curves": drawn,
+        "labels": [found for group in groups if (found := _labels(group))],
         "examples": _examples(groups),
         "data": _data(groups),
-        "prompts": [prompt for group in groups for prompt in _prompts(group)],
+        "prompt": [prompt for group in groups for prompt in _prompts(group)],
         "machine": _machine(groups),
         "settings": _settings(groups),
         "commands": _commands(groups),
     }
-    there = {"curves": "charts", "labels": "tables", "prompt": "prompts"}
-    context["contents"] = [(n, h) for n, h in HEADINGS.items() if context[there.get(n, n)]]
-    return context
+    title = " and ".join(group.label for group in groups[:3]) + (" …" if len(groups) > 3 else "")
+    metric = metrics[0] if metrics else ""
+    return _page(title, len(groups), sections, charts=drawn, metric=metric)
+
+
+def _page(
+    title: str, groups: int, sections: dict[str, Any], charts: list[dict[str, Any]], metric: str
+) -> dict[str, Any]:
+    """The sections with what stands around them; those that hold nothing are not listed."""
+    return {
+        "title": title,
+        "version": __version__,
+        "headings": HEADINGS,
+        "groups": groups,
+        "warning": WARNING,
+        "metric": metric,
+        "charts": charts,
+        **sections,
+        "contents": [(name, text) for name, text in HEADINGS.items() if sections[name]],
+    }
 
 
 def table(rows: Sequence[dict[str, Any]], numbers: Sequence[str] = ()) -> Table | None:
