@@ -36,7 +36,7 @@ def test_a_frame_fits_and_says_how_far_runs_are(farm, width):
     lines = text_of(farm, width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    assert "3 runs, 1 of them not at their last step" in text
+    assert "3 runs, 1 not finished" in text
     assert "30/60" in text and "60/60" in text and "done" in text and "running" in text
     assert "ETA 0:06" in text, "thirty steps of 0.2 seconds"
     assert "21.0 % of peak" in text and "tokens/s" in text and "host 1.3 GiB" in text

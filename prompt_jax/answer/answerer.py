@@ -24,6 +24,7 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import decode, sharding
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.logprobs import EOS
+from prompt_jax.progress import Counter
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
 
@@ -117,8 +118,10 @@ class Answerer:
     ) -> list[Answer]:
         """Answers in the order of the questions; `between` is called before each batch."""
         answers: dict[int, Answer] = {}
+        counter = Counter("answering", len(questions), "rows")
         for rows, some in self.stream(model, questions, between):
             answers |= dict(zip(rows, some, strict=True))
+            counter.add(len(rows))
         return [answers[i] for i in range(len(questions))]
 
     def stream(

@@ -23,6 +23,7 @@ from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
 from prompt_jax.model import quantised, sharding, sizes
 from prompt_jax.model.t5 import T5, T5Config
+from prompt_jax.progress import Counter
 
 # Backbones of this project: nano ships in the wheel, the others lie in a checkout, once made.
 PACKAGE, REPOSITORY = (folder / "backbones" for folder in Path(__file__).parents[1:3])
@@ -172,6 +173,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     bfloat16 (nearest, ties to even), little-endian, in C order.
     """
     total = hashlib.sha256()
+    counter = Counter("digest of the weights", len(arrays), "arrays")
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"{name} {'x'.join(map(str, array.shape))}\n".encode())
@@ -180,6 +182,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
             rounded = array[top : top + step].astype(ml_dtypes.bfloat16, copy=False)
             bits = np.ascontiguousarray(rounded).view(np.uint16)
             total.update(bits.astype("<u2", copy=False).data)
+        counter.add()
     return total.hexdigest()
 
 

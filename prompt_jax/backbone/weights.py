@@ -19,6 +19,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.model import quantised
 from prompt_jax.model.sharding import unsplit
 from prompt_jax.model.t5 import T5, T5Config
+from prompt_jax.progress import Counter
 
 
 def unstacked_names(path: tuple, value, config: T5Config) -> list[tuple[str, int | None]]:
@@ -78,8 +79,9 @@ def build(
     stored, dtype = LazyArrays.of(arrays).stored, jnp.dtype(param_dtype)
     places = {} if shardings is None else dict(nnx.to_flat_state(shardings))
     here = jnp.zeros(()).sharding  # the default device
-    leaves = []
-    for path, variable in nnx.to_flat_state(state):
+    leaves, flat = [], nnx.to_flat_state(state)
+    counter = Counter("reading weights", len(flat), "arrays")
+    for path, variable in flat:
         place = places[path].get_value() if places else here
         names = unstacked_names(path, variable, config)
         shape = tuple(variable.get_value().shape)
@@ -90,6 +92,7 @@ def build(
         else:
             value = _read_quantised(_parts(stored, names), place, shape, weights_dtype)
         leaves.append((path, variable.replace(value)))
+        counter.add()
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prompt_jax import hosts
+from prompt_jax import hosts, progress
 from prompt_jax.cli.bench import bench
 from prompt_jax.cli.convert import convert
 from prompt_jax.cli.doctor import doctor
@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chipless.be_quiet()
     try:
         try:
-            return _run(arguments)
+            with progress.shown(lambda line: print(line, file=sys.stderr, flush=True)):
+                return _run(arguments)
         except (BrokenPipeError, SystemExit) as error:
             if not _reader_has_gone(error, arguments):
                 raise
