@@ -1,5 +1,6 @@
 """The verbs `export` and `import`; nothing heavy is imported before one of them runs."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +17,13 @@ from prompt_jax.cli.options import (
     use_data_dir,
 )
 from prompt_jax.cli.show import print_facts, print_json
+from prompt_jax.errors import UserError
 
 Format = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help="npy, peft, t5x, orbax or hf.")
+    str,
+    typer.Option(
+        "--format", metavar="FORMAT", help="npy, peft, t5x, orbax, stablehlo, saved_model or hf."
+    ),
 ]
 Output = Annotated[str, typer.Option("--output", metavar="PATH", help="What is made; new.")]
 Task = Annotated[
@@ -52,6 +57,10 @@ def export(
         bool,
         typer.Option("--merge", help="LoRA or (IA)3 into a whole backbone, hf or t5x."),
     ] = False,
+    weights_inside: Annotated[
+        bool,
+        typer.Option("--weights_inside", help="Of stablehlo: in the programs, not beside them."),
+    ] = False,
     unverified: Unverified = False,
     allow_other_backbone: OtherBackbone = False,
     json: Json = False,
@@ -68,7 +77,10 @@ def export(
     from prompt_jax.export.merge import export_merged
     from prompt_jax.export.run import export_prompt
 
-    write = export_merged if merge else export_prompt
+    if weights_inside and (merge or format != "stablehlo"):
+        raise UserError("--weights_inside", "is of --format=stablehlo alone", "leave it out")
+    own = {"weights_inside": True} if weights_inside else {}
+    write = partial(export_prompt, **own) if not merge else export_merged
     record = write(
         prompt=prompt,
         format=format,

@@ -26,6 +26,7 @@ from prompt_jax.model.bundle import rank_of
 from prompt_jax.settings import nearest
 
 if TYPE_CHECKING:
+    from prompt_jax.backbone.load import Backbone
     from prompt_jax.model.t5 import T5Config
     from prompt_jax.prompt.artefact import Prompt
 
@@ -41,6 +42,7 @@ class Format:
       plain: a forward pass of ours takes what its reader gives as rows before the text.
       suffix: how its paths end; "" for a folder.
       forward: its consumer can run a model, so that logits are compared as well as rows.
+      whole: it is a model with its prompt; its own `run.py` reads it, without this package.
       merges: it is a backbone, into whose weights a prompt is merged (`merge.py`).
     """
 
@@ -51,6 +53,7 @@ class Format:
     suffix: str = ""
     forward: bool = False
     merges: bool = False
+    whole: bool = False
 
     def load(self) -> Any:
         """The format's module."""
@@ -64,11 +67,21 @@ FORMATS = {
     ),
     "t5x": Format("prompt_jax.export.t5x", ("tensorstore", "flax", "msgpack")),
     "orbax": Format("prompt_jax.export.orbax", ("orbax-checkpoint", "tensorstore"), plain=False),
+    "stablehlo": Format("prompt_jax.export.stablehlo", ("jax",), plain=False, whole=True),
+    "saved_model": Format(
+        "prompt_jax.export.saved_model",
+        ("tensorflow", "tensorflow-text"),
+        plain=False,
+        whole=True,
+    ),
     "hf": Format(
         "prompt_jax.export.hf", ("transformers", "torch"), "parity", plain=False, merges=True
     ),
 }
-MODULES = {"orbax-checkpoint": "orbax.checkpoint"}  # distribution: what to import, if not its name
+MODULES = {
+    "orbax-checkpoint": "orbax.checkpoint",
+    "tensorflow-text": "tensorflow_text",
+}  # distribution: what to import, if not its name
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,15 @@ class About:
     backbone: str | None = None
     config: "T5Config | None" = None
     step: int = 0
+    loaded: "Backbone | None" = None
+    weights_inside: bool = False
+
+    def backbone_of(self, name: str) -> "Backbone":
+        """The backbone, for a format that holds one."""
+        if self.loaded is None:
+            problem = f"--format={name} holds a whole model, and no backbone is named"
+            raise UserError("--backbone", problem, "give it")
+        return self.loaded
 
 
 def get_format(name: str) -> Format:

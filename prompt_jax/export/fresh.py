@@ -51,6 +51,8 @@ def consume(
         np.savez(scratch / "batch.npz", **dict[str, Any](batch))
     # -P: a file numpy.py in the working directory must not be taken for numpy.
     command = [sys.executable, "-P", "-m", __name__, str(scratch)]
+    if get_format(name).whole:
+        command = [sys.executable, "-P", str(path / "run.py"), "--check", str(scratch.resolve())]
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}  # the accelerator is the parent's
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:

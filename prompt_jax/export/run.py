@@ -31,11 +31,13 @@ def export_prompt(
     split: str = "validation",
     unverified: bool = False,
     allow_other_backbone: bool = False,
+    weights_inside: bool = False,
 ) -> dict[str, Any]:
     """Writes a prompt for another program, checks it, and returns the record.
 
     `backbone`: by default the one that the artefact names; it is loaded, in float32, to compare
     logits on the text that the prompt was tuned for. A `.npy` names none: its rows are compared.
+    `weights_inside`: of `stablehlo`, in the programs themselves and not in a file beside them.
 
     Raises:
       UserError: the format cannot express the prompt, its consumer is missing, the output exists.
@@ -53,9 +55,10 @@ def export_prompt(
         check_consumer(format)
     name = backbone or (saved.manifest["backbone"]["name"] if saved.manifest else None)
     loaded = None
-    if name is not None and (backbone is not None or not unverified):
+    if name is not None and (backbone is not None or form.whole or not unverified):
         loaded = load_float32(name, saved, allow_other_backbone, given=backbone is not None)
-    about = About(name, loaded and loaded.config, saved.manifest.get("step") or 0)
+    step = saved.manifest.get("step") or 0
+    about = About(name, loaded and loaded.config, step, loaded, weights_inside)
     record = {"format": format, "prompt": saved.path, "prompt_jax": __version__}
     record |= {"backbone": None if loaded is None else named(loaded), "manifest": saved.manifest}
     with published(output, form.suffix) as partial:

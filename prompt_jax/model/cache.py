@@ -107,8 +107,16 @@ def step(
     Returns float32 [B, V], the log-probabilities of what follows it, and the cache, one column
     longer in every row. A row without room left keeps its length, and writes its last column again.
     """
+    logits, cache = next_logits(t5, cache, tokens_B, bundle)
+    return jax.nn.log_softmax(logits), cache
+
+
+def next_logits(
+    t5: T5, cache: Cache, tokens_B: jax.Array, bundle: PromptBundle = NO_PROMPT
+) -> tuple[jax.Array, Cache]:
+    """`step`, but float32 logits [B, V]."""
     logits, cache = _advance(t5, cache, t5.embed(tokens_B[:, None]), bundle)
-    return jax.nn.log_softmax(logits[:, 0]), cache
+    return logits[:, 0], cache
 
 
 def insert(cache: Cache, rows: Cache, slots_R: jax.Array) -> Cache:

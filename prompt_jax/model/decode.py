@@ -100,6 +100,17 @@ def generate(
     return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
 
 
+def greedy(
+    t5: T5, batch, bundle: PromptBundle = NO_PROMPT, *, max_length: int
+) -> tuple[jax.Array, jax.Array]:
+    """Greedy ids int32 [B, N] and their log P, float32 [B]; B and the columns may be symbolic."""
+    step, start = start_decoding(t5, batch, bundle, max_length)
+    empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    limits = jnp.full(empty.shape, max_length, jnp.int32)
+    rows = start_rows(start, empty, limits, jnp.zeros_like(limits), max_length)
+    return _one_by_one(step, likeliest, rows, 0.0)
+
+
 def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Array:
     """float32 [B, C]: the log-likelihood of each tokenised choice, int32 [B, C, T] (0 = padding).
 
@@ -208,7 +219,7 @@ def places(mesh: Mesh) -> tuple[Rows, Any, Any]:
 
 def start_rows(cache: Cache, empty_R: jax.Array, limits_R: jax.Array, keys_R, N: int) -> Rows:
     """Rows before their first token; those that are `empty`, bool [R], have ended."""
-    R = len(empty_R)
+    R = empty_R.shape[0]
     return Rows(
         cache=cache,
         ids=jnp.zeros((R, N), jnp.int32),

@@ -83,7 +83,9 @@ class RMSNorm(nnx.Module):
 
 
 @functools.lru_cache
-def _buckets(reach: int, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
+def distance_buckets(
+    reach: int, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
     """Bucket of every key-minus-query distance from -reach to reach, int32 [2 * reach + 1]."""
     distance = -np.arange(-reach, reach + 1)
     base = np.zeros_like(distance)
@@ -113,7 +115,7 @@ class RelativeBias(nnx.Module):
         and [T] or [B, T]. Farther than `max_distance` all distances are alike; keys at NOWHERE
         have the bias 0."""
         reach, buckets = self.max_distance, self.rel_embedding.shape[-1]
-        table = _buckets(reach, self.bidirectional, buckets, self.max_distance)
+        table = distance_buckets(reach, self.bidirectional, buckets, self.max_distance)
         queries, keys = jnp.atleast_2d(queries), jnp.atleast_2d(keys)
         distance_BST = keys[:, None, :] - queries[:, :, None]
         bucket_BST = jnp.asarray(table)[jnp.clip(distance_BST, -reach, reach) + reach]
@@ -128,12 +130,14 @@ class RelativeBias(nnx.Module):
         if before_BTP is None:
             return bias
         before = self.of_distances(before_BTP)
-        return jnp.concatenate([before, jnp.broadcast_to(bias, (len(before), *bias.shape[1:]))], -1)
+        return jnp.concatenate(
+            [before, jnp.broadcast_to(bias, (before.shape[0], *bias.shape[1:]))], -1
+        )
 
     def of_distances(self, distance_BTP: jax.Array) -> jax.Array:
         """float32 [B, H, T, P] for int32 distances, each of a key minus its query; NOWHERE: 0."""
         reach, buckets = self.max_distance, self.rel_embedding.shape[-1]
-        table = _buckets(reach, self.bidirectional, buckets, self.max_distance)
+        table = distance_buckets(reach, self.bidirectional, buckets, self.max_distance)
         bucket_BTP = jnp.asarray(table)[jnp.clip(distance_BTP, -reach, reach) + reach]
         bias_HBTP = self.rel_embedding[...].astype(jnp.float32)[:, bucket_BTP]
         return jnp.where((distance_BTP == NOWHERE)[:, None], 0.0, bias_HBTP.swapaxes(0, 1))
@@ -160,7 +164,7 @@ def positions(columns_T: jax.Array, before: jax.Array | None) -> jax.Array:
     """int32 [T] or [B, P + T], positions of keys: `before` [P] or [B, P], then the columns."""
     if before is None:
         return columns_T
-    columns = jnp.broadcast_to(columns_T, (*before.shape[:-1], len(columns_T)))
+    columns = jnp.broadcast_to(columns_T, (*before.shape[:-1], columns_T.shape[0]))
     return jnp.concatenate([before, columns], axis=-1)
 
 
@@ -219,7 +223,7 @@ class Attention(nnx.Module):
         if edit.keys is not None and edit.values is not None:
             k_BTHK = self._preceded(edit.keys, k_BTHK)
             v_BTHK = self._preceded(edit.values, v_BTHK)
-            mask = self._mask(mask, edit, len(x_BSD))
+            mask = self._mask(mask, edit, x_BSD.shape[0])
             bias = None if bias is None else _widened(bias, k_BTHK.shape[1], 0.0)
         q_BSHK = self.query(x_BSD, edit.query).reshape(*x_BSD.shape[:2], *self.heads)
         logits = jnp.einsum("bshk,bthk->bhst", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
@@ -228,7 +232,7 @@ class Attention(nnx.Module):
 
     def _preceded(self, rows, x_BTHK) -> jax.Array:
         """[B, P + T, H, K]: rows [P, H * K] or [B, P, H * K] before x, in its dtype."""
-        B, P = len(x_BTHK), rows.shape[-2]
+        B, P = x_BTHK.shape[0], rows.shape[-2]
         rows = rows.astype(x_BTHK.dtype).reshape(-1, P, *self.heads)
         return jnp.concatenate([jnp.broadcast_to(rows, (B, P, *self.heads)), x_BTHK], axis=1)
 

@@ -1,0 +1,1 @@
+"""Programs that are copied beside an export and run without this package."""
