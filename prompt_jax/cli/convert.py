@@ -27,13 +27,13 @@ def convert(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Writes a backbone in another format, bit by bit as it is held, or a quantised copy of it.
+    """Writes a backbone in another format, without changing a bit, or a quantised copy of it.
 
     \b
     Example:
       prompt-jax convert --backbone=t5x:/data/t5/checkpoint_1000000 --format=hf --output=/data/t5_hf
-  prompt-jax convert --backbone=hf:/data/t5_hf --format=orbax --output=/data/t5_int8 \\
-    --weights_dtype=int8
+      prompt-jax convert --backbone=hf:/data/t5_hf --format=orbax --output=/data/t5_int8 \\
+        --weights_dtype=int8
     """
     from prompt_jax.backbone.convert import convert as write
 

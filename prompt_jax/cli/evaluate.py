@@ -30,7 +30,9 @@ from prompt_jax.errors import UserError
 
 Mode = Annotated[
     str,
-    typer.Option("--mode", metavar="MODE", help="generate, rank; eval also: retrieve, mine."),
+    typer.Option(
+        "--mode", metavar="MODE", help="generate or rank; with eval also retrieve or mine."
+    ),
 ]
 Beams = Annotated[
     int, typer.Option("--beams", metavar="N", min=1, help="Beam search; 1 is greedy.")
@@ -46,15 +48,18 @@ TopK = Annotated[
     int, typer.Option("--top_k", metavar="N", min=0, help="Sample among the N likeliest; 0: all.")
 ]
 TopP = Annotated[
-    float, typer.Option("--top_p", metavar="P", help="Sample among the likeliest of sum P.")
+    float,
+    typer.Option(
+        "--top_p", metavar="P", help="Sample among the likeliest whose probabilities add up to P."
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of sampling.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the sampling.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")]
 WeightsDtype = Annotated[
     str | None,
     typer.Option(
-        "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn, or none: as --dtype."
+        "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn; none: that of --dtype."
     ),
 ]
 Vocabulary = Annotated[
@@ -75,7 +80,9 @@ Continuous = Annotated[
 ]
 OtherBackbone = Annotated[
     bool,
-    typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
+    typer.Option(
+        "--allow_other_backbone", help="Take a prompt that was tuned for another backbone."
+    ),
 ]
 
 
@@ -105,11 +112,15 @@ def evaluate(
     continuous: Continuous = False,
     predictions: Annotated[
         str | None,
-        typer.Option("--predictions", metavar="FILE.jsonl", help="Every answer, with its score."),
+        typer.Option(
+            "--predictions", metavar="FILE.jsonl", help="Write every answer, with its score."
+        ),
     ] = None,
     journal: Annotated[
         str | None,
-        typer.Option("--journal", metavar="FILE.jsonl", help="Keeps answers; run again to go on."),
+        typer.Option(
+            "--journal", metavar="FILE.jsonl", help="Keep the answers here; run again to go on."
+        ),
     ] = None,
     tasks_module: TasksModules = None,
     methods_module: MethodsModules = None,
@@ -117,16 +128,21 @@ def evaluate(
     batch_size: BatchSize = 32,
     max_examples: Annotated[
         int | None,
-        typer.Option("--max_examples", metavar="N", min=1, help="Only the first so many."),
+        typer.Option("--max_examples", metavar="N", min=1, help="Take only the first N."),
     ] = None,
     input_length: InputLength = None,
     target_length: TargetLength = None,
     shots: Annotated[
         int | None,
-        typer.Option("--shots", metavar="K", min=0, help="Training examples before each input."),
+        typer.Option(
+            "--shots",
+            metavar="K",
+            min=0,
+            help="How many training examples stand before each input.",
+        ),
     ] = None,
     shots_seed: Annotated[
-        int | None, typer.Option("--shots_seed", metavar="N", min=0, help="Which ones.")
+        int | None, typer.Option("--shots_seed", metavar="N", min=0, help="Seed that chooses them.")
     ] = None,
     dtype: Dtype = None,
     weights_dtype: WeightsDtype = None,
@@ -273,7 +289,7 @@ def infer(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answers the rows of a JSONL file. Run again with the same output, it goes on.
+    """Answers the rows of a JSONL file. Run it again with the same output to go on.
 
     \b
     Example:

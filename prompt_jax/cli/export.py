@@ -25,18 +25,26 @@ Format = Annotated[
         "--format", metavar="FORMAT", help="npy, peft, t5x, orbax, stablehlo, saved_model or hf."
     ),
 ]
-Output = Annotated[str, typer.Option("--output", metavar="PATH", help="What is made; new.")]
+Output = Annotated[
+    str, typer.Option("--output", metavar="PATH", help="Where to write; must not exist yet.")
+]
 Task = Annotated[
     str | None,
-    typer.Option("--task", metavar="TASK", help="Whose text is compared on; the prompt's own."),
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="Task whose text is used to compare; by default the prompt's own.",
+    ),
 ]
-Split = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Which part of it.")]
+Split = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split of that task.")]
 Unverified = Annotated[
-    bool, typer.Option("--unverified", help="Without asking the format's own reader.")
+    bool, typer.Option("--unverified", help="Skip the check with the format's own reader.")
 ]
 OtherBackbone = Annotated[
     bool,
-    typer.Option("--allow_other_backbone", help="Take a prompt of a backbone that differs."),
+    typer.Option(
+        "--allow_other_backbone", help="Take a prompt that was tuned for another backbone."
+    ),
 ]
 
 
@@ -46,7 +54,9 @@ def export(
     output: Output,
     backbone: Annotated[
         str | None,
-        typer.Option("--backbone", metavar="NAME", help="By default the one the prompt names."),
+        typer.Option(
+            "--backbone", metavar="NAME", help="By default the one that the prompt names."
+        ),
     ] = None,
     task: Task = None,
     split: Split = "validation",
@@ -55,7 +65,7 @@ def export(
     data_dir: DataDir = None,
     merge: Annotated[
         bool,
-        typer.Option("--merge", help="LoRA or (IA)3 into a whole backbone, hf or t5x."),
+        typer.Option("--merge", help="Merge LoRA or (IA)3 into a whole backbone; hf or t5x."),
     ] = False,
     weights_inside: Annotated[
         bool,
@@ -66,7 +76,7 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Writes a prompt for another program; done once that program's reader agrees.
+    """Writes a prompt for another program, and checks it with that program's own reader.
 
     \b
     Example:
@@ -109,7 +119,7 @@ def import_(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Makes an artefact of another program's prompt, once its own reader agrees with ours.
+    """Makes an artefact of another program's prompt, and checks it with that program's reader.
 
     \b
     Example:

@@ -32,24 +32,29 @@ def fit(
     gin_search_paths: GinSearchPaths = "",
     methods_module: MethodsModules = None,
     batch: Annotated[
-        str | None, typer.Option("--batch", metavar="auto", help="Find the largest that fits.")
+        str | None,
+        typer.Option("--batch", metavar="auto", help="Find the largest batch that fits."),
     ] = None,
     mesh: Annotated[
-        str | None, typer.Option("--mesh", metavar="auto", help="Rank the meshes, take the best.")
+        str | None,
+        typer.Option("--mesh", metavar="auto", help="Rank the meshes and take the best."),
     ] = None,
     price: Annotated[
         float | None,
-        typer.Option("--price", metavar="USD", min=0.0, help="Of a chip per hour."),
+        typer.Option("--price", metavar="USD", min=0.0, help="Price of a chip per hour."),
     ] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="The decoding of an evaluation, not the train step.")
+        bool,
+        typer.Option(
+            "--decode", help="Look at the decoding of an evaluation instead of the training step."
+        ),
     ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Says what a recipe's step takes of hardware that is not here. Exit code 2 if it does not fit.
+    """Says what a recipe needs of hardware that you do not have. Exit code 2 if it does not fit.
 
-    Of a recipe of stages, each stage's step, and which of them takes the most.
+    For a recipe of stages: the step of each stage, and which needs the most.
 
     \b
     Example:

@@ -11,7 +11,9 @@ from prompt_jax.cli.show import print_facts, print_json, print_table
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="DIR", help="Artefacts and .npy files of others; without it: those here."
+        "--from",
+        metavar="DIR",
+        help="Folder of artefacts and .npy files; by default those of the package.",
     ),
 ]
 
@@ -38,9 +40,14 @@ def list_prompts(source: From = None, json: Json = False, debug: Debug = False) 
 
 @gallery_app.command("get")
 def get_prompt(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `gallery list` says.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `gallery list`.")],
     output: Annotated[
-        str, typer.Option("--output", metavar="PATH", help="The copy; new. A .npy stays one.")
+        str,
+        typer.Option(
+            "--output",
+            metavar="PATH",
+            help="Where to copy it; must not exist yet. A .npy stays a .npy.",
+        ),
     ],
     source: From = None,
     json: Json = False,

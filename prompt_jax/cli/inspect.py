@@ -12,41 +12,55 @@ from prompt_jax.cli.show import print_json, print_table
 def inspect(
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", metavar="DIR", help="Artefact or .npy; a second is compared."),
+        typer.Option(
+            "--prompt", metavar="DIR", help="Artefact or .npy; give a second one to compare them."
+        ),
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option("--run", metavar="MODEL_DIR", help="Its prompt, and how its rows moved."),
+        typer.Option(
+            "--run",
+            metavar="MODEL_DIR",
+            help="Take the prompt of a run, and show how its rows moved.",
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option("--backbone", metavar="NAME", help="By default that of the prompt."),
     ] = None,
     nearest: Annotated[
-        int, typer.Option("--nearest", metavar="N", min=1, help="Pieces named for each row.")
+        int,
+        typer.Option("--nearest", metavar="N", min=1, help="How many pieces to name for each row."),
     ] = 5,
     common: Annotated[
         int,
-        typer.Option("--common", metavar="N", min=0, help="Among the N commonest pieces; 0: all."),
+        typer.Option(
+            "--common", metavar="N", min=0, help="Look among the N commonest pieces; 0: among all."
+        ),
     ] = 5000,
     attention: Annotated[
-        bool, typer.Option("--attention", help="What attention each row gets, layer by layer.")
+        bool,
+        typer.Option("--attention", help="Show how much attention each row gets, layer by layer."),
     ] = False,
     ablation: Annotated[
-        bool, typer.Option("--ablation", help="The score without each row.")
+        bool, typer.Option("--ablation", help="Show the score without each row.")
     ] = False,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="TASK", help="Text for these two; else the prompt's own."),
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="Task for --attention and --ablation; by default the prompt's own.",
+        ),
     ] = None,
     split: Annotated[str, typer.Option("--split", metavar="SPLIT")] = "validation",
     max_examples: Annotated[
-        int, typer.Option("--max_examples", metavar="N", min=1, help="Of that text.")
+        int, typer.Option("--max_examples", metavar="N", min=1, help="Most examples of that task.")
     ] = 64,
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
     picture: Annotated[
-        str | None, typer.Option("--picture", metavar="FILE.png", help="All of it as a picture.")
+        str | None, typer.Option("--picture", metavar="FILE.png", help="Draw all of it.")
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -206,7 +206,9 @@ def program(
     ctx: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version),
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Tunes prompts for frozen T5 and mT5 models.
@@ -235,7 +237,10 @@ def train(
         typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
     ] = None,
     batch_digests: Annotated[
-        bool, typer.Option("--batch_digests", help="Note what was read, row by row, in batches/.")
+        bool,
+        typer.Option(
+            "--batch_digests", help="Record the digest of every row that was read, in batches/."
+        ),
     ] = False,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -247,7 +252,7 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tunes a prompt, evaluates and checkpoints it. Run again with the same folder, it resumes.
+    """Tunes a prompt, evaluates and checkpoints it. Run it again with the same folder to resume.
 
     A recipe of stages (runs/promot_nano.gin) is run stage by stage, in MODEL_DIR/stage_1 and so on.
 

@@ -13,12 +13,17 @@ from prompt_jax.errors import UserError
 def migrate(
     ctx: typer.Context,
     recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE.gin...", help="Their files, later over earlier.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE.gin...", help="Their files; a later one overrides an earlier one."
+        ),
     ],
     gin_search_paths: GinSearchPaths = "",
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="FILE", help="Without it: standard output."),
+        typer.Option(
+            "--output", metavar="FILE", help="Where to write; by default standard output."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

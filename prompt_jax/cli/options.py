@@ -37,7 +37,7 @@ ModelDir = Annotated[
     typer.Option(
         "--model_dir",
         metavar="DIR",
-        help="Folder of the run; resumes if used.",
+        help="Folder of the run; a run that is there is resumed.",
         callback=_named_folder,
     ),
 ]
@@ -84,7 +84,7 @@ Coordinator = Annotated[
         "--coordinator",
         metavar="HOST:PORT",
         envvar="PROMPT_JAX_COORDINATOR",
-        help="Where process 0 of several listens.",
+        help="Address where process 0 of several listens.",
     ),
 ]
 Processes = Annotated[
@@ -129,7 +129,7 @@ StopSignals = Annotated[
     typer.Option(
         "--stop_signal",
         metavar="NAME",
-        help="Save and stop at USR1 or USR2 as at SIGTERM. Repeatable.",
+        help="Signal that also makes it save and stop: USR1 or USR2. Repeatable.",
     ),
 ]
 

@@ -12,25 +12,35 @@ from prompt_jax.cli.show import print_facts, print_json
 def recycle(
     prompt: Annotated[str, typer.Option("--prompt", metavar="DIR", help="Artefact or .npy.")],
     source: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="The backbone that it was tuned for.")
+        str, typer.Option("--from", metavar="NAME", help="Backbone that the prompt was tuned for.")
     ],
     backbone: Backbone,
     output: Annotated[
-        str, typer.Option("--output", metavar="DIR", help="The artefact for --backbone.")
+        str,
+        typer.Option("--output", metavar="DIR", help="Where to write the artefact for --backbone."),
     ],
     how: Annotated[
         str, typer.Option("--how", metavar="MAP", help="linear, combination or mlp.")
     ] = "linear",
     skip: Annotated[
-        int, typer.Option("--skip", metavar="N", min=0, help="Commonest pieces left out.")
+        int,
+        typer.Option(
+            "--skip", metavar="N", min=0, help="How many of the commonest pieces to leave out."
+        ),
     ] = 1000,
     pieces: Annotated[
-        int, typer.Option("--pieces", metavar="N", min=2, help="Shared pieces that are fitted.")
+        int, typer.Option("--pieces", metavar="N", min=2, help="How many shared pieces to fit.")
     ] = 4000,
     ridge: Annotated[
-        float, typer.Option("--ridge", metavar="R", min=0.0, help="Of combination; 0: as linear.")
+        float,
+        typer.Option(
+            "--ridge",
+            metavar="R",
+            min=0.0,
+            help="Ridge penalty of combination; 0: the same as linear.",
+        ),
     ] = 0.1,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of mlp.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of mlp.")] = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

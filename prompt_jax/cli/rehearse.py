@@ -35,7 +35,7 @@ def rehearse(
         int, typer.Option("--processes", metavar="N", min=2, help="Local processes.")
     ] = 4,
     devices: Annotated[
-        int, typer.Option("--devices", metavar="M", min=1, help="Virtual devices of each.")
+        int, typer.Option("--devices", metavar="M", min=1, help="Virtual devices of each process.")
     ] = 2,
     kill: Annotated[
         list[str] | None,
@@ -45,9 +45,9 @@ def rehearse(
             help="Also run with process I killed at a step. Repeatable: one kill after the other.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random kills.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random kills.")] = 0,
     bound: Annotated[
-        float, typer.Option("--bound", help="Largest difference of a prompt that passes.")
+        float, typer.Option("--bound", help="Largest difference between prompts that passes.")
     ] = 1e-4,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,

@@ -27,20 +27,25 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0: a free one; the log says which.")
+        int,
+        typer.Option("--port", min=0, max=65535, help="0 takes a free one, which the log names."),
     ] = 8000,
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", min=1, help="Outputs written at a time.")
     ] = None,
     cache_bytes: Annotated[
         int | None,
-        typer.Option("--cache_bytes", metavar="N", min=1, help="The most that the slots may take."),
+        typer.Option(
+            "--cache_bytes", metavar="N", min=1, help="Most memory that the slots may take."
+        ),
     ] = None,
     input_length: Annotated[
-        int | None, typer.Option("--input_length", metavar="N", min=2, help="Tokens of an input.")
+        int | None,
+        typer.Option("--input_length", metavar="N", min=2, help="Most tokens of an input."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max_tokens", metavar="N", min=1, help="Tokens of an output.")
+        int | None,
+        typer.Option("--max_tokens", metavar="N", min=1, help="Most tokens of an output."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")
@@ -54,44 +59,70 @@ def serve(
     ] = None,
     prompt_root: Annotated[
         str | None,
-        typer.Option("--prompt_root", metavar="DIR", help="What PUT may load prompts from."),
+        typer.Option("--prompt_root", metavar="DIR", help="Folder that PUT may load prompts from."),
     ] = None,
     read_tokens: Annotated[
         str | None,
-        typer.Option("--read_tokens", metavar="FILE", help="Who may ask, one a line; none: all."),
+        typer.Option(
+            "--read_tokens",
+            metavar="FILE",
+            help="File of tokens of those who may ask, one a line; without it, anybody.",
+        ),
     ] = None,
     admin_tokens: Annotated[
         str | None,
-        typer.Option("--admin_tokens", metavar="FILE", help="Who may load prompts; none: nobody."),
+        typer.Option(
+            "--admin_tokens",
+            metavar="FILE",
+            help="File of tokens of those who may load prompts; without it, nobody.",
+        ),
     ] = None,
     max_body: Annotated[
-        int, typer.Option("--max_body", metavar="BYTES", min=1, help="Of a request.")
+        int, typer.Option("--max_body", metavar="BYTES", min=1, help="Most bytes of a request.")
     ] = 1 << 20,
     max_upload: Annotated[
-        int, typer.Option("--max_upload", metavar="BYTES", min=1, help="Of a prompt's files.")
+        int,
+        typer.Option(
+            "--max_upload", metavar="BYTES", min=1, help="Most bytes of a prompt's files."
+        ),
     ] = 256 << 20,
     max_inputs: Annotated[
-        int, typer.Option("--max_inputs", metavar="N", min=1, help="Texts of one request.")
+        int, typer.Option("--max_inputs", metavar="N", min=1, help="Most texts in one request.")
     ] = 256,
     max_requests: Annotated[
-        int, typer.Option("--max_requests", metavar="N", min=1, help="At a time; more get 429.")
+        int,
+        typer.Option(
+            "--max_requests", metavar="N", min=1, help="Most requests at a time; more get 429."
+        ),
     ] = 64,
     max_prompts: Annotated[
-        int, typer.Option("--max_prompts", metavar="N", min=1, help="Loaded at a time.")
+        int,
+        typer.Option("--max_prompts", metavar="N", min=1, help="Most prompts loaded at a time."),
     ] = 10_000,
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", min=1, help="Inputs that wait; more get 429.")
+        int,
+        typer.Option("--queue", metavar="N", min=1, help="Most inputs that wait; more get 429."),
     ] = 1024,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Of every request.")
+        float,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.1, help="Seconds that a request may take."
+        ),
     ] = 60.0,
     warm_up: Annotated[
-        str, typer.Option("--warm_up", metavar="KINDS", help="Compiled first; empty: none.")
+        str,
+        typer.Option(
+            "--warm_up",
+            metavar="KINDS",
+            help="What to compile before the first request; empty: nothing.",
+        ),
     ] = "generate,rank,embed",
     methods_module: MethodsModules = None,
     allow_other_backbone: Annotated[
         bool,
-        typer.Option("--allow_other_backbone", help="Take prompts of a backbone that differs."),
+        typer.Option(
+            "--allow_other_backbone", help="Take prompts that were tuned for another backbone."
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:

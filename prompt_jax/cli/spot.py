@@ -36,7 +36,9 @@ Picture = Annotated[
 ]
 EarlyStep = Annotated[
     int | None,
-    typer.Option("--early_step", metavar="N", min=1, help="Kept checkpoint of the embedding."),
+    typer.Option(
+        "--early_step", metavar="N", min=1, help="Step whose checkpoint is the embedding."
+    ),
 ]
 
 app = typer.Typer(
@@ -52,11 +54,14 @@ def embed(
     gin_file: Annotated[
         list[str] | None,
         typer.Option(
-            "--gin_file", metavar="FILE", help="Trains it first; without: the run is finished."
+            "--gin_file",
+            metavar="FILE",
+            help="Recipe to train first; without it, the run must be finished.",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of the entry; default: its task.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the entry; by default its task."),
     ] = None,
     early_step: EarlyStep = None,
     gin_search_paths: GinSearchPaths = "",
@@ -109,7 +114,9 @@ def rank(
     library: LibraryFolder,
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="NAME", help="Entry to compare with; none: every two."),
+        typer.Option(
+            "--target", metavar="NAME", help="Entry to compare with; without it, every two entries."
+        ),
     ] = None,
     by: By = "pairs",
     picture: Picture = None,
@@ -152,12 +159,17 @@ def transfer(
     strategy: Annotated[
         str, typer.Option("--strategy", metavar="S,S", help="best, average, mixture, or several.")
     ] = "best",
-    k: Annotated[int, typer.Option("--k", metavar="N", min=1, help="Nearest sources taken.")] = 3,
+    k: Annotated[
+        int,
+        typer.Option("--k", metavar="N", min=1, help="How many of the nearest sources to take."),
+    ] = 3,
     by: By = "pairs",
     early_step: EarlyStep = None,
     size_cap: Annotated[
         int,
-        typer.Option("--size_cap", metavar="N", min=1, help="Examples of a task in a mixture."),
+        typer.Option(
+            "--size_cap", metavar="N", min=1, help="Most examples of a task in a mixture."
+        ),
     ] = 2**19,
     picture: Picture = None,
     gin_search_paths: GinSearchPaths = "",
@@ -168,7 +180,7 @@ def transfer(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Trains a target from the nearest sources, beside its own init. Run again, it goes on.
+    """Trains a target from its nearest sources, and from its own init. Run it again to go on.
 
     \b
     Example:

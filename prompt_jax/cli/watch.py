@@ -12,7 +12,7 @@ def watch(
         str, typer.Argument(metavar="DIR", help="A --model_dir, or a folder of runs.")
     ],
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", min=0.1, help="Between two looks.")
+        float, typer.Option("--seconds", metavar="S", min=0.1, help="How often to update.")
     ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
     debug: Debug = False,
