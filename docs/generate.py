@@ -1,6 +1,6 @@
-"""Writes the generated pages of the documentation: every command, and every name of a recipe.
+"""Writes generated pages of the documentation: commands, names of recipes, formats of export.
 
-    python docs/generate.py            # writes docs/reference/cli.md and docs/reference/gin.md
+    python docs/generate.py            # writes cli.md, gin.md and exports.md of docs/reference
     python docs/generate.py --check    # exit code 1 if one of them is out of date
 
 Commands come from the program itself; classes, fields and their descriptions from the source text
@@ -210,7 +210,19 @@ def _page(parts: list[str]) -> str:
     return "\n\n".join([note, *parts]) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "gin.md": gin_page}
+def exports_page() -> str:
+    """What each method leaves as."""
+    import exports
+
+    first = (
+        "What each method can leave as: yes, or what of its prompt the format cannot hold. "
+        "[Export](../export.md) says what is written. `FullTuning` trains the model itself, which "
+        "`prompt-jax convert` takes."
+    )
+    return _page(["# Methods and formats of export", first, "\n".join(exports.rows())])
+
+
+PAGES = {"cli.md": cli_page, "gin.md": gin_page, "exports.md": exports_page}
 
 
 def stale() -> list[str]:
