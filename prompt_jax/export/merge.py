@@ -83,7 +83,7 @@ def export_merged(
 
 def _ours(string: str, inputs: Inputs) -> dict[str, np.ndarray]:
     """Our own logits and greedy ids of what was written, without a prompt."""
-    read = load_backbone(string, "float32", "bytes")
+    read = load_backbone(string, "float32")
     ids = greedy_ids(read, inputs.batch["encoder_input_tokens"], None, inputs.max_length)
     return {"logits": logits(read, inputs.batch), "ids": ids}
 
