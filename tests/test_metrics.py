@@ -1,6 +1,9 @@
 """What a run reports: the log, the best step, and when numbers stop being numbers."""
 
+import errno
 import json
+import os
+import threading
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ from etils import epath
 from prompt_jax.errors import RunError, UserError
 from prompt_jax.inspect.tensorboard import TensorBoard
 from prompt_jax.objective.loss import Per
+from prompt_jax.run.folder import open_folder
 from prompt_jax.run.log import Meter, MetricsLog, check_best_metric, read_metrics
 from prompt_jax.run.observe import Opened
 from prompt_jax.run.speed import Speed
@@ -91,6 +95,28 @@ def test_tensorboard_has_numbers_and_predictions_from_the_first_record_on(folder
     (events,) = (folder / "tensorboard").iterdir()
     written = events.read_bytes()
     assert b"eval/accuracy" in written and b"| a | b | seen |" in written
+
+
+def test_a_disk_that_fills_is_one_error_of_the_folder(folder, monkeypatch):
+    """TensorBoard writes in the run's own thread, so that nothing else prints it again."""
+    threads = threading.active_count()
+    board = TensorBoard()
+    with pytest.raises(RunError) as error, open_folder(str(folder / "run")) as place:
+        board.start(opened(place))
+        board.log({"step": 1, "kind": "train", "loss": 1.0})
+        assert threading.active_count() == threads
+
+        def full(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(board._open().file, "write_event", full)
+        try:
+            board.log({"step": 2, "kind": "train", "loss": 1.0})
+        except OSError as cause:
+            raise ValueError("cannot write") from cause  # as a library wraps it
+    said = f"model_dir '{folder}/run': no space is left there; free some and run the same command"
+    assert str(error.value).startswith(said)
+    board.finished()
 
 
 def test_tensorboard_reaches_a_bucket_while_the_run_goes_on(folder, monkeypatch):

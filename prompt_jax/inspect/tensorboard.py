@@ -10,7 +10,7 @@ from prompt_jax.paths import is_local
 from prompt_jax.run.observe import Opened, Record
 
 EXAMPLES, LONGEST = 16, 400  # rows of predictions, and characters of a text
-PUBLISH_SECONDS = 60.0
+FLUSH_SECONDS, PUBLISH_SECONDS = 30.0, 60.0
 
 
 class TensorBoard:
@@ -22,9 +22,9 @@ class TensorBoard:
 
     def __init__(self):
         self._opened: Opened | None = None
-        self._writer: Any = None
+        self._writer: _Events | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._published = 0.0
+        self._flushed = self._published = 0.0
 
     def start(self, opened: Opened) -> None:
         self._opened = opened
@@ -34,45 +34,85 @@ class TensorBoard:
             return
         for name, value in record.items():
             if isinstance(value, int | float) and name != "step":
-                self._open().add_scalar(f"{record['kind']}/{name}", value, record["step"])
+                self._open().number(f"{record['kind']}/{name}", value, record["step"])
+        if self._writer is not None and time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
         if time.monotonic() - self._published > PUBLISH_SECONDS:
             self._publish()
 
     def evaluated(self, record: Record, predictions: Sequence[Record]) -> None:
         if self._opened is not None and predictions:
-            self._open().add_text("predictions", table(predictions[:EXAMPLES]), record["step"])
+            self._open().text("predictions", table(predictions[:EXAMPLES]), record["step"])
+        if self._writer is not None:
+            self._flush()
         self._publish()
 
     def finished(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
         self._publish()
+        if self._writer is not None:
+            self._writer.file.close()
         if self._scratch is not None:
             self._scratch.cleanup()
         self._writer = self._opened = self._scratch = None
 
-    def _open(self) -> Any:
+    def _open(self) -> "_Events":
         if self._writer is None:
             assert self._opened is not None
-            from tensorboardX import SummaryWriter
-
-            folder, after = str(self._opened.folder / "tensorboard"), self._opened.start + 1
+            folder = str(self._opened.folder / "tensorboard")
             if not is_local(self._opened.folder):
                 self._scratch = tempfile.TemporaryDirectory(prefix="prompt_jax_tensorboard_")
                 folder = self._scratch.name
-            self._writer = SummaryWriter(folder, purge_step=after, flush_secs=30)
+            self._writer = _Events(folder, self._opened.start + 1)
         return self._writer
+
+    def _flush(self) -> None:
+        self._flushed = time.monotonic()
+        if self._writer is not None:
+            self._writer.file.flush()
 
     def _publish(self) -> None:
         """Copies what was written so far to the bucket, if the run is in one."""
         if self._scratch is None or self._opened is None:
             return
         self._published = time.monotonic()
-        self._writer.flush()
+        self._flush()
         target = self._opened.folder / "tensorboard"
         target.mkdir(parents=True, exist_ok=True)
         for file in Path(self._scratch.name).iterdir():
             (target / file.name).write_bytes(file.read_bytes())
+
+
+class _Events:
+    """A file of events, written in the thread that trains: what goes wrong is met there.
+
+    (tensorboardX's own `SummaryWriter` writes in a thread, whose errors end nothing and print
+    themselves again when the process exits.)
+    """
+
+    def __init__(self, folder: str, start: int):
+        """`start`: TensorBoard hides what a file before this one has from this step on."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.file = EventsWriter(f"{folder}/events")
+        began = SessionLog(status=SessionLog.START)
+        self.file.write_event(Event(step=start, wall_time=time.time(), session_log=began))
+
+    def number(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._write(scalar(name, value), step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        from tensorboardX import summary
+
+        self._write(summary.text(name, text), step)
+
+    def _write(self, summary: Any, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.file.write_event(Event(step=step, wall_time=time.time(), summary=summary))
 
 
 def table(predictions: Sequence[Record]) -> str:

@@ -1,8 +1,10 @@
 """A run's model_dir with one writer, and the signal that asks a run to stop."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from prompt_jax import hosts
-from prompt_jax.errors import UserError
+from prompt_jax.errors import RunError, UserError
 from prompt_jax.paths import is_local
 
 LOCK = ".lock"
@@ -24,6 +26,7 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
 
     Raises:
       UserError: its name is empty, it cannot be written, or another process holds it.
+      RunError: the disk filled up meanwhile.
     """
     if not model_dir.strip():
         raise UserError(f"--model_dir={model_dir}", "is empty", "give the folder of the run")
@@ -45,6 +48,23 @@ def open_folder(model_dir: str) -> Iterator[epath.Path]:
         except UserError:
             _remove(made)
             raise
+        except Exception as error:
+            if not _is_of_a_full_disk(error):
+                raise
+            raise RunError(
+                f"model_dir {model_dir!r}: no space is left there; free some and run the same "
+                "command again"
+            ) from error
+
+
+def _is_of_a_full_disk(error: BaseException | None) -> bool:
+    """Whether a write failed for want of space, or a library says so in the system's words."""
+    words = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+    while error is not None:
+        if any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _missing(folder: epath.Path) -> list[epath.Path]:
