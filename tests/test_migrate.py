@@ -194,6 +194,8 @@ utils.DatasetConfig.split = 'validation'
     [
         ("A = (\n", "gin cannot read"),
         ("include 'nowhere.gin'\n", "--gin_search_paths=DIR"),
+        ("", "binds nothing that T5X or google-research/prompt-tuning has; give the gin files"),
+        ("hello = 3\nworld.foo = 'x'\n", "binds nothing that T5X or"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(write, capsys, text: str, part: str) -> None:

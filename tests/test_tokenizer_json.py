@@ -1,5 +1,6 @@
 """Tokenizers that transformers saves: their ids are those of AutoTokenizer."""
 
+import json
 import lzma
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from prompt_jax.backbone.convert import convert
+from prompt_jax.backbone.formats.hf_tokenizer import CONFIG, with_bytes
 from prompt_jax.backbone.load import load_backbone, open_checkpoint
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import UserError
@@ -66,6 +68,13 @@ def test_a_thousand_lines_in_ten_languages(saved: Path, shared: Path) -> None:
     assert len(texts) >= 1000
     vocabulary = Vocabulary.from_file(str(saved / "tokenizer.json"))
     assert_same_ids(vocabulary, saved, texts)
+    whole = saved / "whole"  # with bytes, as it is written for transformers
+    whole.mkdir()
+    (whole / "tokenizer.json").write_text(with_bytes((NANO / "spiece.model").read_bytes()) or "")
+    (whole / "tokenizer_config.json").write_text(json.dumps(CONFIG))
+    plain = [text for text in texts if "<unk>" not in text]  # which transformers takes as one token
+    assert len(plain) >= 1000
+    assert_same_ids(Vocabulary.from_file(str(NANO / "spiece.model")), whole, plain)
 
 
 def test_tokens_that_were_added_are_read(added: Path) -> None:
@@ -92,6 +101,20 @@ def test_a_folder_of_transformers_5_brings_its_tokenizer(shared: Path) -> None:
     backbone = load_backbone(f"hf:{folder}")
     assert backbone.vocabulary is not None
     assert_same_ids(backbone.vocabulary, folder, ODD)
+
+
+def test_bytes_stay_bytes_for_transformers(tmp_path: Path) -> None:
+    """Its T5Tokenizer has no bytes; a converted folder is read with the ids of the prompts."""
+    convert("nano", "hf", str(tmp_path / "nano"))
+    again = open_checkpoint(f"hf:{tmp_path / 'nano'}")
+    assert again.vocabulary == str(tmp_path / "nano" / "spiece.model")
+    vocabulary = Vocabulary.from_file(again.vocabulary)
+    texts = [*ODD, "\u00bd \u2026 \ufe5b 1\u2044 2", "\U0001f469\u200d\U0001f467 \ufb01n", "a\nb"]
+    assert_same_ids(vocabulary, tmp_path / "nano", texts)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "nano")
+    ids = theirs("Zürich 🙂").input_ids
+    assert ids[-1] == theirs.eos_token_id == 1 and theirs.pad_token_id == 0
+    assert theirs.decode(ids, skip_special_tokens=True) == vocabulary.decode(ids) == "Zürich 🙂"
 
 
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ PAD, UNK = 0, 2
 NUM_SENTINELS = 100
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _GLUED = re.compile(r"(?<=\S)(<extra_id_\d+>)")  # a sentinel without a space before it
-_ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
-_USER_DEFINED = _ModelProto.SentencePiece.USER_DEFINED
+ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
+_USER_DEFINED = ModelProto.SentencePiece.USER_DEFINED
 
 
 class Vocabulary(ABC):
@@ -92,7 +92,7 @@ class Vocabulary(ABC):
 class _SentencePieceVocabulary(Vocabulary):
     def __init__(self, path: str):
         data = _read(path)
-        model = _ModelProto()
+        model = ModelProto()
         refuse_pointer(path, data[:64])
         try:
             model.ParseFromString(data)

@@ -89,7 +89,8 @@ OtherBackbone = Annotated[
 def evaluate(
     backbone: Backbone,
     task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="SeqIO task or mixture, or FILE.jsonl.")
+        str,
+        typer.Option("--task", metavar="TASK", help="SeqIO task or mixture, or a file of rows."),
     ],
     split: Annotated[
         str, typer.Option("--split", metavar="SPLIT", help="train, validation, test, ...")
@@ -249,7 +250,7 @@ def _mistakes(table: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
 def infer(
     backbone: Backbone,
     input: Annotated[
-        str, typer.Option("--input", metavar="FILE.jsonl", help="Rows with inputs, as text.")
+        str, typer.Option("--input", metavar="FILE", help="Rows: JSONL, CSV, TSV, JSON or Parquet.")
     ],
     output: Annotated[
         str, typer.Option("--output", metavar="OUT.jsonl", help="The rows with predictions.")

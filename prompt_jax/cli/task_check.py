@@ -1,4 +1,4 @@
-"""What `prompt-jax tasks check FILE.jsonl | TASK` reports."""
+"""What `prompt-jax tasks check FILE | TASK` reports."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -92,7 +92,10 @@ class _Events:
     def __init__(self, folder: str, start: int):
         """`start`: TensorBoard hides what a file before this one has from this step on."""
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+            Event,
+            SessionLog,
+        )
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.file = EventsWriter(f"{folder}/events")
@@ -110,7 +113,7 @@ class _Events:
         self._write(summary.text(name, text), step)
 
     def _write(self, summary: Any, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         self.file.write_event(Event(step=step, wall_time=time.time(), summary=summary))
 

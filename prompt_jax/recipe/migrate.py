@@ -371,19 +371,26 @@ RULES = _rules(
 )
 
 
-def apply_rules(m: Migration) -> None:
-    """Runs every binding through its rule; macros first, since uses of them say more."""
+def apply_rules(m: Migration) -> bool:
+    """Runs every binding through its rule; macros first, since uses of them say more.
+
+    Returns:
+      Whether any binding is one that T5X or google-research/prompt-tuning has.
+    """
     ordered = sorted(m.lines.values(), key=lambda line: "." in line.key)
     passed_on = {name for line in m.lines.values() for name in _macros(line.value)}
+    understood = False
     for line in ordered:
         value = resolve(line.value, m.lines)
         rule = next((rule for pattern, rule in RULES if pattern.fullmatch(line.key)), None)
+        understood = understood or rule is not None
         if rule is None and "." not in line.key and line.key in passed_on:
             continue
         reason = "unknown here" if rule is None else rule(m, value)
         named = {known.key for known, _ in m.missing}
         if reason and not named & set(_macros(line.value)):  # a macro is named once
             m.missing.append((line, reason))
+    return understood
 
 
 def _macros(value: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from prompt_jax.errors import UserError
 from prompt_jax.recipe.foreign import Line, Reference, read
 from prompt_jax.recipe.migrate import COMBINE, Migration, apply_rules, references, task_name
 
@@ -33,10 +34,15 @@ def migrate(
     Args: as of `foreign.read`.
 
     Raises:
-      UserError: a file that cannot be read.
+      UserError: a file that cannot be read, or files that bind nothing of theirs.
     """
     m = Migration(read(files, bindings, search_paths))
-    apply_rules(m)
+    if not apply_rules(m):
+        raise UserError(
+            " ".join(files),
+            "binds nothing that T5X or google-research/prompt-tuning has",
+            "give the gin files of one of their commands",
+        )
     if m.answers:
         infer = any(key.startswith("infer.") for key in m.lines)
         return Migrated(_command(m, "infer" if infer else "eval"), m.missing)
@@ -96,10 +102,11 @@ def _init(m: Migration, method: str) -> None:
     if name == "uniform":
         _set(m, method, "UniformInit", scale=m.get("uniform.scale", 0.01), symmetric=False)
     elif name == "from_sample_of_embeddings":
-        _set(m, method, "SampledVocabInit", population=population)
+        _set(m, method, "SampledVocabInit", population=population, byte_pieces=True)
     elif name == "from_embedded_list":
         labels = m.get("CLASS_LABELS") or m.get("from_embedded_list.texts") or ()
-        _set(m, method, "ClassLabelInit", labels=tuple(labels), population=population)
+        labels, drawn = tuple(labels), {"population": population, "byte_pieces": True}
+        _set(m, method, "ClassLabelInit", labels=labels, **drawn)
         if not labels:
             m.note("ClassLabelInit takes the labels of the task, since none were bound.")
     elif name == "from_embedded_string":

@@ -237,7 +237,7 @@ class Screen:
             self.progress.start()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False)
 
     def step(self, record: dict[str, Any]) -> None:
         step = record["step"]

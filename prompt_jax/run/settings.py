@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ class Farm:
         with the better `best_metric` goes on. None: all go on.
     """
 
-    grid: dict[str, tuple] | None = None
+    grid: dict[str, Any] | None = None
     at_once: int = 8
     halve_at: int | None = None
 
@@ -45,12 +46,13 @@ class Farm:
             if value is not None and value < 1:
                 raise UserError(Setting("Farm", name, value), remedy="give at least 1")
         for name, values in (self.grid or {}).items():
-            if not values or len(set(map(repr, values))) < len(values):
-                raise UserError(
-                    Setting("Farm", "grid", self.grid),
-                    f"{name} has no values, or one of them twice",
-                    "give a list of different values, as in {'SEED': [0, 1, 2]}",
-                )
+            remedy = "give a list of different values, as in {'SEED': [0, 1, 2]}"
+            problem = f"{name} has no values, or one of them twice"
+            if not isinstance(values, list | tuple):
+                problem = f"{name} has {values!r}, which is no list"
+            elif values and len(set(map(repr, values))) == len(values):
+                continue
+            raise UserError(Setting("Farm", "grid", self.grid), problem, remedy)
 
 
 @settings

@@ -14,7 +14,7 @@ import safetensors.numpy
 from etils import epath
 from flax import serialization, traverse_util
 
-from prompt_jax.backbone.formats import Checkpoint, Stored, files, hf, orbax
+from prompt_jax.backbone.formats import Checkpoint, Stored, files, hf, hf_tokenizer, orbax
 from prompt_jax.backbone.formats.names import T5X_TABLE, destination, hf_table
 from prompt_jax.backbone.formats.store import Store, chunk_shape, write_array
 from prompt_jax.backbone.weights import copy_into
@@ -175,6 +175,10 @@ def _tokenizer(target: epath.Path, vocabulary: str | None) -> dict[str, Any] | N
         return {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}
     name, data = files.vocabulary_file(vocabulary)
     (target / name).write_bytes(data)
+    whole = hf_tokenizer.with_bytes(data) if name == files.SPIECE else None
+    if whole is not None:
+        (target / files.TOKENIZER).write_text(whole)
+        return hf_tokenizer.CONFIG
     return {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}
 
 

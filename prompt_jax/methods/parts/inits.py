@@ -62,19 +62,19 @@ class UniformInit(DrawnInit):
 class SampledVocabInit(DrawnInit):
     """Rows of the embedding table, drawn from the first `population` ids without replacement.
 
-    SentencePiece orders pieces by frequency, so that these are the commonest ones, but for the ids
-    before them: padding, EOS, unknown and, in vocabularies that fall back to bytes (mT5's, nano's
-    and mnano's; not T5's), a piece of each byte. The released code of Lester et al. 2021 draws from
-    all of them. A prompt longer than the population is drawn with replacement.
+    Lester et al. 2021 restrict the draw to the 5,000 commonest pieces. SentencePiece orders pieces
+    by frequency, but for the ids before them: padding, EOS, unknown and, in vocabularies that fall
+    back to bytes (mT5's, nano's and mnano's; not T5's), a piece of each byte. These are no text,
+    and are left out; the released code draws from them too. A prompt longer than what is left is
+    drawn with replacement. Without a vocabulary, or with one of bytes alone, all ids count.
 
     Attributes:
       population: how many ids there are to draw from.
-      byte_pieces: whether those that are no text are among them, as in the released code; False
-        leaves them out, so that the first `population` ids less these are drawn from.
+      byte_pieces: whether those that are no text are among them, as in the released code.
     """
 
     population: int = 5000
-    byte_pieces: bool = True
+    byte_pieces: bool = False
 
     def check(self):
         if self.population < 1:
@@ -84,7 +84,7 @@ class SampledVocabInit(DrawnInit):
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         drawn = np.arange(min(self.population, len(embedding)))
-        if not self.byte_pieces:
+        if not self.byte_pieces and vocabulary is not None and vocabulary.path is not None:
             drawn = drawn[_are_text(drawn, vocabulary)]
         if len(drawn) == 0:
             raise UserError(
@@ -114,11 +114,12 @@ class ClassLabelInit(DrawnInit):
 
     Attributes:
       labels: the label texts; empty: those the task declares.
-      population: of the sampled rows.
+      population, byte_pieces: of the sampled rows, as of `SampledVocabInit`.
     """
 
     labels: tuple[str, ...] = ()
     population: int = 5000
+    byte_pieces: bool = False
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         labels = self.labels or choices
@@ -134,22 +135,27 @@ class ClassLabelInit(DrawnInit):
             )
         table = np.asarray(embedding, np.float32)
         known = [table[pieces_of(vocabulary, label)].mean(axis=0) for label in labels]
-        fill = SampledVocabInit(population=self.population)
+        fill = SampledVocabInit(population=self.population, byte_pieces=self.byte_pieces)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
         return np.concatenate([np.stack(known), rest])
 
 
 @settings
 class TextInit(DrawnInit):
-    """The embeddings of a text's pieces, in order; sampled vocabulary fills the rest."""
+    """The embeddings of a text's pieces, in order; sampled vocabulary fills the rest.
+
+    Attributes:
+      population, byte_pieces: of the sampled rows, as of `SampledVocabInit`.
+    """
 
     text: str
     population: int = 5000
+    byte_pieces: bool = False
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         ids = pieces_of(vocabulary, self.text)[:length]
         known = np.asarray(embedding, np.float32)[ids]
-        fill = SampledVocabInit(population=self.population)
+        fill = SampledVocabInit(population=self.population, byte_pieces=self.byte_pieces)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
         return np.concatenate([known, rest])
 
