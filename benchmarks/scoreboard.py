@@ -73,7 +73,7 @@ def bindings_of(cell: Cell, backbone: str, more: Sequence[str]) -> list[str]:
     bound += [f"Data.split={column.splits[0]}", f"Evaluation.split={column.splits[1]}"]
     if column.scored is not None:
         bound.append(f"Evaluation.task={column.scored}")
-    unlabelled = [NO_LABELS] if cell.row.recipe == PROMPT and not column.labels else []
+    unlabelled = NO_LABELS if cell.row.recipe == PROMPT and not column.labels else ()
     return [*bound, *column.bindings, *unlabelled, *cell.row.bindings, *more]
 
 

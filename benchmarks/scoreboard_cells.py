@@ -107,7 +107,7 @@ class Column:
 DRAWN = "Data.sampled_examples=20000"
 LONG = ("INPUT_LENGTH=128", "BATCH_SIZE=8")
 TAGS = ("INPUT_LENGTH=96", "BATCH_SIZE=12", DRAWN)
-NO_LABELS = "SoftPrompt.init=@SampledVocabInit()"
+NO_LABELS = ("SoftPrompt.init=@SampledVocabInit()", "SampledVocabInit.byte_pieces=True")
 COLUMNS = (
     Column("sst2", "glue_sst2", "accuracy", bindings=(DRAWN,), quick=True),
     Column("trec", "trec", "accuracy", ("train", "test"), quick=True),
