@@ -76,12 +76,24 @@ class Soak:
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "prompt_jax", "serve", "--backbone=nano", "--dtype=float32",
-            f"--port={self.port}", "--slots=8", "--input_length=32", f"--max_tokens={MAX_TOKENS}",
-            f"--prompt_root={self.folder / 'root'}", f"--admin_tokens={self.folder / 'admin'}",
-            f"--timeout={TIMEOUT}", f"--max_body={MOST_BODY}", "--queue=64", "--max_requests=32",
+            sys.executable,
+            "-m",
+            "prompt_jax",
+            "serve",
+            "--backbone=nano",
+            "--dtype=float32",
+            f"--port={self.port}",
+            "--slots=8",
+            "--input_length=32",
+            f"--max_tokens={MAX_TOKENS}",
+            f"--prompt_root={self.folder / 'root'}",
+            f"--admin_tokens={self.folder / 'admin'}",
+            f"--timeout={TIMEOUT}",
+            f"--max_body={MOST_BODY}",
+            "--queue=64",
+            "--max_requests=32",
             *(f"--prompt={name}={self.folder / 'root' / name}" for name in self.names),
-        ]  # fmt: skip
+        ]
         log = open(self.folder / "log", "a")  # noqa: SIM115 (the server's)
         self.server = subprocess.Popen(command, stderr=log)
 
@@ -259,14 +271,17 @@ class Soak:
         tenths = [int(np.median(part)) for part in np.array_split(after, 10) if len(part)]
         good = self.seconds or [0.0]
         return {
-            "wrong": len(self.wrong), "wrong_first": self.wrong[:3],
-            "without_reply": len(self.lost), "without_reply_first": self.lost[:3],
+            "wrong": len(self.wrong),
+            "wrong_first": self.wrong[:3],
+            "without_reply": len(self.lost),
+            "without_reply_first": self.lost[:3],
             "replies": dict(sorted(self.statuses.items())),
             "longest_seconds": round(self.longest, 2),
             "p50_seconds": round(float(np.percentile(good, 50)), 3),
             "p99_seconds": round(float(np.percentile(good, 99)), 3),
-            "resident_kib_by_tenth": tenths, "exit_code": self.code,
-        }  # fmt: skip
+            "resident_kib_by_tenth": tenths,
+            "exit_code": self.code,
+        }
 
 
 def main() -> None:

@@ -114,17 +114,17 @@ def _bare(file_name: str) -> str:
 
 def _split_in(stem: str) -> tuple[str, str, str] | None:
     """(what stands before it, the split, what stands after it) of the last word that names one."""
-    found = list(_WORD.finditer(stem))
-    if not found:
+    words = list(_WORD.finditer(stem))
+    if not words:
         return None
-    word = found[-1]
+    word = words[-1]
     return stem[: word.start()], WORDS[word[1]], stem[word.end() :]
 
 
 def _own(stem: str) -> tuple[str, str, str] | None:
     """As `_split_in`, of a word that begins or ends the stem but for the number of a part."""
-    found = _split_in(_PART.sub("", stem))
-    return found if found and (not found[0] or not found[2]) else None
+    parts = _split_in(_PART.sub("", stem))
+    return parts if parts and (not parts[0] or not parts[2]) else None
 
 
 def _beside(given: epath.Path) -> Files:
@@ -189,8 +189,8 @@ def _of_folder(folder: epath.Path) -> Files:
         for file in sorted(place.iterdir()) if place.is_dir() else ():
             if not file.name.endswith(ENDINGS) or not file.is_file():
                 continue
-            found = _split_in(_PART.sub("", _bare(file.name)))
-            split = named or (found and found[1])
+            parts = _split_in(_PART.sub("", _bare(file.name)))
+            split = named or (parts and parts[1])
             (by_split.setdefault(split, []) if split else others).append(file)
     if not by_split and others:
         by_split["train"] = others

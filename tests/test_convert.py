@@ -259,6 +259,6 @@ def test_parts_of_a_safetensors_file_are_read_alone(tmp_path, monkeypatch, apart
 def test_tensorstore_is_the_one_that_writes(tmp_path):
     """bfloat16 stays bfloat16 in zarr."""
     array = np.ones((2, 3), ml_dtypes.bfloat16)
-    store.write_array(store.Store(str(tmp_path)).spec, "x", store.Stored.held(array))
+    store.write_array(store.Store(str(tmp_path)).spec, "x", store.Stored.of(array))
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{tmp_path}/x/"}}
     assert tensorstore.open(spec).result().dtype.name == "bfloat16"

@@ -9,7 +9,7 @@ import pytest
 
 from prompt_jax import hosts
 from prompt_jax.cli.main import main
-from prompt_jax.hosts.rehearse import _environment, _free_port
+from prompt_jax.hosts.rehearse import environment, free_port
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_two_processes_answer_as_one_though_the_last_batch_is_uneven(
     assert main([*command, f"--predictions={tmp_path}/one.jsonl"]) == 0
     report = json.loads(capsys.readouterr().out)
     flags = [
-        f"--coordinator=127.0.0.1:{_free_port()}",
+        f"--coordinator=127.0.0.1:{free_port()}",
         "--processes=2",
         f"--predictions={tmp_path}/two.jsonl",
     ]
@@ -45,7 +45,7 @@ def test_two_processes_answer_as_one_though_the_last_batch_is_uneven(
     started = [
         subprocess.Popen(
             [*program, f"--process={n}"],
-            env=_environment(2),
+            env=environment(2),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

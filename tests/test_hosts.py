@@ -31,7 +31,7 @@ def run(arguments):
         print(hosts.number(), hosts.several(), hosts.writes())
         exec(body)
 
-main._run = run
+main.run_command = run
 sys.exit(main.main([]))
 """
 
@@ -116,7 +116,7 @@ def test_a_port_that_is_taken_is_one_line(start):
 def test_a_process_that_fails_is_named_by_the_others_and_has_its_own_line(start):
     """Its own exit code and line; the other one waits until JAX knows who it was."""
     fails = "from prompt_jax.errors import UserError; raise UserError('x', 'is wrong')"
-    first, second = ends(start(2, (0, "recipe", "meet._gather(0)"), (1, "recipe", fails)))
+    first, second = ends(start(2, (0, "recipe", "meet.gather(0)"), (1, "recipe", fails)))
     assert (second[0], second[2]) == (2, "prompt-jax: error: x: is wrong\n")
     assert first[0] == 1
     assert first[2].splitlines()[1].startswith("prompt-jax: error: process 1 failed, was killed or")
@@ -124,7 +124,7 @@ def test_a_process_that_fails_is_named_by_the_others_and_has_its_own_line(start)
 
 def test_a_process_without_the_first_one_ends_in_one_line(start):
     dies = "os.kill(os.getpid(), 9)"
-    first, second = ends(start(2, (0, "recipe", dies), (1, "recipe", "meet._gather(0)")))
+    first, second = ends(start(2, (0, "recipe", dies), (1, "recipe", "meet.gather(0)")))
     assert first[0] == second[0] == 1
     assert "error: this process was ended by SIGKILL" in first[2]
     assert second[2].startswith("prompt-jax: error: process 0 failed, was killed or stopped")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+import time
 from typing import Any
 
 import jax
@@ -166,10 +167,11 @@ def test_the_meter_gives_means():
     assert meter.record(2) is None
 
 
-def test_the_meter_tells_speed_compiling_and_memory():
+def test_the_meter_tells_speed_compiling_and_memory(monkeypatch):
     """Of a step of one second a tenth is compiling, which is no part of the speed."""
     meter = Meter(Speed(flops=1e6, peak=1e9))
-    meter._since -= 1.0
+    now = time.perf_counter()
+    monkeypatch.setattr(time, "perf_counter", lambda: now + 1.0)
     meter.add(step_metrics(), 3, tokens=90)
     jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 0.1)
     record = meter.record(1)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from prompt_jax.cli.main import main
-from prompt_jax.hosts.rehearse import _environment, _free_port
+from prompt_jax.hosts.rehearse import environment, free_port
 
 LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 
@@ -40,11 +40,11 @@ def test_two_processes_make_the_backbone_that_one_makes(tmp_path):
     bindings = [f"--gin.{name}={value}" for name, value in macros.items()]
     command = ["pretrain", "--gin_file=runs/pretrain_nano.gin", *bindings]
     program = [sys.executable, "-m", "prompt_jax", *command, f"--model_dir={tmp_path}/two"]
-    program += [f"--coordinator=127.0.0.1:{_free_port()}", "--processes=2", "--json"]
+    program += [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--json"]
     started = [
         subprocess.Popen(
             [*program, f"--process={n}"],
-            env=_environment(4),
+            env=environment(4),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

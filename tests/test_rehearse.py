@@ -18,7 +18,7 @@ from prompt_jax.cli.main import main
 from prompt_jax.data.digests import BatchDigests, different_steps, global_batches
 from prompt_jax.errors import UserError
 from prompt_jax.hosts import meet
-from prompt_jax.hosts.rehearse import Rehearsal, _environment, _free_port, prompt_difference
+from prompt_jax.hosts.rehearse import Rehearsal, environment, free_port, prompt_difference
 from prompt_jax.run.log import read_metrics
 
 
@@ -78,7 +78,7 @@ def start(tiny):
     begun = []
 
     def processes_of(model_dir, processes: int, *flags: str) -> list[subprocess.Popen]:
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         program = [
             sys.executable,
             "-m",
@@ -94,7 +94,7 @@ def start(tiny):
             begun.append(
                 subprocess.Popen(
                     [*program, f"--process={n}"],
-                    env=_environment(8 // processes),
+                    env=environment(8 // processes),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

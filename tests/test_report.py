@@ -136,7 +136,7 @@ def test_curves_are_means_with_bands(folders):
 
 
 def test_a_long_run_is_thinned_to_its_ends():
-    steps = charts._thinned(list(range(0, 100_000, 10)))
+    steps = charts.thinned(list(range(0, 100_000, 10)))
     assert len(steps) == charts.MOST_POINTS and (steps[0], steps[-1]) == (0, 99_990)
 
 

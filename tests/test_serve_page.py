@@ -126,8 +126,9 @@ def test_prompts_are_compared_side_by_side(tiny: Path, kinds, driver: Driver, tm
                 "return [...document.querySelectorAll('.facts')].filter("
                 "(f) => f.textContent.includes('score')).length == 3"
             )
-            texts = driver.run("return [...document.querySelectorAll('.text')].map("
-                               "(t) => t.textContent)")  # fmt: skip
+            texts = driver.run(
+                "return [...document.querySelectorAll('.text')].map((t) => t.textContent)"
+            )
             assert texts == [o.text for o in engine.generate(["say a"] * 3, names)]
         finally:
             runner.should_exit = True

@@ -56,8 +56,8 @@ def test_every_array_is_read_once_and_kept_in_the_dtype_asked_for(arrays, dtype)
     assert sorted(name for name, _ in reads) == sorted(arrays)
     rounded = {name: array.astype(dtype) for name, array in arrays.items()}
     assert {x.dtype.name for x in jax.tree.leaves(nnx.state(model))} == {dtype}
-    assert same(weights.held(model), rounded)
-    part = weights.held(model).stored[WO].read((slice(3, 7), slice(0, 5)))
+    assert same(weights.lazy_arrays(model), rounded)
+    part = weights.lazy_arrays(model).stored[WO].read((slice(3, 7), slice(0, 5)))
     assert np.array_equal(part, rounded[WO][3:7, :5])
 
 
@@ -71,7 +71,7 @@ def test_with_a_mesh_each_array_is_read_once_and_goes_where_it_belongs(arrays, s
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     for path, place in nnx.to_flat_state(places):
         assert flat[path].get_value().sharding == place.get_value(), path
-    assert same(weights.held(model), arrays)
+    assert same(weights.lazy_arrays(model), arrays)
 
 
 def test_a_process_reads_the_parts_of_its_own_devices(arrays):
@@ -199,7 +199,7 @@ def test_bfloat16_on_disk_is_not_widened(tmp_path, arrays):
     files.write(str(tmp_path), CONFIG, half, None)
     opened = files.open_folder(str(tmp_path))
     assert {one.dtype.name for one in opened.arrays.stored.values()} == {"bfloat16"}
-    assert same(weights.held(load_backbone(f"files:{tmp_path}").model), half)
+    assert same(weights.lazy_arrays(load_backbone(f"files:{tmp_path}").model), half)
 
 
 def test_of_several_processes_only_the_first_reads_all_for_the_digest(folder, monkeypatch):

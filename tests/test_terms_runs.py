@@ -186,8 +186,14 @@ def test_a_view_and_numbers_come_from_fields_of_the_rows(tiny, tmp_path):
         for n in range(8)
     ]
     (tmp_path / "rows.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = recipe("quickstart", tiny, f"TASK='{tmp_path}/rows.train.jsonl'", "Data.packed=False",
-                 "PROMPT_LENGTH=2", "TRAIN_STEPS=1")  # fmt: skip
+    run = recipe(
+        "quickstart",
+        tiny,
+        f"TASK='{tmp_path}/rows.train.jsonl'",
+        "Data.packed=False",
+        "PROMPT_LENGTH=2",
+        "TRAIN_STEPS=1",
+    )
     job = Run(run, epath.Path(tmp_path), jax.devices()[:1])
     words = job.backbone.vocabulary
     columns = (View("clean", "other"), Numbers("cached", ("score",)))

@@ -93,7 +93,7 @@ def load_backbone(
     model = weights.build(config, checkpoint.arrays, dtype, places, held_in)
     here = all(x.is_fully_addressable for x in jax.tree.leaves(nnx.state(model)))
     # What is held rounds to the same bfloat16 as what is stored, and need not be read again.
-    arrays = weights.held(model) if here and held_in is None else checkpoint.arrays
+    arrays = weights.lazy_arrays(model) if here and held_in is None else checkpoint.arrays
     total = digest_of(name, checkpoint, arrays) if here else agreed_digest(name, checkpoint)
     return Backbone(config, model, name, total, words, held_in)
 
@@ -254,7 +254,7 @@ def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> C
         vocabulary = "bytes"
     elif vocabulary is None and size in SHIPPED and (SHIPPED[size] / size).is_dir():
         vocabulary = open_shipped(size).vocabulary
-    return Checkpoint(config, weights.held(weights.init(config, int(seed or 0))), vocabulary)
+    return Checkpoint(config, weights.lazy_arrays(weights.init(config, int(seed or 0))), vocabulary)
 
 
 def _random_config(name: str, size: str, vocabulary: str | None) -> T5Config:

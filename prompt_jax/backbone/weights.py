@@ -192,7 +192,7 @@ def copy_into(out: np.ndarray, values: np.ndarray, tile: int = 128) -> None:
             out[i : i + tile, j : j + tile] = values[i : i + tile, j : j + tile]
 
 
-def held(model: T5) -> LazyArrays:
+def lazy_arrays(model: T5) -> LazyArrays:
     """T5X's per-layer names -> the arrays of a model, each fetched from the device when read."""
     arrays = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
@@ -222,7 +222,7 @@ def _layer(value: jax.Array, index: jax.Array) -> jax.Array:
 
 def arrays_of(model: T5) -> dict[str, np.ndarray]:
     """The inverse of `build`: T5X's per-layer names -> numpy arrays in the dtype held."""
-    return dict(held(model))
+    return dict(lazy_arrays(model))
 
 
 def init(config: T5Config, seed: int, param_dtype: str = "float32") -> T5:

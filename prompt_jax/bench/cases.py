@@ -142,7 +142,7 @@ def peak(bench: Bench) -> list[Row]:
     ours = Stepping(random_model(bench.config), bench.config, _padded(bench), FULL)
     measured = rates({"step": _Flops(ours, ours.flops), "product": _Product()}, bench.rounds)
     case = f"{bench.size}, {bench.batch} rows of 128 and 16 / product of {PEAK_SIDE}"
-    giga = {name: [rate / 1e9 for rate in found] for name, found in measured.items()}
+    giga = {name: [rate / 1e9 for rate in side] for name, side in measured.items()}
     return [compared(case, giga["step"], giga["product"], "GFLOP/s")]
 
 

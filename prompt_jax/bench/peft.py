@@ -86,8 +86,8 @@ class PeftStepping:
         inputs = self._padded([self.task.inputs[i] for i in rows], self.padded_to, 0)
         labels = self._padded([self.task.targets[i] for i in rows], None, -100)
         began = time.perf_counter()
-        said = self.model(input_ids=inputs, attention_mask=(inputs > 0).long(), labels=labels)
-        said.loss.backward()
+        output = self.model(input_ids=inputs, attention_mask=(inputs > 0).long(), labels=labels)
+        output.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return time.perf_counter() - began, self.rows

@@ -54,8 +54,8 @@ def bench(
         against=against,
         **chosen,
     )
-    found = report(name, run(name, settings))
+    measured = report(name, run(name, settings))
     if json:
-        print_json(found)
+        print_json(measured)
     else:
-        print_table(f"bench {name}, load {found['machine']['load']:.1f}", found["rows"])
+        print_table(f"bench {name}, load {measured['machine']['load']:.1f}", measured["rows"])

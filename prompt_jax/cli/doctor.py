@@ -58,8 +58,8 @@ def doctor(
     else:
         root = cfg.root
         staged = isinstance(root, Stages)
-        found = examine_stages(root, model_dir) if staged else examine(root, model_dir)
-        lines = [recipe_line(cfg.files), *found]
+        examined = examine_stages(root, model_dir) if staged else examine(root, model_dir)
+        lines = [recipe_line(cfg.files), *examined]
     failed = any(line.status == "fail" for line in lines)
     if json:
         print_json({"ok": not failed, "lines": [dataclasses.asdict(line) for line in lines]})

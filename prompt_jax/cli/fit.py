@@ -78,8 +78,8 @@ def fit(
     runs = shaped(root) if isinstance(root, Stages) else [root]
     pages = []
     for run in runs:
-        found = search(run, wanted, decode, batch is not None, mesh is not None)
-        pages.append(_page(found, price))
+        searched = search(run, wanted, decode, batch is not None, mesh is not None)
+        pages.append(_page(searched, price))
         if not json:
             _print(pages[-1], f"stage {len(pages)}: " if isinstance(root, Stages) else "")
     fits = all(page["fits"] for page in pages)
@@ -101,7 +101,7 @@ def _page(searched: "Search", price: float | None) -> dict[str, Any]:
     from prompt_jax.fit.verdict import verdict
 
     run, config, topology = searched.run, searched.config, searched.topology
-    facts = verdict(run, config, topology, searched.found, searched.decode, price)
+    facts = verdict(run, config, topology, searched.searched, searched.decode, price)
     return {**facts, "tried": searched.tried}
 
 

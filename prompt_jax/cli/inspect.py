@@ -96,10 +96,10 @@ def inspect(
 def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for facts in report["prompts"]:
         norms = ", ".join(f"{share} {v:.3g}" for share, v in facts["norms_of_pieces"].items())
-        for side, found in facts["sides"].items():
+        for side, rows in facts["sides"].items():
             title = (
                 f"{facts['prompt']}: {side}, nearest of {facts['compared_pieces']} pieces (norms "
-                f"{norms}); mean cosine between rows {found['mean_cosine_of_rows']:.3f}"
+                f"{norms}); mean cosine between rows {rows['mean_cosine_of_rows']:.3f}"
             )
             yield (
                 title,
@@ -110,7 +110,7 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]
                         "by cosine": _pieces(row["cosine"]),
                         "by Euclid": _pieces(row["euclid"]),
                     }
-                    for n, row in enumerate(found["rows"])
+                    for n, row in enumerate(rows["rows"])
                 ],
             )
         if "attention" in facts:
@@ -149,12 +149,12 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]
         yield title, [{"row": a, "of the other": b, "cosine": c} for a, b, c in facts["best_pairs"]]
 
 
-def _ablated(found: dict[str, Any], examples: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for side, rows in found["without"].items():
+def _ablated(scores: dict[str, Any], examples: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for side, rows in scores["without"].items():
         yield (
             f"{side}: scores without each row ({examples} examples)",
             [
-                {"without row": "none", **found["whole"]},
+                {"without row": "none", **scores["whole"]},
                 *({"without row": n, **metrics} for n, metrics in enumerate(rows)),
             ],
         )

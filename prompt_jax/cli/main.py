@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             with progress.shown(lambda line: print(line, file=sys.stderr, flush=True)):
-                return _run(arguments)
+                return run_command(arguments)
         except (BrokenPipeError, SystemExit) as error:
             if not _reader_has_gone(error, arguments):
                 raise
@@ -136,7 +136,8 @@ def _reader_has_gone(error: BaseException, arguments: list[str]) -> bool:
     return True
 
 
-def _run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Runs a verb with its flags and bindings; what it raises is `main`'s to explain."""
     rest, bindings = split_bindings(arguments)
     rest = [argument for argument in rest if argument != "--debug"]  # main has seen it
     command = typer.main.get_command(app)

@@ -19,7 +19,7 @@ def recycle(
         str,
         typer.Option("--output", metavar="DIR", help="Where to write the artefact for --backbone."),
     ],
-    how: Annotated[
+    kind: Annotated[
         str, typer.Option("--how", metavar="MAP", help="linear, combination or mlp.")
     ] = "linear",
     skip: Annotated[
@@ -54,7 +54,7 @@ def recycle(
     from prompt_jax.transfer.recycle import Fit
     from prompt_jax.transfer.recycle import recycle as write
 
-    fit = Fit(how, skip, pieces, ridge, seed)
+    fit = Fit(kind, skip, pieces, ridge, seed)
     record = write(prompt, source, backbone, output, fit)
     if json:
         print_json(record)

@@ -38,7 +38,7 @@ def families(tasks: list[dict]) -> dict[str, list[dict]]:
     A task whose name shares less is a family by itself.
 
     >>> glue = [{"name": f"glue_{name}"} for name in ("cola", "mnli", "rte", "sst2")]
-    >>> [(name, len(found)) for name, found in families([*glue, {"name": "trec"}]).items()]
+    >>> [(name, len(tasks)) for name, tasks in families([*glue, {"name": "trec"}]).items()]
     [('glue', 4), ('trec', 1)]
     """
     beginnings = {entry["name"]: _beginnings(entry["name"]) for entry in tasks}

@@ -66,10 +66,10 @@ def features(data: Source, layout: PromptLayout, columns: Sequence[Column]) -> A
         return data.features(layout)
     rows: list[Row] = [[]] * data.batch_size
     empty = TaskBatches([], [1.0], data, layout, 0)
-    found = empty.assemble(rows)
+    batch = empty.assemble(rows)
     for column in columns:
-        found |= filler(column, empty, None)(rows)
-    return found
+        batch |= filler(column, empty, None)(rows)
+    return batch
 
 
 def filler(column: Column, batches: TaskBatches, vocabulary: Any) -> Filler:
@@ -109,8 +109,8 @@ class ViewFiller:
         inputs = [
             [(piece.task, self.tokens[piece.task][piece.example]) for piece in row] for row in rows
         ]
-        found = self.batches.encoder_features(inputs)
-        return {f"{self.column.name}/{name}": found[name] for name in ENCODER_FEATURES}
+        arrays = self.batches.encoder_features(inputs)
+        return {f"{self.column.name}/{name}": arrays[name] for name in ENCODER_FEATURES}
 
 
 class LabelFiller:
@@ -130,8 +130,8 @@ class LabelFiller:
             self.numbers.append([numbers[target] for target in targets])
 
     def __call__(self, rows: Sequence[Row]) -> Arrays:
-        found = [self.numbers[row[0].task][row[0].example] if row else -1 for row in rows]
-        return {self.column.name: np.asarray(found, np.int32)}
+        labels = [self.numbers[row[0].task][row[0].example] if row else -1 for row in rows]
+        return {self.column.name: np.asarray(labels, np.int32)}
 
 
 class NumbersFiller:
@@ -149,8 +149,8 @@ class NumbersFiller:
             raise UserError(f"column {column.name!r}", f"{names}: not all are numbers") from None
 
     def __call__(self, rows: Sequence[Row]) -> Arrays:
-        found = np.zeros((len(rows), len(self.column.fields)), np.float32)
+        values = np.zeros((len(rows), len(self.column.fields)), np.float32)
         for b, row in enumerate(rows):
             for piece in row:
-                found[b] = self.values[piece.task][piece.example]
-        return {self.column.name: found}
+                values[b] = self.values[piece.task][piece.example]
+        return {self.column.name: values}

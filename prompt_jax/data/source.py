@@ -188,7 +188,7 @@ class TaskBatches:
     def _row_length(self, columns: list[np.ndarray], decoder: int) -> int:
         """Columns of text in a row; UserError where a text is longer than the recipe's rows."""
         data, lengths = self.data, [task.lengths[:, 0] for task in self.tasks if len(task)]
-        longest = max((int(found.max()) for found in lengths), default=0)
+        longest = max((int(of_task.max()) for of_task in lengths), default=0)
         if data.row_length is None:
             if self.layout.computed_once and data.packed and longest:
                 return row_length(np.concatenate(columns), data.input_length, decoder)
@@ -231,12 +231,12 @@ class TaskBatches:
     ) -> dict[str, np.ndarray]:
         """The encoder's features of rows of (task, tokens), laid out as `assemble` does."""
         shape = (len(rows), self.capacity[0])
-        found = {name: np.zeros(shape, np.int32) for name in ENCODER_FEATURES}
+        features = {name: np.zeros(shape, np.int32) for name in ENCODER_FEATURES}
         for b, row in enumerate(rows):
             at = 0
             for segment, (task, tokens) in enumerate(row, start=1):
-                at = _write(found, b, at, self._encoder(tokens, segment, task))
-        return found
+                at = _write(features, b, at, self._encoder(tokens, segment, task))
+        return features
 
     def _encoder(self, tokens, segment: int, task: int) -> dict[str, np.ndarray]:
         slots = encoder_slots(tokens, self.layout, self.tasks[task].name)

@@ -108,8 +108,8 @@ def check_labels(facts: Facts) -> Line:
     if not labels:
         if lost := facts.never_equal:
             target, back = next(iter(lost.items()))
-            told = f"{len(lost)} targets come back as others: {target[:40]!r} as {back[:40]!r}"
-            return Line("labels", "warn", told, "a metric of equal texts misses them")
+            problem = f"{len(lost)} targets come back as others: {target[:40]!r} as {back[:40]!r}"
+            return Line("labels", "warn", problem, "a metric of equal texts misses them")
         return Line("labels", "ok", f"no classification: over {MOST_LABELS} targets")
     words, limit = facts.words, facts.run.data.target_length
     longest = max(labels, key=lambda label: pieces(words, label))

@@ -31,15 +31,15 @@ class Facts:
     def __init__(self, run: Train, model_dir: str):
         self.run, self.model_dir = run, model_dir
         self.checking = ""
-        self._found: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {}
 
     def _need(self, name: str, owner: str, find: Callable[[], Any]) -> Any:
-        if name not in self._found:
+        if name not in self._facts:
             try:
-                self._found[name] = find()
+                self._facts[name] = find()
             except UserError as error:
-                self._found[name] = error
-        fact = self._found[name]
+                self._facts[name] = error
+        fact = self._facts[name]
         if not isinstance(fact, UserError):
             return fact
         if self.checking == owner:
@@ -162,11 +162,11 @@ def _metrics(run: Train, held_out: Mapping[str, Sequence[Example]]) -> dict[str,
 
 
 def _never_equal(facts: Facts) -> dict[str, str]:
-    found: dict[str, str] = {}
+    odd: dict[str, str] = {}
     for by_task in (facts.examples, facts.held_out):
         for task, examples in by_task.items():
-            found |= expected.never_equal(task, _spread(examples), facts.words)
-    return found
+            odd |= expected.never_equal(task, _spread(examples), facts.words)
+    return odd
 
 
 def _spread(examples: Sequence[Example]) -> Sequence[Example]:

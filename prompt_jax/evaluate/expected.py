@@ -78,8 +78,8 @@ def never_equal(
             continue
         back = vocabulary.decode(vocabulary.encode(target))
         if back != target:
-            said = [post(text, example=example, is_target=False) for text in (back, target)]
-            back = target if said[0] == said[1] else back
+            posted = [post(text, example=example, is_target=False) for text in (back, target)]
+            back = target if posted[0] == posted[1] else back
         seen[target] = back
     return {target: back for target, back in seen.items() if target != back}
 

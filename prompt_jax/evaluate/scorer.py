@@ -118,7 +118,7 @@ class TaskScorer:
                 Question(ids, prompts[t], (str(e["targets"]),), task=task.name)
                 for ids, e in zip(task.inputs, task.examples, strict=True)
             ]
-            scores = [said.score for said in ranker(model, questions, between)]
+            scores = [ranked.score for ranked in ranker(model, questions, between)]
             pairs = zip(answers[t], scores, strict=True)
             answers[t] = [answer._replace(target_score=score) for answer, score in pairs]
         return answers

@@ -77,8 +77,8 @@ def task_metrics(
 
 def _scores(answers: Sequence[Answer]) -> np.ndarray | None:
     """float32 [examples]; None where they were not asked for."""
-    found = [answer.target_score for answer in answers]
-    return None if None in found else np.asarray(found, np.float32)
+    scores = [answer.target_score for answer in answers]
+    return None if None in scores else np.asarray(scores, np.float32)
 
 
 def _kind(metric: Any) -> str:

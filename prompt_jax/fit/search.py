@@ -40,7 +40,7 @@ class Search:
     topology: Topology
     decode: bool
     tried: list[dict[str, Any]] = field(default_factory=list)
-    found: Any = None  # Analysis
+    analysis: Any = None  # Analysis
 
     def analyse(self, run: Train) -> tuple[Analysis, dict[str, Any]]:
         analysis = analyse(run, self.topology, self.decode)
@@ -68,8 +68,8 @@ def search(run: Train, topology: Topology, decode: bool, batch: bool, mesh: bool
         _best_mesh(result)
     if batch:
         _largest_batch(result)
-    if result.found is None:
-        result.found = analyse(run, topology, decode)
+    if result.analysis is None:
+        result.analysis = analyse(run, topology, decode)
     return result
 
 
@@ -93,7 +93,7 @@ def _best_mesh(result: Search) -> None:
         if best is None or key < best[0]:
             best = (key, run, analysis)
     assert best is not None
-    _, result.run, result.found = best
+    _, result.run, result.analysis = best
 
 
 def _estimates(result: Search) -> Iterator[tuple[tuple[bool, float], sharding.MeshShape]]:
@@ -149,7 +149,7 @@ def _largest_batch(result: Search) -> None:
     best = largest(fits, lambda u: tries[u][1]["memory"], max(1, rows // unit))
     if best == 0:
         raise RunError(f"not even {unit} rows fit on {result.topology.name}: {result.tried[-1]}")
-    result.run, result.found = with_rows(run, best * unit, decode), tries[best][0]
+    result.run, result.analysis = with_rows(run, best * unit, decode), tries[best][0]
 
 
 def largest(fits: Any, memory: Any, start: int) -> int:

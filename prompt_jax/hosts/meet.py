@@ -85,20 +85,20 @@ def joined(place: Place | None, timeout: int, about: str = "") -> Iterator[None]
         _roll_call(f"{place.processes} {about}")
         yield
     except Preempted:
-        _gather(0)
+        gather(0)
         jax.distributed.shutdown()
         raise
     except Exception as error:
         time.sleep(0 if isinstance(error, UserError) else HEARTBEAT + 5)  # until JAX knows who
         raise
-    _gather(0)  # waits for the others, however long one of them still writes
+    gather(0)  # waits for the others, however long one of them still writes
     jax.distributed.shutdown()
 
 
 def _roll_call(about: str) -> None:
     """Process 0 says who is there; UserError in all where some were started differently."""
     run = hashlib.sha256(f"{__version__} {about}".encode()).hexdigest()
-    rows = _gather([*f"{run} {socket.gethostname()}".encode().ljust(512)])
+    rows = gather([*f"{run} {socket.gethostname()}".encode().ljust(512)])
     runs, hosts = zip(*(bytes(row.tolist()).decode().split() for row in rows), strict=True)
     names = [f"{number} {host}" for number, host in enumerate(hosts)]
     if others := [names[i] for i, one in enumerate(runs) if one != runs[0]]:
@@ -108,7 +108,7 @@ def _roll_call(about: str) -> None:
         print(f"all {len(names)} processes answered: {', '.join(names)}", file=sys.stderr)
 
 
-def _gather(value: Any) -> Any:
+def gather(value: Any) -> Any:
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -132,7 +132,7 @@ def writes() -> bool:
 
 def check_same(what: str, value: int) -> None:
     """Refuses a run whose processes see different things, such as folders of their own."""
-    seen = _gather(value).tolist() if several() else [value]
+    seen = gather(value).tolist() if several() else [value]
     if len(set(seen)) > 1:
         raise UserError(
             f"{what} by process", str(seen), "give all the same files and one --model_dir"

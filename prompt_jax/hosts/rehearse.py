@@ -171,7 +171,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> list[subprocess.Popen]:
-        port = _free_port()
+        port = free_port()
         program = [sys.executable, "-m", "prompt_jax", "train", *self.plan.arguments]
         program += [f"--model_dir={self.folder}", "--batch_digests"]
         if self.processes > 1:
@@ -181,7 +181,7 @@ class _Run:
             one = [*program, f"--process={number}"] if self.processes > 1 else program
             with open(self.log(number), "wb") as log:
                 started.append(
-                    subprocess.Popen(one, stdout=log, stderr=log, env=_environment(self.devices))
+                    subprocess.Popen(one, stdout=log, stderr=log, env=environment(self.devices))
                 )
         return started
 
@@ -273,12 +273,12 @@ def _bytes(folder: Path) -> bytes:
     return next(path for path in paths if path.exists()).read_bytes()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def _environment(devices: int) -> dict[str, str]:
+def environment(devices: int) -> dict[str, str]:
     """This process's, but on the CPU with so many devices, and of no other run."""
     environment = {k: v for k, v in os.environ.items() if k not in PLACE}
     flags = [f for f in environment.get("XLA_FLAGS", "").split() if DEVICE_COUNT not in f]

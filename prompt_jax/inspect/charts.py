@@ -68,7 +68,7 @@ def _curves(
             for run in group.runs
         ]
         by_group.append([curve for curve in runs if curve])
-    steps = _thinned(sorted({step for runs in by_group for curve in runs for step in curve}))
+    steps = thinned(sorted({step for runs in by_group for curve in runs for step in curve}))
     series = []
     for group, runs in zip(groups, by_group, strict=True):
         if not runs:
@@ -92,7 +92,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _thinned(steps: list[int]) -> list[int]:
+def thinned(steps: list[int]) -> list[int]:
     """At most MOST_POINTS of the steps, the first and the last among them."""
     if len(steps) <= MOST_POINTS:
         return steps

@@ -161,13 +161,13 @@ def _runs(groups: Sequence[Group]) -> Table | None:
     rows = []
     for group in groups:
         run, seeds = group.first, [r.seed for r in group.runs if r.seed is not None]
-        told = run.manifest
+        manifest = run.manifest
         rows.append(
             {
                 "runs": group.label,
-                "method": told.get("method"),
-                "task": told.get("task"),
-                "backbone": told.get("backbone", {}).get("name"),
+                "method": manifest.get("method"),
+                "task": manifest.get("task"),
+                "backbone": manifest.get("backbone", {}).get("name"),
                 "seeds": ", ".join(map(str, sorted(seeds))) or None,
                 "step": max((r["step"] for one in group.runs for r in one.records), default=None),
                 "of": run.settings.get("TRAIN_STEPS", run.settings.get("Train.steps")),

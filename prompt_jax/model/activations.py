@@ -1,4 +1,4 @@
-"""What a T5 computes between its weights: which of it the backward pass finds kept, and where it
+"""What a T5 computes between its weights: which of it is saved for the backward pass, and where it
 lies on a mesh.
 
 Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198): what lies between two layers is the same
@@ -16,19 +16,19 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-KEPT = "kept"
+SAVED = "saved"
 
-REMAT = {  # config.remat: what the backward pass finds kept, layer by layer
+REMAT = {  # config.remat: what is saved for the backward pass, layer by layer
     "none": None,  # all that it needs
     "full": jax.checkpoint_policies.nothing_saveable,  # a layer's input
     # and queries, keys, values, halves of the MLP, sums: not norms, dropout and attention weights
-    "dots": jax.checkpoint_policies.save_only_these_names(KEPT),
+    "dots": jax.checkpoint_policies.save_only_these_names(SAVED),
 }
 
 
-def kept(x: jax.Array) -> jax.Array:
-    """x, which `dots` keeps."""
-    return checkpoint_name(x, KEPT)
+def saveable(x: jax.Array) -> jax.Array:
+    """x, which `dots` saves for the backward pass."""
+    return checkpoint_name(x, SAVED)
 
 
 def within(mesh: Mesh, function: Callable) -> Callable:

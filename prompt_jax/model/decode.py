@@ -363,15 +363,15 @@ def beam_search(
         parent, token = flat // V, flat % V
         ids = _pick(s.live, parent).at[:, :, s.i].set(token)
         ended = token == EOS
-        live_logp, kept = jax.lax.top_k(jnp.where(ended, NOTHING, logp), K)
+        live_logp, chosen = jax.lax.top_k(jnp.where(ended, NOTHING, logp), K)
         real = ended & (logp > NOTHING / 2)  # false for what follows a place without a hypothesis
         score = jnp.where(real, logp / _length_penalty(s.i + 1, alpha), NOTHING)
         all_score = jnp.concatenate([s.done_score, score], axis=1)
         done_score, best = jax.lax.top_k(all_score, K)
         done = _pick(jnp.concatenate([s.done, ids], axis=1), best)
-        rows = (jnp.arange(B)[:, None] * K + _pick(parent, kept)).reshape(B * K)
+        rows = (jnp.arange(B)[:, None] * K + _pick(parent, chosen)).reshape(B * K)
         grown = cache.continue_from(grown, rows)
-        return _Beams(s.i + 1, _pick(ids, kept), live_logp, done, done_score, grown)
+        return _Beams(s.i + 1, _pick(ids, chosen), live_logp, done, done_score, grown)
 
     empty, free = jnp.zeros((B, K, N), jnp.int32), jnp.full((B, K), NOTHING)
     first = free.at[:, 0].set(0.0)

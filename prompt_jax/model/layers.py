@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.model.activations import kept
+from prompt_jax.model.activations import saveable
 from prompt_jax.model.bundle import NOWHERE, AttentionEdit, DenseEdit, LayerEdit
 from prompt_jax.model.quantised import matmul
 
@@ -59,7 +59,7 @@ class Dense(nnx.Module):
         y = matmul(x, self.kernel[...].astype(x.dtype))
         if edit.a is not None and edit.b is not None:
             y = y + (x @ edit.a.astype(x.dtype)) @ edit.b.astype(x.dtype)
-        return kept(_scaled(y, edit.output_scale))
+        return saveable(_scaled(y, edit.output_scale))
 
 
 def _scaled(x_BTI, scale) -> jax.Array:

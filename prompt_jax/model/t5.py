@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.model.activations import REMAT, kept, split, unsplit
+from prompt_jax.model.activations import REMAT, saveable, split, unsplit
 from prompt_jax.model.bundle import (
     NO_PROMPT,
     LayerEdit,
@@ -86,7 +86,7 @@ class EncoderLayer(nnx.Module):
         y = self.pre_attention_layer_norm(x)
         now = self.attention.keys_values(y, edit.attention)
         y = self.attention(y, now, bias, mask, edit.attention, k[0])
-        x = kept(split(x + dropout(y, rate, k[1])))
+        x = saveable(split(x + dropout(y, rate, k[1])))
         y = self.mlp(self.pre_mlp_layer_norm(x), edit, k[2])
         return split(x + dropout(y, rate, k[3])), now
 
@@ -120,10 +120,10 @@ class DecoderLayer(nnx.Module):
         if self.config.relpos_per_layer:
             bias = self.relpos_bias(*places)
         y = self.self_attention(y, now, bias, mask, edit.attention, k[0])
-        x = kept(split(x + dropout(y, rate, k[1])))
+        x = saveable(split(x + dropout(y, rate, k[1])))
         y = self.pre_cross_attention_layer_norm(x)
         y = self.encoder_decoder_attention(y, cross, None, cross_mask, edit.cross, k[2])
-        x = kept(split(x + dropout(y, rate, k[3])))
+        x = saveable(split(x + dropout(y, rate, k[3])))
         y = self.mlp(self.pre_mlp_layer_norm(x), edit, k[4])
         return split(x + dropout(y, rate, k[5])), cache
 

@@ -105,12 +105,12 @@ class FixedPass(Pass):
 
     @cached_property
     def decoded(self) -> jax.Array:
-        found = self._t5.decode(self.encoded, self.batch, self._seen)
+        decoded = self._t5.decode(self.encoded, self.batch, self._seen)
         width, shift = self._columns
         if shift:  # the teacher's decoder rows are more, or fewer, than the run's
             columns = jnp.clip(jnp.arange(width - shift) + shift, 0, width - 1)
-            found = found[:, columns]
-        return jax.lax.stop_gradient(found)
+            decoded = decoded[:, columns]
+        return jax.lax.stop_gradient(decoded)
 
     @cached_property
     def logits(self) -> jax.Array:

@@ -180,8 +180,8 @@ def check_groups(rates: Mapping[str, float], method: Any, terms: Iterable[str] =
     known = sorted({OTHERS, *method.groups.values(), *terms})
     for name, rate in rates.items():
         if name not in known:
-            told = f"{type(method).__name__} has {', '.join(known)}"
-            raise UserError("Train.group_rates", f"no group {name!r}", told)
+            groups = f"{type(method).__name__} has {', '.join(known)}"
+            raise UserError("Train.group_rates", f"no group {name!r}", groups)
         if rate < 0:
             raise UserError(f"Train.group_rates[{name!r}] = {rate}", remedy="give 0 or more")
 

@@ -32,9 +32,9 @@ class ProGrad(GradRule):
 
     def of(self, grads: Mapping[str, Any]) -> Any:
         """One gradient of those of the parts."""
-        kept = jax.tree.map(self._without_conflict, grads["Loss"], grads["FrozenKL"])
+        without = jax.tree.map(self._without_conflict, grads["Loss"], grads["FrozenKL"])
         others = [g for name, g in grads.items() if name not in ("Loss", "FrozenKL")]
-        return jax.tree.map(lambda *parts: sum(parts), kept, *others)
+        return jax.tree.map(lambda *parts: sum(parts), without, *others)
 
     def _without_conflict(self, wanted: jax.Array, general: jax.Array) -> jax.Array:
         dot, size = jnp.vdot(wanted, general), jnp.vdot(general, general)

@@ -27,11 +27,11 @@ def entries(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"--from={folder}", "no such folder", "give one that holds prompts")
-    found = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))}
-    found |= {path.stem: path for path in sorted(folder.glob("*.npy"))}
-    if not found:
+    prompts = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{MANIFEST}"))}
+    prompts |= {path.stem: path for path in sorted(folder.glob("*.npy"))}
+    if not prompts:
         raise UserError(f"--from={folder}", "holds neither an artefact nor a .npy")
-    return found
+    return prompts
 
 
 def facts(name: str, path: Path) -> dict[str, Any]:
@@ -61,13 +61,13 @@ def get(name: str, folder: Path, output: str) -> dict[str, Any]:
     Raises:
       UserError: no such prompt; `output` is there.
     """
-    found, target = entries(folder), Path(output)
-    if name not in found:
-        raise UserError(f"gallery get {name}", "no such prompt", nearest(name, found))
+    prompts, target = entries(folder), Path(output)
+    if name not in prompts:
+        raise UserError(f"gallery get {name}", "no such prompt", nearest(name, prompts))
     if target.exists():
         raise UserError(f"--output={output}", "is there already", "give a new name")
-    about = facts(name, found[name])
+    about = facts(name, prompts[name])
     target.parent.mkdir(parents=True, exist_ok=True)
-    copy = shutil.copytree if found[name].is_dir() else shutil.copyfile
-    copy(found[name], target)
+    copy = shutil.copytree if prompts[name].is_dir() else shutil.copyfile
+    copy(prompts[name], target)
     return about

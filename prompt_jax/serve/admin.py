@@ -69,8 +69,8 @@ class Admin:
                     raise HttpError(422, "a part of the form is no file", "body")
                 base = Path((part.filename or "").replace("\\", "/")).name
                 if base not in FILES:
-                    told = f"{base[:80]!r} is no file of a prompt; give {', '.join(FILES)}"
-                    raise HttpError(422, told, "body")
+                    problem = f"{base[:80]!r} is no file of a prompt; give {', '.join(FILES)}"
+                    raise HttpError(422, problem, "body")
                 files[base] = await part.read()
         if not files:
             raise HttpError(422, "no file", "body")
@@ -84,8 +84,8 @@ class Admin:
 
     def _from_root(self, name: str, source: str) -> dict[str, Any]:
         if self.root is None:
-            told = "the server has no --prompt_root; upload the files"
-            raise HttpError(403, told, "source")
+            problem = "the server has no --prompt_root; upload the files"
+            raise HttpError(403, problem, "source")
         path = below(self.root, source)
         return self._load(name, path, str(self.root), "--prompt_root")
 
@@ -128,8 +128,8 @@ def below(root: str, source: str) -> str:
     parts = source.partition("?")[0].split("/")
     bad = not source or "\\" in source or "\0" in source or ":" in source
     if bad or any(part in ("", ".", "..") for part in parts):
-        told = "source: give an entry below --prompt_root, such as sst2/best"
-        raise HttpError(422, told, "source")
+        problem = "source: give an entry below --prompt_root, such as sst2/best"
+        raise HttpError(422, problem, "source")
     if not is_local(root):
         return f"{root.rstrip('/')}/{source}"
     top = Path(root).resolve()

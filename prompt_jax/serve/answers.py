@@ -114,8 +114,8 @@ class Answers:
 
     def limit(self, inputs: Sequence[Any]) -> None:
         if len(inputs) > self.limits.inputs:
-            told = f"{len(inputs)} inputs, at most {self.limits.inputs} are taken at a time"
-            raise HttpError(422, told, "inputs")
+            problem = f"{len(inputs)} inputs, at most {self.limits.inputs} are taken at a time"
+            raise HttpError(422, problem, "inputs")
 
     def seconds(self, given: float | None) -> float:
         return self.limits.seconds if given is None else min(given, self.limits.seconds)
@@ -130,9 +130,11 @@ class Answers:
     def decode(self, asks: Sequence[Ask], asked: schema.Sampled) -> None:
         """Says how the asks are to be written."""
         most = self.engine.max_tokens if asked.max_tokens is None else asked.max_tokens
-        how = Decoding(most, asked.temperature, asked.top_k, asked.top_p, asked.seed, asked.stops)
+        decoding = Decoding(
+            most, asked.temperature, asked.top_k, asked.top_p, asked.seed, asked.stops
+        )
         for number, ask in enumerate(asks):
-            ask.decoding = self.engine.checked(how._replace(seed=asked.seed + number))
+            ask.decoding = self.engine.checked(decoding._replace(seed=asked.seed + number))
 
     async def answered(self, request: Request, asks: Sequence[Ask]) -> None:
         """Until all asks are done; HttpError where the deadline passes or the client goes."""

@@ -195,7 +195,7 @@ class Engine:
           RunError: the engine is closed or has failed.
         """
         asks = self.asks(inputs, prompt, timeout)
-        how = Decoding(
+        decoding = Decoding(
             self.max_tokens if max_tokens is None else max_tokens,
             temperature,
             top_k,
@@ -204,7 +204,7 @@ class Engine:
             tuple(stop),
         )
         for number, ask in enumerate(asks):
-            ask.decoding = self.checked(how._replace(seed=seed + number))
+            ask.decoding = self.checked(decoding._replace(seed=seed + number))
         self.worker.feed(asks)
         return [ask.result() for ask in asks]
 
@@ -226,10 +226,10 @@ class Engine:
         An iterator that is closed early cancels the request. Raises: as `generate`.
         """
         limit = self.max_tokens if max_tokens is None else max_tokens
-        how = Decoding(limit, temperature, top_k, top_p, seed, tuple(stop))
+        decoding = Decoding(limit, temperature, top_k, top_p, seed, tuple(stop))
         box: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         [ask] = self.asks([text], prompt, timeout)
-        ask.decoding, ask.listener = self.checked(how), box.put
+        ask.decoding, ask.listener = self.checked(decoding), box.put
         self.worker.feed([ask])
         try:
             while (piece := box.get()) is not None:
@@ -316,8 +316,8 @@ class Engine:
         names = [prompt] * len(inputs) if prompt is None or isinstance(prompt, str) else [*prompt]
         entries = [self.find(name) for name in names]
         if len(names) != len(inputs):
-            told = f"{len(names)} names for {len(inputs)} inputs"
-            raise UserError("prompt", told, "give one, or one for each")
+            problem = f"{len(names)} names for {len(inputs)} inputs"
+            raise UserError("prompt", problem, "give one, or one for each")
         deadline = None if timeout is None else time.monotonic() + timeout
         return [
             Ask(
@@ -329,26 +329,26 @@ class Engine:
             for number, (text, entry) in enumerate(zip(inputs, entries, strict=True))
         ]
 
-    def checked(self, how: Decoding) -> Decoding:
-        """`how`; UserError where it asks for what there is not."""
-        how.check(self.max_tokens)
-        if how.stop and self.backbone.vocabulary is None:
+    def checked(self, decoding: Decoding) -> Decoding:
+        """`decoding`; UserError where it asks for what there is not."""
+        decoding.check(self.max_tokens)
+        if decoding.stop and self.backbone.vocabulary is None:
             raise UserError("stop", "strings need a vocabulary", "give one to the backbone")
-        return how
+        return decoding
 
     def _ids(self, value: Input, number: int) -> np.ndarray:
         """int32 [n] that ends in EOS."""
         ids = self._encoded(value, f"inputs[{number}]")
         if len(ids) > self.input_length:
-            told = f"has {len(ids)} tokens, at most {self.input_length} fit"
-            raise UserError(f"inputs[{number}]", told, "shorten it")
+            problem = f"has {len(ids)} tokens, at most {self.input_length} fit"
+            raise UserError(f"inputs[{number}]", problem, "shorten it")
         return ids
 
     def _choice(self, choice: str) -> np.ndarray:
         ids = self._encoded(choice, "choices")
         if len(ids) > self.max_tokens:
-            told = f"{choice!r} has {len(ids)} tokens, at most {self.max_tokens} fit"
-            raise UserError("choices", told, "shorten it")
+            problem = f"{choice!r} has {len(ids)} tokens, at most {self.max_tokens} fit"
+            raise UserError("choices", problem, "shorten it")
         return ids
 
     def _encoded(self, value: Input, where: str) -> np.ndarray:
@@ -399,8 +399,8 @@ class Engine:
         """The bytes of the slots of a shape."""
         columns = shape.frame.decoder_rows + shape.tokens
         width = shape.widths[-1]
-        held = cache.cache_bytes(self.backbone.config, shape.slots, width, columns)
-        return held + shape.frame.own_bytes(shape.slots)
+        size = cache.cache_bytes(self.backbone.config, shape.slots, width, columns)
+        return size + shape.frame.own_bytes(shape.slots)
 
 
 def choices_of(choices, count: int) -> list[tuple[str, ...]]:
@@ -409,14 +409,14 @@ def choices_of(choices, count: int) -> list[tuple[str, ...]]:
         raise UserError("choices", repr(choices), "give a list of texts")
     each = [choices] * count if isinstance(choices[0], str) else list(choices)
     if len(each) != count:
-        told = f"{len(each)} lists for {count} inputs"
-        raise UserError("choices", told, "give one list, or one for each")
+        problem = f"{len(each)} lists for {count} inputs"
+        raise UserError("choices", problem, "give one list, or one for each")
     for row in each:
         if isinstance(row, str) or not row or not all(isinstance(choice, str) for choice in row):
             raise UserError("choices", repr(row)[:80], "give lists of texts")
         if len(row) > MOST_CHOICES or len(set(row)) < len(row):
-            told = f"{len(row)} choices, {len(set(row))} of them different"
-            raise UserError("choices", told, f"give up to {MOST_CHOICES}, each once")
+            problem = f"{len(row)} choices, {len(set(row))} of them different"
+            raise UserError("choices", problem, f"give up to {MOST_CHOICES}, each once")
     return [tuple(row) for row in each]
 
 

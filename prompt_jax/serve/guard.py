@@ -63,8 +63,8 @@ class Tokens:
 
 
 def _among(given: str, tokens: Sequence[str]) -> bool:
-    found = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
-    return bool(given) and any(found)
+    equal = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+    return bool(given) and any(equal)
 
 
 class Guard:

@@ -50,8 +50,8 @@ class _OfEngine:
 
     def collect(self) -> Iterable[Metric]:
         worker, table = self.engine.worker, self.engine.table
-        told = "Tokens written."
-        yield CounterMetricFamily("prompt_jax_generated_tokens", told, value=worker.tokens)
+        about = "Tokens written."
+        yield CounterMetricFamily("prompt_jax_generated_tokens", about, value=worker.tokens)
         slots = 0 if worker.shape is None else worker.shape.slots
         size = sum(entry.facts["bytes"] for entry in table.values())
         gauges = {
@@ -61,8 +61,8 @@ class _OfEngine:
             "prompts": ("Prompts loaded.", len(table)),
             "prompt_bytes": ("Their arrays.", size),
         }
-        for name, (told, value) in gauges.items():
-            yield GaugeMetricFamily(f"prompt_jax_{name}", told, value=value)
+        for name, (about, value) in gauges.items():
+            yield GaugeMetricFamily(f"prompt_jax_{name}", about, value=value)
 
 
 class Log:

@@ -141,14 +141,14 @@ def kinds_of(names: str) -> tuple[str, ...]:
 
 def named_prompts(values: Sequence[str]) -> dict[str, str]:
     """`NAME=DIR` of every --prompt; UserError where one is not, or a name comes twice."""
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if not (equals and name and path):
             raise UserError(f"--prompt={value}", "is not NAME=DIR", "give a name and a folder")
         if re.fullmatch(NAME, name) is None:
             raise UserError(f"--prompt={value}", f"the name {name!r} will not do", NAME_REMEDY)
-        if name in found:
+        if name in folders:
             raise UserError(f"--prompt={value}", f"{name!r} is there twice", "give another name")
-        found[name] = path
-    return found
+        folders[name] = path
+    return folders

@@ -180,11 +180,11 @@ def read_entry(path: str) -> Prompt:
                 if (folder / name).exists():
                     (Path(scratch) / name).write_bytes((folder / name).read_bytes())
             try:
-                found = peft.read(scratch)
+                adapter = peft.read(scratch)
             except UserError as error:
                 where = str(error.where).replace(scratch, path)
                 raise UserError(where, error.problem, error.remedy) from None
-        return Prompt(found.arrays, found.manifest, path)
+        return Prompt(adapter.arrays, adapter.manifest, path)
     return load_prompt(path)
 
 
@@ -196,8 +196,8 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
     """
     if "peft" in prompt.manifest:
         named = {"name": backbone.name, "digest": backbone.digest}
-        told = {"method": prompt.manifest["peft"]["peft_type"], "backbone": named}
-        manifest = {"tokenizer": None, "task": None, "metric": None, **told, **prompt.manifest}
+        facts = {"method": prompt.manifest["peft"]["peft_type"], "backbone": named}
+        manifest = {"tokenizer": None, "task": None, "metric": None, **facts, **prompt.manifest}
         prompt = Prompt(prompt.arrays, manifest, prompt.path)
     check_backbone(prompt, backbone, allow_other=allow_other)
     check_tokenizer(prompt, backbone)

@@ -206,22 +206,22 @@ class Worker:
 
     def _taken(self, kind: str, most: int) -> list[Ask]:
         """Up to `most` waiting asks of a kind and of one family, in their order."""
-        found: list[Ask] = []
+        asks: list[Ask] = []
         with self.turns:
             if self.shape_now.frame != self.wanted:  # an ask may have a prompt that needs that one
                 return []
             left: deque[Ask] = deque()
             while self.waiting:
                 ask = self.waiting.popleft()
-                fits = ask.kind == kind and len(found) < most
-                if fits and (not found or ask.entry.family == found[0].entry.family):
-                    found.append(ask)
+                fits = ask.kind == kind and len(asks) < most
+                if fits and (not asks or ask.entry.family == asks[0].entry.family):
+                    asks.append(ask)
                 else:
                     left.append(ask)
             self.waiting = left
-            if found:
+            if asks:
                 self.turns.notify_all()
-        return found
+        return asks
 
     def _count(self, kind: str) -> int:
         with self.turns:
@@ -250,15 +250,15 @@ class Worker:
                 choices[row, c, : len(ids)] = ids
         with self._failing(asks):
             first, batch, arrays = self._inputs(asks, {"choices": choices}, rows)
-            found = sharding.fetch(self.programs.score(*first, batch, arrays))
-        for ask, scores in zip(asks, found, strict=False):
+            rows_of_scores = sharding.fetch(self.programs.score(*first, batch, arrays))
+        for ask, scores in zip(asks, rows_of_scores, strict=False):
             ask.answer(scores=scores[: len(ask.choices)])
 
     def _embed(self, asks: Sequence[Ask]) -> None:
         with self._failing(asks):
             first, batch, arrays = self._inputs(asks, {}, self._rows(asks))
-            found = sharding.fetch(self.programs.embed(*first, batch, arrays))
-        for ask, vector in zip(asks, found, strict=False):
+            vectors = sharding.fetch(self.programs.embed(*first, batch, arrays))
+        for ask, vector in zip(asks, vectors, strict=False):
             ask.answer(vector=vector)
 
     def _admit(self) -> None:
@@ -278,10 +278,14 @@ class Worker:
             seeds, (temperature, top_p) = np.zeros(rows, np.uint32), np.zeros((2, rows), np.float32)
             taken, free = free[: len(asks)], free[len(asks) :]
             for row, (slot, ask) in enumerate(zip(taken, asks, strict=True)):
-                how = ask.decoding
-                assert how is not None
-                where[row], limits[row], seeds[row] = slot, how.max_tokens, how.seed
-                temperature[row], top_k[row], top_p[row] = how.temperature, how.top_k, how.top_p
+                decoding = ask.decoding
+                assert decoding is not None
+                where[row], limits[row], seeds[row] = slot, decoding.max_tokens, decoding.seed
+                temperature[row], top_k[row], top_p[row] = (
+                    decoding.temperature,
+                    decoding.top_k,
+                    decoding.top_p,
+                )
             extra = {
                 "slots": where,
                 "limits": limits,

@@ -46,7 +46,7 @@ class Stored:
         return Stored(shape, self.dtype, read)
 
     @staticmethod
-    def held(array: np.ndarray) -> "Stored":
+    def of(array: np.ndarray) -> "Stored":
         """An array in memory."""
         return Stored(array.shape, array.dtype, lambda box: array[box])
 
@@ -65,7 +65,7 @@ class LazyArrays(Mapping[str, np.ndarray]):
     def of(arrays: Mapping[str, np.ndarray]) -> "LazyArrays":
         if isinstance(arrays, LazyArrays):
             return arrays
-        return LazyArrays({name: Stored.held(array) for name, array in arrays.items()})
+        return LazyArrays({name: Stored.of(array) for name, array in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.stored[name].whole()

@@ -134,7 +134,7 @@ def _legacy(store: Store, index: bytes) -> dict[str, Stored]:
     for name, leaf in _leaves(tree, "target", path).items():
         if isinstance(leaf, np.ndarray):
             _check_float(leaf.dtype.name, name, store)
-            arrays[name] = Stored.held(leaf)
+            arrays[name] = Stored.of(leaf)
         else:
             arrays[name] = _outside(store.spec, name, store)
             _check_told(leaf, arrays[name], name, store)
