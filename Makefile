@@ -3,6 +3,9 @@ NEWEST ?= python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# uv installs three times as fast as pip, which does it where uv cannot: uv reads no pip.conf.
+UV := $(BIN)/uv pip install --quiet --native-tls --python $(BIN)/python -c constraints.txt
+
 # Two processes. One of them runs all tests of a file, so that its fixtures are made once.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
 
@@ -24,7 +27,8 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python %s is too old: run make PYTHON=python3.11" % sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[test]'
+	$(PIP) uv
+	$(UV) -e '.[test]' || $(PIP) -e '.[test]'
 	@touch $@
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp
@@ -67,7 +71,7 @@ fit-xxl: $(VENV)/.stamp-fit
 	$(XXL) --gin_file=runs/xxl_one_chip.gin --topology=v5e:1x1 \
 	  --gin.BATCH_SIZE=8 --gin.Train.accumulate=1
 
-# What CI runs.
+# What is checked before a release, with `nightly`. CI runs the first three.
 check:
 	$(MAKE) test
 	$(MAKE) lint
@@ -87,10 +91,12 @@ dist: $(VENV)/.stamp
 	$(PIP) -e '.[release]'
 	$(BIN)/python .ci/dist.py
 
-# Every test but parity and fit, those that take minutes included; then the quick ones with the
-# newest Python and JAX, in an environment of their own.
+# Every test, those that take minutes included; then the quick ones with the newest Python and JAX, in
+# an environment of their own.
 nightly: setup
 	PROMPT_JAX_OPTIMIZED=1 $(PYTEST) -m "not parity and not fit"
+	$(MAKE) parity
+	$(MAKE) fit
 	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST)
 
 # `setup` installs the extra `quickstart` too, by way of `test`.

@@ -58,6 +58,7 @@ def saved():
     return Prompt({"encoder": ROWS, "decoder": decoder}, MANIFEST, "somewhere")
 
 
+@pytest.mark.slow
 def test_examples():
     result = doctest.testmod(api)
     assert result.failed == 0 and result.attempted >= 10
@@ -99,6 +100,7 @@ def test_packed_logits_are_those_of_rows_apart(tiny, saved, kind):
         )
 
 
+@pytest.mark.slow
 def test_packed_loss_and_gradient_are_those_of_rows_apart(tiny, saved):
     loss, grad = pj.loss_and_prompt_grad(tiny, PACKED, saved)
     alone, alone_grad = pj.loss_and_prompt_grad(tiny, APART, saved)

@@ -18,6 +18,7 @@ from prompt_jax.prompt.layout import PromptLayout
 FIELDS = ["case", "ratio", "spread", "ours", "theirs", "unit"]
 
 
+@pytest.mark.slow
 def test_tasks_compares_a_prompt_computed_once_with_one_beside_each_example(capsys):
     arguments = ["--size=nano", "--prompt=64", "--columns=512", "--rounds=3", "--tasks=wic"]
     assert main(["bench", "tasks", *arguments, "--json"]) == 0

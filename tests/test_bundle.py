@@ -84,6 +84,7 @@ def test_a_prefix_reaches_the_encoder(model, batch):
         assert float(jnp.abs(prefixed - plain).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_prefix_drops_keys_and_values_in_training_alone(model, batch):
     method = PrefixTuning(length=40, hidden=None, dropout_rate=0.25)
     module = method.create(jax.random.key(0), Shapes(CONFIG))
@@ -122,7 +123,12 @@ def test_a_bundle_is_its_named_arrays(family, tmp_path):
         np.testing.assert_array_equal(value, arrays[name])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("prefix", "low rank")
+
+
+@pytest.mark.parametrize(
+    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_packed_cached_and_gradient(family, model, batch):
     """One compilation: packed logits are those of rows apart, decoding over the cache scores as
     teacher forcing does, every array has an effect and a gradient."""

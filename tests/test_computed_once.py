@@ -56,8 +56,15 @@ def loss_and_grad():
     return call
 
 
-@pytest.mark.parametrize("prompts", [1, 2])
-@pytest.mark.parametrize("placement", ["prefix", "suffix"])
+@pytest.mark.parametrize(
+    ("placement", "prompts"),
+    [
+        ("prefix", 2),
+        ("suffix", 1),
+        pytest.param("prefix", 1, marks=pytest.mark.slow),
+        pytest.param("suffix", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_it_equals_rows_beside_each_example(loss_and_grad, placement, prompts):
     """Packed and padded; two tasks in a row share a prompt, or have their own, by column or row."""
     masked, once = (MASKED, ONCE) if prompts == 1 else (CAUSAL, CAUSAL_ONCE)

@@ -249,6 +249,7 @@ def test_top_1_is_greedy():
     assert int(jnp.sum(cut > -jnp.inf)) == 5
 
 
+@pytest.mark.slow
 def test_a_row_draws_the_same_in_any_company():
     model, rule, key = random_t5(), decode.Sampling(temperature=1.5), jax.random.key(0)
     ids, scores = sample(model, INPUTS, key, rule, beams=2)

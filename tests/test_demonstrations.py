@@ -128,6 +128,7 @@ def test_a_task_with_too_few_is_named(task):
         data(task, demonstrations=-1)
 
 
+@pytest.mark.slow
 def test_a_run_and_eval_show_the_same(tiny, task, tmp_path, capsys):
     """The score and the answers of a run's own evaluation, again by `eval` without an option."""
     argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/D"]

@@ -127,6 +127,7 @@ def test_the_readmes_three_commands(walk, capsys) -> None:
     assert manifest["step"] == 2
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_your_own_data(walk, capsys) -> None:
     page = "docs/tutorials/own_data.md"
     (module,) = [block.text for block in blocks(page) if block.name == "my_tasks.py"]

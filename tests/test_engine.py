@@ -92,8 +92,8 @@ def _generate(model, batch, max_length, rule):
     ("name", "devices", "rule"),
     [
         ("bare", 1, Rule()),
-        ("two prompts", 1, Rule()),
-        ("two prompts", 2, Rule()),
+        pytest.param("two prompts", 1, Rule(), marks=pytest.mark.slow),
+        pytest.param("two prompts", 2, Rule(), marks=pytest.mark.slow),
         ("two prompts", 1, Rule(Sampling(temperature=1.2, top_k=6), seed=4)),
     ],
 )

@@ -16,7 +16,14 @@ def temporaries():
     return runpy.run_path(str(BENCHMARK))["temporaries"]
 
 
-@pytest.mark.parametrize("remat", ["none", "full", pytest.param("dots", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "remat",
+    [
+        "full",
+        pytest.param("none", marks=pytest.mark.slow),
+        pytest.param("dots", marks=pytest.mark.slow),
+    ],
+)
 def test_activations_are_within_a_third_of_what_xla_allocates(temporaries, remat):
     device = jax.devices()[0]
     xla, ours = temporaries("nano", 16, 64, 32, remat, "float32", device)

@@ -98,6 +98,7 @@ def test_a_member_computes_what_it_computes_alone(load, tmp_path):
         assert metrics["update_norm"][n] == pytest.approx(float(told["update_norm"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_member_leaves_what_a_run_leaves(farmed, alone):
     member, folder = alone
     place = farmed[0] / member.folder
@@ -185,6 +186,7 @@ def test_a_member_that_diverges_leaves_the_others(load, tmp_path):
     assert "lower LEARNING_RATE" in rows[1]["error"]
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_grid_and_seeds_over_the_devices(tiny, tmp_path, capsys):
     argv = [
         "train",

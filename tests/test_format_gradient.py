@@ -82,6 +82,7 @@ def test_the_cosine_is_over_all_that_trains(batch, tiny) -> None:
     assert float(cosine(params, frozen, batch, batch)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_measured_at_the_steps_that_are_asked_for(tiny, tmp_path) -> None:
     (tmp_path / "full.gin").write_text(RECIPE.format(folder=tiny))
 
@@ -99,6 +100,7 @@ def test_it_is_measured_at_the_steps_that_are_asked_for(tiny, tmp_path) -> None:
         measure(run(True), str(tmp_path), (0,))
 
 
+@pytest.mark.slow
 def test_the_script_says_each_step(tiny, tmp_path, capsys) -> None:
     (tmp_path / "full.gin").write_text(RECIPE.format(folder=tiny))
     asked = [f"--gin_file={tmp_path}/full.gin", "--batches=1"]

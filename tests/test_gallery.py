@@ -25,6 +25,7 @@ def test_the_shipped_prompts_have_cards(capsys) -> None:
         assert (row["rows"], row["width"]) == ("decoder 10, encoder 20", 128)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_was_fetched_scores_what_its_card_says(tmp_path: Path, capsys) -> None:
     output = str(tmp_path / "topic")
     assert main(["gallery", "get", "nano_empath_topic", f"--output={output}"]) == 0

@@ -80,6 +80,7 @@ def test_all_answer(start, tmp_path):
     assert not list(tmp_path.glob("*.log"))
 
 
+@pytest.mark.slow
 def test_a_start_without_all_processes_is_given_up_in_one_line(start):
     for code, out, err in ends(start(3, (0, "recipe", ""), (2, "recipe", ""))):
         assert (code, out, err.count("\n")) == (1, "", 1)

@@ -69,6 +69,7 @@ def test_even_attention_gives_each_row_its_share(tiny, rows):
     np.testing.assert_allclose(mass, np.full((1, 4), 1 / columns), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_verb_measures_and_draws(tiny, rows, tmp_path, capsys):
     picture = tmp_path / "panels.png"
     given = ["inspect", f"--prompt={rows}", f"--prompt={rows}", "--attention", "--ablation"]

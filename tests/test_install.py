@@ -157,6 +157,7 @@ Schedule.learning_rate = 0.1
 }
 
 
+@pytest.mark.slow
 def test_a_method_a_term_and_a_task_of_the_users_own(python: Path, tmp_path: Path) -> None:
     """From an installed wheel, in a folder of their own; the method is the file of the docs."""
     for name, text in PLUG_IN.items():

@@ -74,7 +74,7 @@ VARIANTS = {  # in place of a class's defaults
         default_language="en",
     ),
 }
-MORE = {  # nightly
+MORE = {
     "after_bos": SoftPrompt(length=3, init=NOISE, placement="after_bos"),
     "suffix": SoftPrompt(length=3, init=NOISE, placement="suffix"),
     "before_eos": SoftPrompt(length=3, init=NOISE, placement="before_eos"),
@@ -101,7 +101,8 @@ def registered() -> set[type[PromptMethod]]:
 VARIED = {type(method) for method in VARIANTS.values()}
 DEFAULTS = {c.__name__: c() for c in sorted(registered() - VARIED, key=lambda c: c.__name__)}
 METHODS = VARIANTS | DEFAULTS | MORE
-CASES = [pytest.param(n, marks=[pytest.mark.slow] if n in MORE else []) for n in METHODS]
+QUICK = ("both", "keys_values", "attempt", "tasks", "plug_in", "FullTuning", "LoRA")  # contracts
+CASES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
 STEPS = 3
 
 

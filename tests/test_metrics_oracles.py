@@ -170,6 +170,7 @@ class Letters:
         return list(text)
 
 
+@pytest.mark.slow
 def test_languages_of_outputs():
     said = ["Das ist ein kleines Haus am See.", "This is a small house.", "Il fait beau ici."] * 3
     share = 100 * sum(langid.classify(text)[0] == "de" for text in said) / len(said)

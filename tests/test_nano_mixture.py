@@ -44,6 +44,7 @@ def test_windows_hold_what_they_must():
     assert nano_forms.best_window("two words", "none", 8) == "two words"
 
 
+@pytest.mark.slow
 def test_the_members_of_the_mixture(real):
     rates = text.mixture_rates("nano_multitask")
     assert set(rates) == {f"nano_{name}" for name in nano_mixture.MEMBERS}
@@ -233,6 +234,7 @@ def test_topics_are_words_of_other_parts_of_a_document(real):
     assert len({row["targets"] for row in rows}) > 150
 
 
+@pytest.mark.slow
 def test_feelings_are_those_of_the_lexicon(real):
     rows = list(nano_choose.feeling_rows((nano_mixture.TEXT,), 60))
     ratings = {word: label for _, word, label in quickstart.vader_entries(1.0)}
@@ -289,6 +291,7 @@ def test_rows_about_one_word(corpus):
     assert seen == {"person", "location", "none"}
 
 
+@pytest.mark.slow
 def test_related_keywords_and_classes_of_words(real):
     keywords = nano_choose.keywords(nano_mixture.TEXT)
     of_word = {}

@@ -149,6 +149,7 @@ def test_on_a_mesh_values_and_scales_go_where_they_belong(arrays):
     assert estimate.weight_bytes(CONFIG, mesh, "float32", "int8") == held
 
 
+@pytest.mark.slow
 def test_a_step_on_int8_moves_the_prompt_and_the_artefact_says_int8(tiny, tmp_path):
     bindings = [
         "Backbone.weights_dtype='int8'",
@@ -298,6 +299,7 @@ def test_weights_of_a_copy_are_not_trained(tiny, tmp_path):
     assert lines["dtype"].status == "fail" and "FullTuning" in lines["dtype"].value
 
 
+@pytest.mark.slow
 def test_a_run_on_a_copy_is_a_run_on_its_source(tiny, tmp_path):
     """Same digest, so that a prompt of the one is accepted with the other; the same first step."""
     convert(f"files:{tiny / 'backbone'}", "orbax", str(tmp_path / "q"), "int8")

@@ -114,6 +114,7 @@ def program(*arguments: str, env: dict[str, str], stdout=subprocess.PIPE) -> sub
     )
 
 
+@pytest.mark.slow
 def test_a_locale_of_ascii_shows_any_text(tmp_path: Path):
     path = tmp_path / "uni.train.jsonl"
     rows = [{"inputs": f"größe 漢字 {i}", "targets": "b"} for i in range(3)]

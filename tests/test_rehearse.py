@@ -122,6 +122,7 @@ def preempt(started: list[subprocess.Popen], number: int, there) -> int:
     return step
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, start, tmp_path):
     """Two processes are preempted at one step; one process of eight devices ends the run."""
     model_dir = tmp_path / "run"

@@ -106,6 +106,7 @@ def whole(begin, tmp_path_factory):
     return model_dir
 
 
+@pytest.mark.slow
 def test_kills_change_no_byte(begin, whole, tmp_path):
     model_dir, rng, late = tmp_path / "model", random.Random(0), 0
     for number in range(5):
@@ -128,6 +129,7 @@ def test_kills_change_no_byte(begin, whole, tmp_path):
     assert all(name.isdecimal() for name in os.listdir(model_dir / "checkpoints"))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_preempted(begin, whole, tmp_path):
     """Once while it evaluates before the first step, and once in the midst of training."""
     model_dir = tmp_path / "model"

@@ -36,6 +36,7 @@ def board(tiny: Path, tmp_path: Path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_cells_are_run_once_and_anew_when_they_are_stale(board, tmp_path: Path, capsys) -> None:
     rows = "--rows=majority,zero_shot,prompt"
     code, lines = board(rows)
@@ -174,6 +175,7 @@ def test_every_column_and_row_is_registered() -> None:
     assert len({row.name for row in scoreboard.ROWS}) == len(scoreboard.ROWS)
 
 
+@pytest.mark.slow
 def test_every_cell_has_a_recipe_that_loads():
     for row in scoreboard.ROWS:
         for column in scoreboard.COLUMNS:

@@ -123,6 +123,7 @@ def check_mixture(backbone, engine, paths, tmp_path):
     assert any(10 < n <= 30 and q in swapped for n, q in enumerate(questions))
 
 
+@pytest.mark.slow
 def test_drawn_outputs_depend_on_their_own_seed_alone(backbone, engine, paths):
     sampling = Sampling(temperature=1.3, top_k=40, top_p=0.9)
     cuts = {"temperature": 1.3, "top_k": 40, "top_p": 0.9}

@@ -51,7 +51,9 @@ def alone(tiny, tmp_path_factory):
     return trajectory(tiny / "run.gin", tmp_path_factory.mktemp("one"), (1, 1, 1))
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name", [n if n == "mixed" else pytest.param(n, marks=pytest.mark.slow) for n in MESHES]
+)
 def test_a_mesh_changes_no_number(tiny, tmp_path, alone, name):
     first, prompt, compilations = trajectory(tiny / "run.gin", tmp_path, MESHES[name])
     for key, value in alone[0].items():
@@ -158,6 +160,7 @@ def test_every_parameter_has_axes_and_every_axis_a_rule():
     assert free["p"].get_value().is_fully_replicated
 
 
+@pytest.mark.slow
 def test_weights_are_gathered_where_activations_would_be_exchanged(tiny, tmp_path, monkeypatch):
     """With `fsdp`, what passes between layers keeps its features whole: only weights move."""
     bindings = ["Train.mesh=@MeshShape()", "MeshShape.data=1", "MeshShape.fsdp=8"]

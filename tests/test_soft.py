@@ -126,6 +126,7 @@ def batch_for(layout: PromptLayout) -> dict[str, jax.Array]:
     }
 
 
+@pytest.mark.slow
 def test_a_step_changes_the_prompt_and_nothing_else(backbone, tmp_path):
     method = SoftPrompt(length=5, decoder_length=3, init=UniformInit())
     module = method.create(jax.random.key(0), Start(backbone))

@@ -63,6 +63,7 @@ def test_the_average_is_weighted_by_similarity() -> None:
         spot.weights([{"source": "b", "pairs": -0.1}], "pairs")
 
 
+@pytest.mark.slow
 def test_an_entry_says_where_its_prompts_come_from(runs: Path, library: Path) -> None:
     entry = Library(str(library)).read("two")
     run = runs / "run_two"

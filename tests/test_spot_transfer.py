@@ -44,6 +44,7 @@ def transfer(tiny, library, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_transfer_from_the_nearest_source(transfer, library, tmp_path) -> None:
     told, folder = transfer("--k=1", f"--picture={tmp_path}/gains.png")
     control, nearest = told["runs"]

@@ -33,7 +33,11 @@ def answers(tiny: Path, prompts: list[str], how: Answering) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("how", [Answering(), Answering(beams=2)], ids=["greedy", "beams"])
+@pytest.mark.parametrize(
+    "how",
+    [Answering(), pytest.param(Answering(beams=2), marks=pytest.mark.slow)],
+    ids=["greedy", "beams"],
+)
 def test_every_kind_answers_as_if_alone(tiny: Path, saved: list[str], how: Answering) -> None:
     mixed = answers(tiny, saved, how)
     by_prompt = {p: [row for row in mixed if row["prompt"] == p] for p in saved}

@@ -70,6 +70,7 @@ def built(recipe: str, *bindings: str) -> Stages:
     return root
 
 
+@pytest.mark.slow
 def test_the_prompts_stay_and_the_model_changes(program, tiny):
     _, model_dir = program
     tuned = model_dir / "stage_3" / "prompt" / "last"
@@ -149,6 +150,7 @@ PruneRows.batches = 2
 """
 
 
+@pytest.mark.slow
 def test_a_stage_measures_rows_and_the_next_begins_with_the_best(tiny, tmp_path):
     (tmp_path / "pruned.gin").write_text(PRUNED)
     recipe, model_dir = str(tmp_path / "pruned.gin"), tmp_path / "D"

@@ -29,7 +29,7 @@ def own_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["cb", "panx"])
+@pytest.mark.parametrize("name", ["cb", pytest.param("panx", marks=pytest.mark.slow)])
 def test_a_task_is_taken_through_the_program(name, shared, tmp_path):
     print(run(name, str(shared / "data"), tmp_path))
 

@@ -86,6 +86,7 @@ def test_wayward_is_the_mean_squared_distance_added_once(small):
     np.testing.assert_allclose(held - plain, 0.5 * 2 * away / 4, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_weight_may_be_a_schedule_of_the_step(small):
     falling = Schedule(learning_rate=0.5, decay="linear", total_steps=10)
     objective = small.objective(Wayward(text=TEXT, weight=falling))
@@ -146,7 +147,7 @@ LAYOUTS = (
 )
 
 
-@pytest.mark.parametrize("old", LAYOUTS[:2])
+@pytest.mark.parametrize("old", [pytest.param(LAYOUTS[0], marks=pytest.mark.slow), LAYOUTS[1]])
 def test_a_batch_is_seated_as_another_layout_lays_it_out(small, old):
     data = dataclasses.replace(small.data, packed=False)
     text = data.read()
@@ -179,8 +180,15 @@ def test_parts_have_gradients_that_add_up(small):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"])
+@pytest.mark.parametrize(
+    ("factor", "pieces"),
+    [
+        ("NUM_REAL_TARGET_TOKENS", 2),
+        pytest.param("NUM_REAL_TARGET_TOKENS", 1, marks=pytest.mark.slow),
+        pytest.param("AVERAGE_PER_SEQUENCE", 1, marks=pytest.mark.slow),
+        pytest.param("AVERAGE_PER_SEQUENCE", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_term_is_added_to_a_mean_as_it_is(small, factor, pieces):
     """loss + weight * term, of which the term of parameters is known exactly."""
     loss = Loss(loss_normalizing_factor=factor)

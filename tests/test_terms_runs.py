@@ -71,7 +71,12 @@ def state_of(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("name", MORE)
+QUICK = "homeostasis_nano"  # its rule has a state
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MORE]
+)
 def test_a_recipe_trains_and_goes_on_where_it_stopped(name, tiny, teacher, tmp_path):
     """Two steps and two more are four: every array that is checkpointed, bit by bit."""
     given = {"distil_nano": [f"TEACHER={teacher!r}"], "homeostasis_nano": [f"SOURCE={teacher!r}"]}

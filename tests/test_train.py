@@ -180,6 +180,7 @@ def test_a_second_writer_is_refused(run, tiny):
     assert files_of(model_dir) == before
 
 
+@pytest.mark.slow
 def test_a_run_without_patience_left_ends_and_stays_ended(tiny, tmp_path):
     """The metric cannot get better than at step 0, since it is always the same."""
     bindings = ["Train.patience=1", "EVAL_PERIOD=2", "TRAIN_STEPS=8"]

@@ -116,6 +116,7 @@ def test_a_metric_that_the_task_does_not_have(fails, tmp_path):
     assert not (tmp_path / "model" / "prompt").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_none(fails, tiny, tmp_path):
     """Nothing of it is saved, and the remedy works: a lower rate, in a folder of its own."""
     arguments = ["--gin.TRAIN_STEPS=3", "--gin.EVAL_PERIOD=100", "--gin.Train.log_period=1"]
