@@ -10,6 +10,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import generate
@@ -74,12 +75,18 @@ def modules() -> dict[str, Path]:
     return paths
 
 
+@cache
+def _imports(source: str) -> list[ast.Import | ast.ImportFrom]:
+    nodes = ast.walk(ast.parse(source))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(source: str, known: set[str]) -> Iterator[tuple[str, int]]:
     """(module, line) of every import of a known module, those inside functions included."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _imports(source):
         if isinstance(node, ast.Import):
             yield from ((name.name, node.lineno) for name in node.names if name.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
+        elif node.module in known:
             for name in node.names:
                 inner = f"{node.module}.{name.name}"
                 yield (inner if inner in known else node.module), node.lineno
@@ -124,14 +131,15 @@ def arrows_between_rooms(sources: dict[str, str]) -> Counter[tuple[str, str]]:
 def file_list(sources: dict[str, str]) -> str:
     """Every file with the first line of its docstring, room by room."""
     lines: list[str] = []
+    paths = modules()
     for name, purpose in ROOMS.items():
-        files = [m for m in sources if room(m) == name and modules()[m].name != "__init__.py"]
+        files = [m for m in sources if room(m) == name and paths[m].name != "__init__.py"]
         if files:
             lines += ["", f"**{name}**: {purpose}", ""]
         for module in sorted(files):
             docstring = ast.get_docstring(ast.parse(sources[module])) or ""
             first = docstring.split("\n\n")[0].replace("\n", " ")
-            lines.append(f"- `{modules()[module].relative_to(ROOT)}`: {first}")
+            lines.append(f"- `{paths[module].relative_to(ROOT)}`: {first}")
     return "\n".join(lines).strip()
 
 

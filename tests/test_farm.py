@@ -116,6 +116,7 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_order_of_the_data_is_that_of_the_run_alone(farmed, alone):
     member, folder = alone
     ours, theirs = (read_digests(path_of(f, 0, 1)) for f in (farmed[0] / member.folder, folder))

@@ -123,9 +123,11 @@ def test_the_sizes_of_groups(groups, size):
     ("bindings", "remat"),
     [
         ((), 0.0),
-        (("Backbone.remat=dots",), 1.0),
-        (("Backbone.remat=dots", "Backbone.weights_dtype=int8"), 1.0),
-        (("Backbone.remat=full",), 1.0),
+        pytest.param(("Backbone.remat=dots",), 1.0, marks=pytest.mark.slow),
+        pytest.param(
+            ("Backbone.remat=dots", "Backbone.weights_dtype=int8"), 1.0, marks=pytest.mark.slow
+        ),
+        pytest.param(("Backbone.remat=full",), 1.0, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_does_what_its_mathematics_needs_and_no_more(bindings, remat):

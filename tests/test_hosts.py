@@ -87,12 +87,14 @@ def test_a_start_without_all_processes_is_given_up_in_one_line(start):
         assert "error: the processes did not all meet in time: start those that are" in err
 
 
+@pytest.mark.slow
 def test_different_recipes_are_refused(start):
     for code, out, err in ends(start(2, (0, "a", "pass"), (1, "b", "pass"))):
         assert (code, out) == (2, "")
         assert f"process 1 {socket.gethostname()}: another recipe, version or" in err
 
 
+@pytest.mark.slow
 def test_different_numbers_of_processes_are_refused(start):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -123,6 +125,7 @@ def test_a_process_that_fails_is_named_by_the_others_and_has_its_own_line(start)
     assert first[2].splitlines()[1].startswith("prompt-jax: error: process 1 failed, was killed or")
 
 
+@pytest.mark.slow
 def test_a_process_without_the_first_one_ends_in_one_line(start):
     dies = "os.kill(os.getpid(), 9)"
     first, second = ends(start(2, (0, "recipe", dies), (1, "recipe", "meet.gather(0)")))
@@ -243,6 +246,7 @@ def test_flags_win_over_what_is_detected():
     assert find("h:1", 1, 0, SLURM) is None
 
 
+@pytest.mark.slow
 def test_where_jax_does_not_find_the_others_flags_are_asked_for():
     """Open MPI 5, which does not tell where process 0 is."""
     words = [sys.executable, "-m", "prompt_jax", "eval", "--backbone=nano", "--task=x", "--split=y"]

@@ -83,6 +83,7 @@ def test_what_may_change_is_told_line_by_line(tiny, folder, capsys) -> None:
     assert read_metrics(folder / "run")[-1]["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_schedule_that_ends_with_the_steps_may_end_later(tiny, folder, capsys) -> None:
     ends = "Schedule.total_steps=%TRAIN_STEPS"
     shutil.rmtree(folder / "run")
@@ -144,6 +145,7 @@ def test_two_schedules_are_told_apart(tiny) -> None:
     assert [one["Schedule.learning_rate (2)"] for one in settings] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_newer_setting_refuses_no_older_run_unless_it_is_bound(tiny, folder, capsys) -> None:
     """As if both settings had come after the run."""
     path = folder / "run" / "identity.json"

@@ -101,7 +101,7 @@ def registered() -> set[type[PromptMethod]]:
 VARIED = {type(method) for method in VARIANTS.values()}
 DEFAULTS = {c.__name__: c() for c in sorted(registered() - VARIED, key=lambda c: c.__name__)}
 METHODS = VARIANTS | DEFAULTS | MORE
-QUICK = ("both", "keys_values", "attempt", "tasks", "plug_in", "FullTuning", "LoRA")  # contracts
+QUICK = ("both", "keys_values", "attempt", "tasks", "LoRA")  # contracts
 CASES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
 STEPS = 3
 

@@ -216,6 +216,7 @@ def whole_text(corpus: Path) -> str:
     return (corpus / "corpus" / "some.txt").read_text()
 
 
+@pytest.mark.slow
 def test_topics_are_words_of_other_parts_of_a_document(real):
     rows = list(nano_choose.topic_rows(nano_mixture.TEXT, 300))
     assert rows == list(nano_choose.topic_rows(nano_mixture.TEXT, 400))[: len(rows)]

@@ -126,6 +126,7 @@ def test_a_locale_of_ascii_shows_any_text(tmp_path: Path):
     assert (started.returncode, "prompt-jax: error" in err) == (0, False) and "größe" in out
 
 
+@pytest.mark.slow
 def test_head_may_close_the_pipe():
     with program("tasks", "list", "--json", env={}) as started:
         assert started.stdout is not None and started.stderr is not None

@@ -109,6 +109,7 @@ def step_of(run, graphdef):
     return make_train_step(graphdef, loss, tx, key, None, run.accumulate, rule, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_shapes_of_a_step_fit(name):
     for run in runs_of(load(name).root):

@@ -85,6 +85,7 @@ def test_an_entry_says_where_its_prompts_come_from(runs: Path, library: Path) ->
     assert (early.array != load_prompt(run / "prompt" / "last").array).any()
 
 
+@pytest.mark.slow
 def test_the_embedding_is_the_prompt_that_a_shorter_run_ends_with(
     runs: Path, library: Path, tiny: Path, tmp_path: Path
 ) -> None:

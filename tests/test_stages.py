@@ -87,6 +87,7 @@ def test_the_prompts_stay_and_the_model_changes(program, tiny):
     assert json.loads((tuned / "manifest.json").read_text())["method"] == "FrozenPrompts"
 
 
+@pytest.mark.slow
 def test_no_prompt_trains_and_each_example_sees_its_own(program):
     recipe, model_dir = program
     run = resolved(built(recipe), epath.Path(model_dir))[-1]

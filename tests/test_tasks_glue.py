@@ -211,7 +211,12 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+LARGE = ("dart", "mr", "sst5", "glue_mnli", "glue_qqp", "ag_news", "glue_qnli", "glue_cola")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in REAL]
+)
 def test_the_real_files_in_t5s_form(name, real):
     sizes, (split, start, end, target) = REAL[name]
     rows = {s: text.load_examples(name, s)[name] for s in sizes}

@@ -101,7 +101,7 @@ def _page(searched: "Search", price: float | None) -> dict[str, Any]:
     from prompt_jax.fit.verdict import verdict
 
     run, config, topology = searched.run, searched.config, searched.topology
-    facts = verdict(run, config, topology, searched.searched, searched.decode, price)
+    facts = verdict(run, config, topology, searched.analysis, searched.decode, price)
     return {**facts, "tried": searched.tried}
 
 
