@@ -323,7 +323,7 @@ def test_a_reader_never_sees_a_half(tmp_path):
     assert steps == sorted(steps) and steps[-1] > steps[0]
 
 
-@pytest.mark.parametrize("how", ["exchange", "renames"])
+@pytest.mark.parametrize("how", ["exchange", pytest.param("renames", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_leaves_the_old_or_the_new(tmp_path, how):
     for attempt in range(2):
         folder = tmp_path / str(attempt) / "p"

@@ -164,6 +164,7 @@ def test_a_stopped_farm_goes_on_to_the_same_prompts(farmed, load, tmp_path, monk
         assert (tmp_path / file).read_bytes() == (farmed[0] / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_better_half_goes_on(load, tmp_path):
     members = members_of(GRID, load)
     rows = farm.train_farm(members, str(tmp_path), Farm(at_once=4, halve_at=5), devices=ONE)

@@ -173,6 +173,7 @@ def fit(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 def test_a_verdict_for_gpus_is_an_estimate_and_says_so(capsys):
     words = ["--topology=h100:8", "--gin.BACKBONE=random:t5_1_1_xxl", "--gin.VOCABULARY=bytes"]
     code, out, _ = fit(capsys, *words, "--price=3", "--json")

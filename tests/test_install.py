@@ -109,6 +109,7 @@ def test_recipes_are_found_outside_the_checkout(python: Path, tmp_path: Path) ->
     assert recipe.is_relative_to(python.parent.parent)
 
 
+@pytest.mark.slow
 def test_tasks_load_from_the_new_environment(python: Path, tmp_path: Path) -> None:
     code = "import prompt_jax.tasks.superglue as tasks; print(tasks.__file__)"
     loaded = Path(run(python, "-c", code, cwd=tmp_path).strip())

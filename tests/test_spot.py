@@ -96,6 +96,7 @@ def test_the_embedding_is_the_prompt_that_a_shorter_run_ends_with(
         np.testing.assert_array_equal(early.arrays[side], rows)
 
 
+@pytest.mark.slow
 def test_relative_paths_will_do(runs: Path, tmp_path: Path, monkeypatch) -> None:
     """As the documented walk gives them, of the run and of the library."""
     shutil.copytree(runs / "run_one", tmp_path / "run_one")

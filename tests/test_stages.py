@@ -103,6 +103,7 @@ def test_no_prompt_trains_and_each_example_sees_its_own(program):
     assert {*tasks.tolist()} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_finished_program_has_nothing_to_do_and_more_steps_go_on(program, capsys):
     recipe, model_dir = program
     prompt = digest(model_dir / "stage_1" / "prompt" / "last")

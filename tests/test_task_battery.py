@@ -29,7 +29,8 @@ def own_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("PROMPT_JAX_DATA_DIR", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["cb", pytest.param("panx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cb", "panx"])
 def test_a_task_is_taken_through_the_program(name, shared, tmp_path):
     print(run(name, str(shared / "data"), tmp_path))
 

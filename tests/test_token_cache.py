@@ -116,6 +116,7 @@ assert [list(ids) for ids in found] == [words.encode(text) for text in texts]
 """
 
 
+@pytest.mark.slow
 def test_processes_may_race(tmp_path):
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     racers = [subprocess.Popen([sys.executable, "-c", RACER], env=environ) for _ in range(3)]

@@ -144,16 +144,16 @@ def check_targets(names: Sequence[str], prompt: "Prompt", where: object) -> None
     for name in names:
         if name not in FORMATS:
             raise UserError(where, f"{name!r} is no format", nearest(name, FORMATS))
-        try:
-            check_consumer(name)
-        except UserError as error:
-            raise UserError(where, f"{name!r} {error.problem}", error.remedy) from None
         lost = get_format(name).load().refusal(prompt)
         if lost is not None:
             remedy = (
                 f"take {_able(prompt)}, or train a prompt without, as runs/quickstart_export.gin"
             )
             raise UserError(where, f"the prompt has {lost}, which {name!r} cannot express", remedy)
+        try:
+            check_consumer(name)
+        except UserError as error:
+            raise UserError(where, f"{name!r} {error.problem}", error.remedy) from None
 
 
 def _able(prompt: "Prompt") -> str:
