@@ -4,8 +4,9 @@ torch, transformers and PEFT are imported when a side is made, so that a benchma
 needs none of them.
 """
 
-import importlib.util
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ EXAMPLES = 512
 
 def check() -> None:
     """UserError where a library is missing."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(
             "--against=peft",
@@ -43,9 +44,10 @@ class PeftStepping:
     def __init__(
         self, config: T5Config, lengths: Lengths, rows: int, prompt: int, padded_to: int | None
     ):
-        import peft
-        import torch
         import transformers
+
+        peft: Any = import_module("peft")  # installed for comparisons alone
+        torch: Any = import_module("torch")
 
         gated = len(config.mlp_activations) > 1
         shape: Any = transformers.T5Config(

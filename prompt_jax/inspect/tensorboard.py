@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,13 @@ class _Events:
     def __init__(self, folder: str, start: int):
         """`start`: TensorBoard hides what a file before this one has from this step on."""
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
-            Event,
-            SessionLog,
-        )
 
+        self._proto: Any = import_module("tensorboardX.proto.event_pb2")
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.file = EventsWriter(f"{folder}/events")
-        began = SessionLog(status=SessionLog.START)
-        self.file.write_event(Event(step=start, wall_time=time.time(), session_log=began))
+        proto = self._proto
+        began = proto.SessionLog(status=proto.SessionLog.START)
+        self.file.write_event(proto.Event(step=start, wall_time=time.time(), session_log=began))
 
     def number(self, name: str, value: float, step: int) -> None:
         from tensorboardX.summary import scalar
@@ -113,9 +112,8 @@ class _Events:
         self._write(summary.text(name, text), step)
 
     def _write(self, summary: Any, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-
-        self.file.write_event(Event(step=step, wall_time=time.time(), summary=summary))
+        event = self._proto.Event(step=step, wall_time=time.time(), summary=summary)
+        self.file.write_event(event)
 
 
 def table(predictions: Sequence[Record]) -> str:
