@@ -106,6 +106,7 @@ def test_relative_paths_will_do(runs: Path, tmp_path: Path, monkeypatch) -> None
     assert entry.facts["early_step"] == 2
 
 
+@pytest.mark.slow
 def test_the_same_run_again_changes_nothing_and_another_is_refused(
     runs: Path, library: Path
 ) -> None:
