@@ -22,7 +22,9 @@ from prompt_jax.errors import RunError, UserError
 from prompt_jax.export import check, fresh, npy, orbax, peft, publish, t5x
 from prompt_jax.export import formats as exports
 from prompt_jax.export import run as export
+from prompt_jax.export.consumed import padded
 from prompt_jax.export.formats import About
+from prompt_jax.export.inputs import Inputs, random_inputs
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.run import exports as exports_of_runs
 
@@ -344,6 +346,19 @@ def test_other_logits_are_a_failure(plain, backbone):
     assert 0 < told["logits_max_abs_diff"] < 1e-5 and told["logits_of"] == "peft"
     with pytest.raises(RunError, match=r"logits of peft differ from ours by 0\.1"):
         check.compare_logits("peft", found | {"logits": logits + 0.1}, prompt, backbone, batch)
+
+
+def test_another_tokenizer_at_the_reader_is_told(backbone):
+    """Of what it makes of the texts; the prompt is as good as it was."""
+    texts, words = ("yes", "no"), backbone.vocabulary
+    inputs = Inputs(random_inputs(backbone), "two texts", texts)
+    ids = padded([[*words.encode(text), 1] for text in texts])
+    found = {"logits": np.zeros(1), "token_ids": ids}
+    same = check.compare_tokens(found, backbone, inputs)
+    assert same == {"tokenizer": "the same ids for 2 texts"}
+    ids[1, 0] += 1
+    other = check.compare_tokens(found, backbone, inputs)
+    assert other == {"tokenizer": "OTHER ids for 1 of 2 texts, as 'no'"}
 
 
 def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def test_scales_are_merged_from_both_sides(kinds, tiny, tmp_path):
     out = tmp_path / "out"
     argv = ["export", f"--prompt={kinds['ia3']}", "--merge", "--format=hf", f"--output={out}"]
     assert main([*argv, "--unverified"]) == 0
+    assert json.loads((out / "report.json").read_text())["verified"] is False
     batch = {"encoder_input_tokens": [[9, 8, 7, 1]], "decoder_input_tokens": [[0, 5]]}
     batch["decoder_target_tokens"] = [[5, 1]]
     tuned = load_backbone(f"files:{tiny}/backbone", "float32")

@@ -87,7 +87,7 @@ def test_a_board_is_rows_by_columns_with_tests_between_rows(tmp_path, capsys):
     assert "board.jsonl:1: is no cell of a board" in capsys.readouterr().err
 
 
-def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path):
+def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path, capsys):
     write_run(tmp_path / "farm" / "members" / "a")
     row = {"name": "a", "settings": {"LEARNING_RATE": 0.3}, "status": "halved at step 20"}
     row |= {"step": 20, "metric": "accuracy", "best": 41.5, "best_step": 20}
@@ -95,6 +95,9 @@ def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path):
     assert main(["report", str(tmp_path / "farm")]) == 0
     text = (tmp_path / "farm" / "report.html").read_text()
     assert "halved at step 20" in text and "best accuracy" in text and "LEARNING_RATE" in text
+    (tmp_path / "farm" / "farm.jsonl").write_text(json.dumps(row) + '\n{"name": "b"}\n')
+    assert main(["report", str(tmp_path / "farm")]) == 2
+    assert "farm.jsonl:2: is no member of a farm: it needs name, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,9 @@ def test_a_tracker_that_fails_is_left_and_one_that_does_not_open_ends_the_run(
     assert lines == ["failing is left: OSError: disk full"]
     with pytest.raises(UserError, match="--track=failing: no network"):
         Tracker("failing").start(opened(tmp_path))
+
+
+def test_a_damaged_file_of_ids_is_named(tmp_path):
+    (tmp_path / "trackers.json").write_text('{"wandb": ')
+    with pytest.raises(UserError, match=r"trackers\.json: .*; remove it, and the tracker begins"):
+        Tracker("wandb").start(opened(tmp_path))

@@ -135,8 +135,10 @@ def compare_greedy(
     prompt: Prompt,
     backbone: Backbone,
     inputs: Inputs,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """How many rows of greedy ids were compared; {} where the consumer does not decode.
+    `by`: as of `compare_logits`.
 
     Raises:
       RunError: its ids are not ours.
@@ -152,7 +154,7 @@ def compare_greedy(
     ]:
         n = differ[0]
         raise RunError(
-            f"--format={format}: greedy ids of {get_format(format).consumer[0]} are "
+            f"--format={format}: greedy ids of {by or get_format(format).consumer[0]} are "
             f"{theirs[n].tolist()} for row {n}, ours {ours[n].tolist()}: nothing is kept"
         )
     return {"greedy_rows_equal": len(ours)}

@@ -162,6 +162,12 @@ def _able(prompt: "Prompt") -> str:
     return " or ".join(f"{n} (--merge)" if FORMATS[n].merges else n for n in able)
 
 
+def whole_model(path: str) -> UserError:
+    """That no prompt can be read from an export that is a program."""
+    problem = "is a whole model, and no prompt can be taken out of it"
+    return UserError(f"--from={path}", problem, "give the prompt's own folder")
+
+
 def checked_rows(array: np.ndarray, what: str, where: str) -> np.ndarray:
     """`array` as float32, [P, D] or of its name's rank; UserError if no prompt or not finite."""
     floats = array.dtype.kind in "fV"  # V: bfloat16

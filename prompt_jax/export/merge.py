@@ -67,7 +67,7 @@ def export_merged(
         WRITERS[format](str(partial), source)
         string = f"{format}:{partial}"
         check_equal(source, open_checkpoint(string), output)
-        record |= {"verified": True, "arrays_equal": len(source.arrays)}
+        record |= {"verified": not unverified, "arrays_equal": len(source.arrays)}
         inputs = real_inputs(loaded, saved, task, split)
         record["inputs"] = inputs.words
         record["prompt_jax reads"] = _compare(format, _ours(string, inputs), saved, loaded, inputs)
@@ -110,4 +110,4 @@ def _compare(
     by: str | None = "prompt_jax",
 ) -> dict[str, Any]:
     same = compare_logits(format, dict(consumed), prompt, backbone, inputs.batch, by=by)
-    return same | compare_greedy(format, consumed, prompt, backbone, inputs)
+    return same | compare_greedy(format, consumed, prompt, backbone, inputs, by)

@@ -15,9 +15,8 @@ from prompt_jax.backbone.formats import Checkpoint, LazyArrays
 from prompt_jax.backbone.formats.files import vocabulary_file
 from prompt_jax.backbone.vocabulary import is_tokenizer
 from prompt_jax.backbone.weights import arrays_of
-from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import trained
-from prompt_jax.export.formats import beyond_rows
+from prompt_jax.export.formats import beyond_rows, whole_model
 from prompt_jax.export.merged import is_matrix, merged
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def refusal(prompt: "Prompt") -> str | None:
 
 
 def read(path: str) -> "Prompt":
-    raise UserError(f"--from={path}", "a program, of which no prompt can be taken", "keep DIR")
+    raise whole_model(path)
 
 
 def write(path: Path, prompt: "Prompt", about: "About") -> dict[str, np.ndarray]:

@@ -18,8 +18,8 @@ from flax import nnx
 
 from prompt_jax.backbone.formats.files import vocabulary_file
 from prompt_jax.backbone.vocabulary import is_tokenizer
-from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import trained
+from prompt_jax.export.formats import whole_model
 from prompt_jax.model import cache, decode
 from prompt_jax.model.logprobs import EOS
 
@@ -43,7 +43,7 @@ def refusal(prompt: "Prompt") -> str | None:
 
 
 def read(path: str) -> "Prompt":
-    raise UserError(f"--from={path}", "a program, of which no prompt can be taken", "keep DIR")
+    raise whole_model(path)
 
 
 def write(path: Path, prompt: "Prompt", about: "About") -> dict[str, np.ndarray]:

@@ -23,18 +23,29 @@ def read_board(path: epath.Path) -> list[dict[str, Any]]:
     Raises:
       UserError: a line is none; no line has a value.
     """
-    cells = []
-    with reading(path, "give the .jsonl that a benchmark wrote") as place:
-        for place.line, line in enumerate(path.read_text().splitlines(), start=1):
-            if line.strip():
-                cell = json.loads(line)
-                if not isinstance(cell, dict) or not {"row", "column", "value"} <= set(cell):
-                    raise ValueError("is no cell of a board: it needs row, column and value")
-                cells.append(cell)
+    wanted = {"row": str, "column": str, "value": object}
+    cells = _read_lines(path, wanted, "cell of a board", "give the .jsonl that a benchmark wrote")
     cells = [cell for cell in cells if isinstance(cell["value"], int | float)]
     if not cells:
         raise UserError(str(path), "holds no cell with a value")
     return cells
+
+
+def _read_lines(
+    path: epath.Path, wanted: dict[str, type], what: str, remedy: str
+) -> list[dict[str, Any]]:
+    """Objects of JSON, one a line, that have these fields; UserError names file and line."""
+    lines = []
+    with reading(path, remedy) as place:
+        for place.line, text in enumerate(path.read_text().splitlines(), start=1):
+            if not text.strip():
+                continue
+            line = json.loads(text)
+            known = line if isinstance(line, dict) else {}
+            if not all(n in known and isinstance(known[n], kind) for n, kind in wanted.items()):
+                raise ValueError(f"is no {what}: it needs {', '.join(wanted)}")
+            lines.append(line)
+    return lines
 
 
 def board_of(cells: Lines) -> dict[str, Any]:
@@ -101,10 +112,8 @@ def read_farm(folder: epath.Path) -> list[dict[str, Any]]:
     path = folder / FARM
     if not path.exists():
         return []
-    with reading(path) as place:
-        members = []
-        for place.line, line in enumerate(path.read_text().splitlines(), start=1):
-            members.append(json.loads(line))
+    wanted = {"name": str, "settings": dict, "status": str, "step": object}
+    members = _read_lines(path, wanted, "member of a farm", "run the farm again, which writes it")
     settings = dict.fromkeys(name for member in members for name in member["settings"])
     return [
         {

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.inspect.runs import bindings_of
 from prompt_jax.inspect.tensorboard import EXAMPLES, table
 from prompt_jax.paths import is_local
@@ -55,7 +55,25 @@ class Service(Protocol):
     def close(self) -> None: ...
 
 
-class Wandb:
+class Tables:
+    """What W&B and Trackio, which has W&B's interface, do alike."""
+
+    id: str
+    _run: Any
+    _table: Callable[..., Any]
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def predictions(self, rows: Sequence[Record], step: int) -> None:
+        data = [[str(row[name]) for name in COLUMNS] for row in rows]
+        self._run.log({"predictions": self._table(columns=[*COLUMNS], data=data)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Wandb(Tables):
     """Weights & Biases (https://docs.wandb.ai); WANDB_MODE=offline needs no network."""
 
     def __init__(self, run: Beginning):
@@ -72,16 +90,6 @@ class Wandb:
             resume="allow",
             reinit="create_new",  # members of a farm are open at the same time
         )
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def predictions(self, rows: Sequence[Record], step: int) -> None:
-        data = [[str(row[name]) for name in COLUMNS] for row in rows]
-        self._run.log({"predictions": self._table(columns=[*COLUMNS], data=data)}, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class MLflow:
@@ -126,7 +134,7 @@ def _mlflow_name(name: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", name)
 
 
-class Trackio:
+class Trackio(Tables):
     """Trackio (https://huggingface.co/docs/trackio); local unless TRACKIO_SPACE_ID is set."""
 
     def __init__(self, run: Beginning):
@@ -146,16 +154,6 @@ class Trackio:
             auto_log_cpu=False,  # records have the memory already
             auto_log_gpu=False,
         )
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(values), step=step)
-
-    def predictions(self, rows: Sequence[Record], step: int) -> None:
-        data = [[str(row[name]) for name in COLUMNS] for row in rows]
-        self._run.log({"predictions": self._table(columns=[*COLUMNS], data=data)}, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 SERVICES: dict[str, Callable[[Beginning], Service]] = {
@@ -195,7 +193,8 @@ class Tracker:
     def start(self, opened: Opened) -> None:
         """Raises UserError: the tracker does not open a run."""
         path = opened.folder / FILE
-        ids = json.loads(path.read_text()) if path.exists() else {}
+        with reading(path, "remove it, and the tracker begins another run"):
+            ids = dict(json.loads(path.read_text())) if path.exists() else {}
         beginning = Beginning(
             name="/".join(opened.folder.parts[-2:]),
             id=ids.get(self.name),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from etils import epath
 
 from prompt_jax import hosts
+from prompt_jax.errors import reading
 from prompt_jax.export.formats import get_format
 from prompt_jax.export.merge import export_merged
 from prompt_jax.export.publish import record_of
@@ -43,7 +44,8 @@ def _is_of(output: epath.Path, suffix: str, sha256: str) -> bool:
     record = record_of(output, suffix)
     if not output.exists() or not record.exists():
         return False
-    return json.loads(record.read_text())["manifest"].get("sha256") == sha256
+    with reading(record, "remove the export"):
+        return json.loads(record.read_text())["manifest"].get("sha256") == sha256
 
 
 def _remove(output: epath.Path) -> None:

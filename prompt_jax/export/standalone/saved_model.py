@@ -45,9 +45,13 @@ def check(folder, scratch):
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
+    if not sys.argv[1:]:
+        sys.exit("give texts: python run.py TEXT ...")
     if sys.argv[1] == "--check":
         check(here, Path(sys.argv[2]))
     else:
-        answer = tf.saved_model.load(str(here)).signatures["text"]
-        for line in answer(text=tf.constant(sys.argv[1:]))["outputs"].numpy():
+        signatures = tf.saved_model.load(str(here)).signatures
+        if "text" not in signatures:
+            sys.exit("this model has no tokenizer here: call the signature `tokens` with ids")
+        for line in signatures["text"](text=tf.constant(sys.argv[1:]))["outputs"].numpy():
             print(line.decode())

@@ -45,6 +45,8 @@ class Model:
         return self.functions[name].call(*self.first, *arguments)
 
     def ids(self, text):
+        if self.about["tokenizer"] is None:
+            sys.exit("this model has no tokenizer here: call its functions with ids")
         if self.pieces is not None:
             return [*self.pieces.encode(text), 1]
         return [*(byte + 3 for byte in text.encode()), 1]
@@ -92,6 +94,8 @@ def check(folder, scratch):
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
+    if not sys.argv[1:]:
+        sys.exit("give texts: python run.py TEXT ...")
     if sys.argv[1] == "--check":
         check(here, Path(sys.argv[2]))
     else:
