@@ -36,6 +36,7 @@ WAYS = {
 
 def scored(run: Any, operative: str) -> list[dict[str, float]]:
     """Trains in a folder that is thrown away; the metrics of each of WAYS."""
+    from prompt_jax.evaluate.opening import opening
     from prompt_jax.evaluate.prompts import evaluate_prompts
     from prompt_jax.run.train import train
 
@@ -45,10 +46,9 @@ def scored(run: Any, operative: str) -> list[dict[str, float]]:
         prompt = str(Path(folder, "prompt", "last"))
         for _, names in WAYS.values():
             report, _ = evaluate_prompts(
-                backbone=run.backbone.name,
-                prompts=[f"{prompt}?{names}" if names else prompt],
-                task=asked.task,
-                split=asked.split,
+                opening(run.backbone.name, [f"{prompt}?{names}" if names else prompt]),
+                asked.task,
+                asked.split,
                 max_examples=asked.max_examples,
                 answering=asked.answering,
             )

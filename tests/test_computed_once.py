@@ -16,6 +16,7 @@ from prompt_jax.answer.answerer import Answering
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts, together
 from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.parts.start import Shapes
@@ -142,15 +143,17 @@ def test_saved_prompts_answer_as_rows_beside_each_example_do(tiny: Path, tmp_pat
     assert [p.layout.columns for p in prompts] == [0, 0, 2]
     assert together(prompts) == [[0, 1, 2]]
     _, rows = evaluate_prompts(
-        backbone=f"files:{tiny}/backbone",
-        task=str(tiny / "toy.train.jsonl"),
-        split="validation",
-        prompts=[*once, plain, *paths],
+        opening(
+            f"files:{tiny}/backbone",
+            [*once, plain, *paths],
+            input_length=28,
+            target_length=4,
+            dtype="float32",
+        ),
+        str(tiny / "toy.train.jsonl"),
+        "validation",
         batch_size=16,
         max_examples=6,
-        input_length=28,
-        target_length=4,
-        dtype="float32",
         answering=Answering(),
     )
     scores = {p: [r["score"] for r in rows if r["prompt"] == p] for p in [*once, plain, *paths]}

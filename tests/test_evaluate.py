@@ -13,7 +13,8 @@ from prompt_jax.backbone.load import load_backbone
 from prompt_jax.data.source import Data
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.evaluation import PeriodicEvaluation
-from prompt_jax.evaluate.prompts import evaluate_prompt, evaluate_prompts
+from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.prompts import evaluate_prompts
 from prompt_jax.evaluate.scorer import TaskScorer, write_predictions
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.model.sharding import MeshShape
@@ -87,16 +88,12 @@ def test_predictions_are_written_as_they_are(tmp_path):
 
 
 def test_a_bare_backbone_is_evaluated_too(tiny):
-    told = evaluate_prompt(
-        backbone=f"files:{tiny}/backbone",
-        prompt=None,
-        task=str(tiny / "toy.train.jsonl"),
-        split="validation",
+    told = evaluate_prompts(
+        opening(f"files:{tiny}/backbone", [], input_length=28, target_length=4, dtype="float32"),
+        str(tiny / "toy.train.jsonl"),
+        "validation",
         max_examples=8,
-        input_length=28,
-        target_length=4,
-        dtype="float32",
-    )
+    )[0]
     assert (told["split"], told["examples"]) == ("validation", 8)
     assert 0 <= told["accuracy"] <= 100
 
@@ -105,11 +102,8 @@ def test_a_backbone_without_a_tokenizer_is_refused(shared):
     with pytest.raises(
         UserError, match="no vocabulary; bind VOCABULARY in a recipe, give --vocabulary"
     ):
-        evaluate_prompt(
-            backbone=f"hf:{shared}/golden/hf/t5_v11",
-            prompt=None,
-            task="vader_polarity",
-            split="validation",
+        evaluate_prompts(
+            opening(f"hf:{shared}/golden/hf/t5_v11", []), "vader_polarity", "validation"
         )
 
 
@@ -140,16 +134,13 @@ def labels(tiny, tmp_path_factory):
     return [str(folder / f"p{n}.npy") for n in range(3)]
 
 
-def run(tiny, **options):
-    return evaluate_prompts(
-        backbone=f"files:{tiny}/backbone",
-        split="validation",
-        batch_size=16,
-        input_length=28,
-        target_length=4,
-        dtype="float32",
-        **options,
-    )
+def opened(tiny, prompts=()):
+    backbone = f"files:{tiny}/backbone"
+    return opening(backbone, prompts, input_length=28, target_length=4, dtype="float32")
+
+
+def run(tiny, prompts, task, **options):
+    return evaluate_prompts(opened(tiny, prompts), task, "validation", batch_size=16, **options)
 
 
 @pytest.mark.parametrize("names", [(0, 1), (0, 2)], ids=["one shape", "two shapes"])
@@ -208,17 +199,12 @@ class Killed(Exception):
 
 def test_a_killed_evaluation_goes_on(tiny, tmp_path, monkeypatch):
     """What was answered is not asked again, and the report is that of an undisturbed one."""
-    options = {
-        "backbone": f"files:{tiny}/backbone",
-        "prompts": [],
-        "task": str(tiny / "toy.train.jsonl"),
-        "split": "validation",
-        "batch_size": 8,
-        "input_length": 28,
-        "target_length": 4,
-        "dtype": "float32",
-    }
-    whole = evaluate_prompts(**options)
+    task, journal = str(tiny / "toy.train.jsonl"), str(tmp_path / "journal.jsonl")
+
+    def evaluate(split="validation", journal: str | None = journal):
+        return evaluate_prompts(opened(tiny), task, split, batch_size=8, journal=journal)
+
+    whole = evaluate(journal=None)
     asked, stream = [], Answerer.stream
 
     def killed(self, model, questions, between=None):
@@ -229,16 +215,15 @@ def test_a_killed_evaluation_goes_on(tiny, tmp_path, monkeypatch):
             yield batch
 
     monkeypatch.setattr(Answerer, "stream", killed)
-    options["journal"] = str(tmp_path / "journal.jsonl")
     with pytest.raises(Killed):
-        evaluate_prompts(**options)
-    with open(options["journal"], "a") as file:
+        evaluate()
+    with open(journal, "a") as file:
         file.write('{"part": 0, "quest')  # cut short by the kill
-    report, rows = evaluate_prompts(**options)
+    report, rows = evaluate()
     assert asked == [60, 60 - 3 * 8]
     assert report == whole[0]
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in whole[1]]
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in whole[1]])
-    assert evaluate_prompts(**options)[0] == report and asked[-1] == 0
+    assert evaluate()[0] == report and asked[-1] == 0
     with pytest.raises(UserError, match=r"was made with split = validation, this is train; give"):
-        evaluate_prompts(**{**options, "split": "train"})
+        evaluate("train")

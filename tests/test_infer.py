@@ -9,6 +9,7 @@ from prompt_jax.answer.answerer import Answer, Answerer, Answering
 from prompt_jax.errors import Preempted, UserError
 from prompt_jax.evaluate import infer as module
 from prompt_jax.evaluate.infer import infer, shard_of, windows
+from prompt_jax.evaluate.opening import opening
 from prompt_jax.hosts.stop import Stopped
 
 
@@ -28,14 +29,10 @@ def rows(tmp_path) -> Path:
 
 def run(tiny, rows: Path, output: Path, **options):
     return infer(
-        backbone=f"files:{tiny}/backbone",
-        prompt=None,
-        input=str(rows),
-        output=str(output),
+        opening(f"files:{tiny}/backbone", [], input_length=28, target_length=3, dtype="float32"),
+        str(rows),
+        str(output),
         batch_size=8,
-        input_length=28,
-        target_length=3,
-        dtype="float32",
         **options,
     )
 

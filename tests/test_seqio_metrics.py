@@ -10,6 +10,7 @@ import pytest
 from prompt_jax.answer.answerer import Answer
 from prompt_jax.cli.options import import_tasks
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts
 from prompt_jax.evaluate.task_metrics import task_metrics, wants_scores
 from prompt_jax.recipe.user_code import import_tasks_module
@@ -78,13 +79,11 @@ def test_every_kind_of_metric_is_computed(tasks, tiny):
     reports = {}
     for task in ("every_kind", "objects"):
         reports[task], _ = evaluate_prompts(
-            backbone=f"files:{tiny}/backbone",
-            prompts=[],
-            task=task,
-            split="validation",
-            input_length=16,
-            target_length=8,
-            dtype="float32",
+            opening(
+                f"files:{tiny}/backbone", [], input_length=16, target_length=8, dtype="float32"
+            ),
+            task,
+            "validation",
             batch_size=8,
         )
     functions, objects = reports["every_kind"], reports["objects"]
@@ -101,13 +100,9 @@ def test_scores_are_the_log_likelihoods_of_the_targets(tasks, tiny):
     from prompt_jax.backbone.load import load_backbone
 
     report, _ = evaluate_prompts(
-        backbone=f"files:{tiny}/backbone",
-        prompts=[],
-        task="every_kind",
-        split="validation",
-        input_length=16,
-        target_length=8,
-        dtype="float32",
+        opening(f"files:{tiny}/backbone", [], input_length=16, target_length=8, dtype="float32"),
+        "every_kind",
+        "validation",
         batch_size=8,
     )
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")

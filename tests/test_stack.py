@@ -7,6 +7,7 @@ import pytest
 
 from prompt_jax.answer.answerer import Answering
 from prompt_jax.cli.main import main
+from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts, together
 from prompt_jax.model.bundle import Visibility
 from prompt_jax.prompt.artefact import load_prompt
@@ -19,15 +20,13 @@ def saved(kinds: dict[str, str]) -> list[str]:
 
 def answers(tiny: Path, prompts: list[str], how: Answering) -> list[dict]:
     _, rows = evaluate_prompts(
-        backbone=f"files:{tiny}/backbone",
-        task=str(tiny / "toy.train.jsonl"),
-        split="validation",
-        prompts=prompts,
+        opening(
+            f"files:{tiny}/backbone", prompts, input_length=28, target_length=4, dtype="float32"
+        ),
+        str(tiny / "toy.train.jsonl"),
+        "validation",
         batch_size=16,
         max_examples=6,
-        input_length=28,
-        target_length=4,
-        dtype="float32",
         answering=how,
     )
     return rows

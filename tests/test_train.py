@@ -10,7 +10,8 @@ import pytest
 import prompt_jax as pj
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
-from prompt_jax.evaluate.prompts import evaluate_prompt
+from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.prompts import evaluate_prompts
 from prompt_jax.methods.base import PromptedT5, PromptParam
 from prompt_jax.methods.soft import SoftPromptModule
 from prompt_jax.objective.loss import Loss
@@ -125,12 +126,9 @@ def test_the_best_prompt_is_the_first_of_the_best(run):
 def test_the_eval_verb_gives_the_metric_of_training(run, tiny):
     model_dir, _ = run
     prompt = str(model_dir / "prompt" / "best")
-    told = evaluate_prompt(
-        backbone=f"files:{tiny}/backbone",
-        prompt=prompt,
-        task=str(tiny / "toy.train.jsonl"),
-        split="validation",
-    )
+    told = evaluate_prompts(
+        opening(f"files:{tiny}/backbone", [prompt]), str(tiny / "toy.train.jsonl"), "validation"
+    )[0]
     assert told["accuracy"] == load_prompt(prompt).manifest["metric"]["accuracy"]
     assert told["examples"] == 60
 

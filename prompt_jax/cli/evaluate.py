@@ -183,28 +183,29 @@ def evaluate(
     answering = _answering(
         mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
     )
+    from prompt_jax.evaluate.opening import opening
     from prompt_jax.evaluate.prompts import evaluate_prompts
 
-    options: dict[str, Any] = dict(
-        backbone=backbone,
-        prompts=prompt or [],
-        task=task,
-        split=split,
-        batch_size=batch_size,
-        max_examples=max_examples,
+    settings: dict[str, Any] = dict(
         input_length=input_length,
         target_length=target_length,
-        shots=shots,
-        shots_seed=shots_seed,
         dtype=dtype,
         weights_dtype=weights_dtype,
         vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
+    )
+    options: dict[str, Any] = dict(
+        batch_size=batch_size,
+        max_examples=max_examples,
+        shots=shots,
+        shots_seed=shots_seed,
         answering=answering,
         journal=journal,
     )
-    with hosts.joined(place, start_timeout, about=repr(options)):
-        report, rows = evaluate_prompts(**options)
+    about = repr([backbone, prompt, task, split, settings, options])
+    with hosts.joined(place, start_timeout, about=about):
+        asked = opening(backbone, prompt or [], **settings)
+        report, rows = evaluate_prompts(asked, task, split, **options)
         if not hosts.writes():
             return
         if predictions is not None:
@@ -304,22 +305,26 @@ def infer(
         mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
     )
     from prompt_jax.evaluate.infer import infer
+    from prompt_jax.evaluate.opening import opening
 
-    report = infer(
-        backbone=backbone,
-        prompt=prompt,
-        input=input,
-        output=output,
-        answering=answering,
-        choices=choice or [],
-        shard=shard,
-        batch_size=batch_size,
+    asked = opening(
+        backbone,
+        [] if prompt is None else [prompt],
         input_length=input_length,
         target_length=target_length,
         dtype=dtype,
         weights_dtype=weights_dtype,
         vocabulary=vocabulary,
         allow_other_backbone=allow_other_backbone,
+    )
+    report = infer(
+        asked,
+        input,
+        output,
+        answering=answering,
+        choices=choice or [],
+        shard=shard,
+        batch_size=batch_size,
         show=True,
     )
     if json:

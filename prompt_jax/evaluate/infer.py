@@ -14,7 +14,7 @@ from prompt_jax.answer.answerer import Answer, Answerer, Answering, Question
 from prompt_jax.answer.output import Output
 from prompt_jax.data.rows import tokenize_texts
 from prompt_jax.errors import Preempted, UserError, reading
-from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.opening import Opening
 from prompt_jax.evaluate.prompts import model_of, module_of
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
@@ -28,28 +28,22 @@ SHOW_EVERY = 5.0  # seconds between lines of progress
 
 
 def infer(
-    *,
-    backbone: str,
-    prompt: str | None,
+    asked: Opening,
     input: str,
     output: str,
+    *,
     answering: Answering = Answering(),  # noqa: B008 (frozen)
     choices: Sequence[str] = (),
     shard: str = "0/1",
     batch_size: int = 32,
-    input_length: int | None = None,
-    target_length: int | None = None,
-    dtype: str | None = None,
-    weights_dtype: str | None = None,
-    vocabulary: str | None = None,
-    allow_other_backbone: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
     """Writes every row of `input` with `row`, `prediction` and `score` (ranking: also `scores`).
 
-    Rows have `inputs`, and for ranking `choices` unless they are given here. `shard` "i/n" answers
-    the i-th of n equal parts, counted from 0, into a file of its own; their concatenation is the
-    whole. Rows that are there already are checked and skipped.
+    `asked` is the backbone, with one prompt or none. Rows have `inputs`, and for ranking `choices`
+    unless they are given here. `shard` "i/n" answers the i-th of n equal parts, counted from 0,
+    into a file of its own; their concatenation is the whole. Rows that are there already are
+    checked and skipped.
 
     Raises:
       UserError: a bad row, or an output that something else made.
@@ -57,30 +51,20 @@ def infer(
     """
     rows = read_rows(input, answering, tuple(choices))
     first, last, output = shard_of(shard, len(rows), output)
-    asked = opening(
-        backbone,
-        [] if prompt is None else [prompt],
-        input_length=input_length,
-        target_length=target_length,
-        dtype=dtype,
-        weights_dtype=weights_dtype,
-        vocabulary=vocabulary,
-        allow_other_backbone=allow_other_backbone,
-    )
     mesh = sharding.MeshShape().build()
     saved, limits, loaded = asked.prompts, asked.limits, asked.load(mesh)
     layout = saved[0].layout if saved else PromptLayout()
     _ = layout.rows(None)  # a prompt of several tasks is refused before anything is written
     if loaded.vocabulary is None:
         raise UserError(
-            f"backbone {backbone!r}",
+            f"backbone {asked.backbone!r}",
             "infer reads text, and it has no vocabulary",
             "give --vocabulary=FILE.model",
         )
     answerer = Answerer(loaded.vocabulary, layout, mesh, limits, batch_size, answering)
     settings = {
         "shard": shard,
-        "prompt": saved[0].manifest.get("sha256", prompt) if saved else None,
+        "prompt": saved[0].manifest.get("sha256", saved[0].path) if saved else None,
         "backbone": loaded.digest,
         "dtype": asked.dtype,
         "weights_dtype": loaded.weights_dtype or quantised.PLAIN,

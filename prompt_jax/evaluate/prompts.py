@@ -23,7 +23,7 @@ from prompt_jax.backbone.load import Backbone
 from prompt_jax.data.split import Sampling, Shown, Split
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.evaluation import Evaluation, HeldOutTask
-from prompt_jax.evaluate.opening import Opening, default, opening
+from prompt_jax.evaluate.opening import Opening, default
 from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.metrics.generation import bleu_signatures
@@ -35,56 +35,34 @@ from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
 
 
-def evaluate_prompt(*, prompt: str | None, **options: Any) -> dict[str, Any]:
-    """Metrics of one saved prompt, or of the bare backbone; options as `evaluate_prompts`."""
-    return evaluate_prompts(prompts=[] if prompt is None else [prompt], **options)[0]
-
-
 def evaluate_prompts(
-    *,
-    backbone: str,
-    prompts: Sequence[str],
+    asked: Opening,
     task: str,
     split: str,
+    *,
     batch_size: int = 64,
     max_examples: int | None = None,
-    input_length: int | None = None,
-    target_length: int | None = None,
     shots: int | None = None,
     shots_seed: int | None = None,
-    dtype: str | None = None,
-    weights_dtype: str | None = None,
-    vocabulary: str | None = None,
-    allow_other_backbone: bool = False,
     answering: Answering = Answering(),  # noqa: B008 (frozen)
     journal: str | None = None,
 ) -> tuple[dict[str, Any], list[dict]]:
     """What the `eval` verb reports, and the predictions row by row.
 
-    No prompt: the bare backbone. Lengths, dtype and shots are by default those the prompts were
-    trained with; `shots` demonstrations of the split `train` stand before each input, drawn by
-    `shots_seed`. `journal` is a file that keeps every answer: a killed evaluation goes on after
+    `asked` is the backbone with the prompts (none: the bare backbone). `shots` demonstrations of
+    the split `train` stand before each input, drawn by `shots_seed`; by default as the prompts
+    were trained. `journal` is a file that keeps every answer: a killed evaluation goes on after
     them (what `retrieve` and `mine` do is not kept). Of several prompts the report has the metrics
     of each, their mean, and those of the vote. Several processes answer every batch together, and
     all of them have the whole report.
 
     Raises:
-      UserError: a prompt that does not fit, or prompts that were trained with other lengths.
+      UserError: a prompt that does not fit, or prompts that were trained with other shots.
     """
     if journal is not None and hosts.several():
         raise UserError(
             f"--journal={journal}", "one process can keep it", "leave it out for several"
         )
-    asked = opening(
-        backbone,
-        prompts,
-        input_length=input_length,
-        target_length=target_length,
-        dtype=dtype,
-        weights_dtype=weights_dtype,
-        vocabulary=vocabulary,
-        allow_other_backbone=allow_other_backbone,
-    )
     saved = asked.prompts
     train = Split(task, "train", asked.limits)
     shown = Shown(
@@ -115,7 +93,7 @@ def evaluate_prompts(
         table = scorer.confusion(answers[0])
         signed = _signatures(scorer, metrics)
         return report | metrics | signed | ({"confusion": table} if table else {}), predictions
-    return report | _compare(scorer, prompts, answers), _numbered(scorer, prompts, answers)
+    return report | _compare(scorer, saved, answers), _numbered(scorer, saved, answers)
 
 
 def _signatures(scorer: TaskScorer, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -215,17 +193,20 @@ def ensemble(answers: Sequence[Answers]) -> Answers:
     return [vote(by_prompt) for by_prompt in zip(*answers, strict=True)]
 
 
-def _compare(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> dict:
+def _compare(scorer: TaskScorer, prompts: Sequence[Prompt], answers: Sequence[Answers]) -> dict:
     each = [scorer.score(own)[0] for own in answers]
     mean = {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
     both = ensemble(answers)
-    rows = [{"prompt": p, **metrics} for p, metrics in zip(prompts, each, strict=True)]
+    rows = [{"prompt": p.path, **metrics} for p, metrics in zip(prompts, each, strict=True)]
     report = {"prompts": rows, "mean": mean, "vote": scorer.score(both)[0]}
     table = scorer.confusion(both)
     return report | ({"confusion": table} if table else {})
 
 
-def _numbered(scorer: TaskScorer, prompts: Sequence[str], answers: Sequence[Answers]) -> list[dict]:
+def _numbered(
+    scorer: TaskScorer, prompts: Sequence[Prompt], answers: Sequence[Answers]
+) -> list[dict]:
     """The predictions of every prompt, each row with its prompt's path; last those of the vote."""
-    named = [*zip(prompts, answers, strict=True), ("vote", ensemble(answers))]
+    names = [*(prompt.path for prompt in prompts), "vote"]
+    named = zip(names, [*answers, ensemble(answers)], strict=True)
     return [{"prompt": name, **row} for name, own in named for row in scorer.score(own)[1]]
