@@ -12,14 +12,13 @@ https://arxiv.org/abs/2205.12647, who swap the language's rows).
 """
 
 import hashlib
-import importlib.metadata
 from functools import lru_cache, partial
 
 import seqio
 
 from prompt_jax.metrics.text import accuracy
 from prompt_jax.tasks.cross_lingual import LANGUAGES, UNSEEN, text_beside
-from prompt_jax.tasks.quickstart import cldr_names
+from prompt_jax.tasks.quickstart import cldr_names, installed
 from prompt_jax.tasks.text import RowsSource, add_task
 
 KINDS = ("territory", "language", "currency")
@@ -57,7 +56,7 @@ def _register(kind: str, language: str) -> str:
         ("train", "validation", "test"),
         "CLDR names of the installed Babel (Unicode licence, BSD)",
         "Unicode licence, BSD",
-        version=f"Babel {importlib.metadata.version('Babel')}",
+        version=installed("Babel"),
     )
     add_task(f"cldr_name_{kind}_{language}", source, [], [accuracy], None)
     return f"cldr_name_{kind}_{language}"

@@ -114,6 +114,14 @@ def _vendored(package: str, file: str) -> Path:
         raise UserError(package, "not installed", INSTALL) from None
 
 
+def installed(package: str) -> str:
+    """The package with its version; a task can be named, not read, where it is not installed."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package}, not installed"
+
+
 def cldr_language_entries() -> Iterable[Entry]:
     """Names of things in the eight LANGUAGES, where all eight names differ."""
     names = {language: cldr_names(language) for language in LANGUAGES}
@@ -193,7 +201,7 @@ def register(
         SPLITS,
         f"{what} of the installed {package} ({licence})",
         licence,
-        version=f"{package} {importlib.metadata.version(package)}",
+        version=installed(package),
     )
     add_task(name, source, [], [accuracy], tuple(choices))
 

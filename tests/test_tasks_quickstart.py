@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -92,3 +94,30 @@ def test_a_missing_package_is_named(monkeypatch):
     with pytest.raises(UserError, match="vaderSentiment: not installed; run pip install") as error:
         text.load_examples("vader_polarity", "train")
     assert error.value.remedy == "run pip install 'prompt-jax[quickstart]'"
+
+
+BASE_INSTALL = """
+import importlib.metadata as metadata, sys
+ABSENT = {"babel", "emoji", "emojis", "empath", "vadersentiment"}
+sys.modules |= dict.fromkeys(ABSENT)
+find = metadata.Distribution.from_name.__func__
+def from_name(cls, name):
+    if name.lower() in ABSENT:
+        raise metadata.PackageNotFoundError(name)
+    return find(cls, name)
+metadata.Distribution.from_name = classmethod(from_name)
+from prompt_jax.cli.main import main
+assert main(["tasks", "check", sys.argv[1]]) == 0
+assert main(["tasks", "show", "cldr_kind"]) == 2
+"""
+
+
+@pytest.mark.slow
+def test_the_base_install_reads_files(tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("inputs,targets\na b,yes\nc d,no\n" * 4)
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL, str(rows)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Babel: not installed; run pip install 'prompt-jax[quickstart]'" in done.stderr
