@@ -1,6 +1,7 @@
 """`--dry_run`: what would be done is said, and nothing is written."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,48 @@ def test_train(report, tiny: Path) -> None:
     rows, columns = plan["batch"]["encoder_input_tokens"]
     assert columns > length and rows >= 1 and width > 1
     assert "per device" in plan["memory"] and "prompt/last/" in plan["files"]
-    plans = report(*train, "--seeds=3,5")["plans"]
+    whole, *plans = report(*train, "--seeds=3,5")["plans"]
     assert [plan["model_dir"] for plan in plans] == ["D/seed_3", "D/seed_5"]
+    assert whole["steps_in_all"] == 2 * plans[0]["steps"] and "2 members" in plans[0]["memory"]
+
+
+def left_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_planned(files: set[str], planned: list[str]) -> None:
+    """Every file is planned, and every entry of the plan is there."""
+    patterns = {name.replace("STEP", "*") + "*" * name.endswith("/") for name in planned}
+    matched = {p: {file for file in files if fnmatch(file, p)} for p in patterns}
+    assert set().union(*matched.values()) == files
+    assert [p for p, of_pattern in matched.items() if not of_pattern] == []
+
+
+@pytest.mark.slow
+def test_a_run_writes_what_was_planned(report, tiny: Path, tmp_path: Path) -> None:
+    train = ["train", f"--gin_file={tiny}/run.gin", "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2"]
+    train += ["--gin.EXPORT_TO='npy'", "--batch_digests", "--profile", "--track=mlflow"]
+    (plan,) = report(*train, "--model_dir=D")["plans"]
+    assert "profile/" not in plan["files"] and "trackers.json" in plan["files"]
+    assert main([*train[:-1], f"--model_dir={tmp_path}/D"]) == 0
+    assert_planned(left_in(tmp_path / "D"), [n for n in plan["files"] if n != "trackers.json"])
+
+
+@pytest.mark.slow
+def test_a_farm_writes_what_was_planned(report, tiny: Path, tmp_path: Path, capsys) -> None:
+    train = ["train", f"--gin_file={tiny}/run.gin", "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2"]
+    train += ["--gin.FARM={'SEED': [0, 1]}"]
+    whole, *members = report(*train, "--model_dir=D")["plans"]
+    assert (whole["members"], whole["at_once"], whole["steps_in_all"]) == (2, 2, 4)
+    assert main([*train, f"--model_dir={tmp_path}/D"]) == 0
+    planned = list(whole["files"])
+    for member in members:
+        place = member["model_dir"].removeprefix("D/")
+        planned += [f"{place}/{name}" for name in member["files"]]
+    assert_planned(left_in(tmp_path / "D"), planned)
+    capsys.readouterr()
+    assert main([*train, "--model_dir=D", "--dry_run"]) == 0
+    assert "every member" in capsys.readouterr().out
 
 
 def test_a_program_of_stages(report) -> None:
@@ -44,10 +85,11 @@ def test_a_program_of_stages(report) -> None:
     assert second["model_dir"] == "D/stage_2" and second["trained"] == "the whole model"
 
 
-def test_spot_and_eval(report, tiny: Path, library: Path) -> None:  # noqa: F811
+def test_spot_and_eval(report, tiny: Path, runs: Path, library: Path) -> None:  # noqa: F811
     flags = (f"--gin_file={tiny}/run.gin", "--model_dir=D", "--gin.SoftPrompt.decoder_length=2")
     (plan,) = report("spot", "embed", *flags, "--library=L", "--name=third")["plans"]
     assert plan["entry"] == "L/third/"
+    assert_planned(left_in(runs / "run_one"), plan["files"])
     transfer = ("spot", "transfer", *flags, f"--library={library}", "--strategy=best,mixture")
     control, rest = report(*transfer, "--k=9")["plans"]
     assert rest["runs"] == {"control": 1, "best": 2, "mixture": 2}

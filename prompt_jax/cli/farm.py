@@ -48,6 +48,42 @@ def train_members(
     return True
 
 
+def plans_of(
+    root: Any,
+    seeds: str | None,
+    load: "Callable[[Sequence[str]], Config]",
+    model_dir: str,
+    track: Sequence[str] | None,
+    profile: bool,
+    batch_digests: bool,
+) -> list[dict[str, Any]]:
+    """What `train` would do, for `--dry_run`: one run, a program of stages, a grid, or seeds."""
+    from prompt_jax.doctor import plan
+    from prompt_jax.inspect import observers
+    from prompt_jax.run.grid import members_of, seeds_of
+    from prompt_jax.run.seeds import parse_seeds
+    from prompt_jax.run.settings import Train
+    from prompt_jax.run.stages import refuse_seeds
+
+    also = plan.Also(observers.files(track or ()), profile, batch_digests)
+    if not isinstance(root, Train):
+        refuse_seeds(seeds)
+        return plan.plan(root, model_dir, also)
+    if seeds is None and root.farm.grid is None:
+        return plan.plan(root, model_dir, also)
+    if seeds is None:
+        members = members_of(root.farm.grid or {}, load)
+    else:
+        _refuse_both(root, seeds)
+        members = seeds_of(parse_seeds(seeds), load)
+    return plan.plan_of_members(members, model_dir, root.farm, also)
+
+
+def _refuse_both(root: "Train", seeds: str) -> None:
+    if root.farm.grid:
+        raise UserError(f"--seeds={seeds}", "the recipe has a FARM", "give it a line 'SEED': [...]")
+
+
 def _train_grid(root: "Train", load, options: MemberOptions) -> None:
     from prompt_jax.inspect.observers import usual
     from prompt_jax.run.farm import summary_of, train_farm
@@ -76,8 +112,7 @@ def _train_seeds(root: "Train", seeds: str, load, run, options: MemberOptions) -
     from prompt_jax.run.grid import seeds_of
     from prompt_jax.run.seeds import parse_seeds, train_seeds
 
-    if root.farm.grid:
-        raise UserError(f"--seeds={seeds}", "the recipe has a FARM", "give it a line 'SEED': [...]")
+    _refuse_both(root, seeds)
     members = {member.settings.seed: member for member in seeds_of(parse_seeds(seeds), load)}
     together = unfit(root) is None
     if together:

@@ -17,7 +17,7 @@ from prompt_jax.cli.convert import convert
 from prompt_jax.cli.doctor import doctor
 from prompt_jax.cli.evaluate import evaluate, infer
 from prompt_jax.cli.export import export, import_
-from prompt_jax.cli.farm import MemberOptions, train_members
+from prompt_jax.cli.farm import MemberOptions, plans_of, train_members
 from prompt_jax.cli.fit import fit
 from prompt_jax.cli.gallery import gallery_app
 from prompt_jax.cli.inspect import inspect
@@ -277,14 +277,11 @@ def train(
         return run_recipe(cfg.root, folder, seeds=seeds, operative=cfg.operative, **options)
 
     if dry_run:
-        from prompt_jax.doctor.plan import plan
-
         import_methods(methods_module)
         cfg = load([])
-        from prompt_jax.run.seeds import parse_seeds
-
-        numbers = None if seeds is None else parse_seeds(seeds)
-        print_plans(plan(cfg.root, model_dir, numbers), cfg.operative, json)
+        import_tasks(tasks_module)
+        plans = plans_of(cfg.root, seeds, load, model_dir, track, profile, batch_digests)
+        print_plans(plans, cfg.operative, json)
         return
     flags = {"gin_file": gin_file, "gin_search_paths": gin_search_paths}
     flags |= {"model_dir": model_dir, "tasks_module": tasks_module, "seeds": seeds}

@@ -53,15 +53,25 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_plans(plans: Sequence[Mapping[str, Any]], operative: str, json: bool) -> None:
-    """What `--dry_run` reports: every binding in force, then a table of each run."""
+    """What `--dry_run` reports: every binding in force, then a table of each run.
+
+    Of members of a farm one table says what they share, and another where they differ.
+    """
     if json:
         print_json({"config": operative, "plans": list(plans)})
         return
     if operative:
         print(operative)
-    for plan in plans:
+    members = [plan for plan in plans if "member" in plan]
+    for plan in (plan for plan in plans if "member" not in plan):
         facts = {name: value for name, value in plan.items() if value not in ({}, [])}
         print_facts(str(facts.pop("model_dir", facts.get("task", ""))), facts)
+    if members:
+        first = members[0]
+        shared = [n for n in first if all(m.get(n) == first[n] for m in members)]
+        print_facts("every member", {n: first[n] for n in shared if first[n] not in ({}, [])})
+        apart = [n for n in first if n not in shared]
+        print_table("members", [{n: member.get(n) for n in apart} for member in members])
     print("dry run: no weight was read, and nothing was written")
 
 

@@ -15,6 +15,7 @@ from prompt_jax.cli.options import (
     MethodsModules,
     ModelDir,
     TasksModules,
+    command_line,
     import_methods,
     import_tasks,
     use_data_dir,
@@ -86,18 +87,25 @@ def embed(
     if dry_run:
         if not gin_file:
             raise UserError("--dry_run", "there is nothing to train", "give a --gin_file")
-        from prompt_jax.doctor.plan import plan_of_run
+        from prompt_jax.doctor.plan import Also, plan_of_run
+        from prompt_jax.inspect import observers
 
         cfg = _loader(ctx, gin_file, gin_search_paths)([])
         entry = f"{library}/{name or cfg.root.data.task}/"
-        print_plans([plan_of_run(cfg.root, model_dir) | {"entry": entry}], cfg.operative, json)
+        plan = plan_of_run(cfg.root, model_dir, Also(observers.files()))
+        print_plans([plan | {"entry": entry}], cfg.operative, json)
         return
     if gin_file:
         cfg = _loader(ctx, gin_file, gin_search_paths)([])
         import_tasks(tasks_module)
+        from prompt_jax.inspect import observers
         from prompt_jax.run.train import train
 
-        train(cfg.root, model_dir, operative=cfg.operative, show=True)
+        flags = {"gin_file": gin_file, "library": library, "model_dir": model_dir, "name": name}
+        flags |= {"gin_search_paths": gin_search_paths, "tasks_module": tasks_module}
+        flags |= {"methods_module": methods_module, "data_dir": data_dir}
+        followers = observers.usual(command_line("spot embed", flags, ctx.obj))
+        train(cfg.root, model_dir, operative=cfg.operative, observers=followers, show=True)
     from prompt_jax.prompt.library import Library
     from prompt_jax.transfer.embed import take
 
@@ -189,7 +197,7 @@ def transfer(
     """
     kind = _kind(by)
     strategies = _strategies(strategy)
-    from prompt_jax.inspect import pictures
+    from prompt_jax.inspect import observers, pictures
 
     pictures.check(picture)
     use_data_dir(data_dir)
@@ -199,16 +207,18 @@ def transfer(
     from prompt_jax.prompt.library import Library
 
     if dry_run:
-        from prompt_jax.doctor.plan import plan_of_transfer
+        from prompt_jax.doctor.plan import Also, plan_of_transfer
 
-        plans = plan_of_transfer(cfg.root, model_dir, Library(library), strategies, k)
+        also = Also(observers.files())
+        plans = plan_of_transfer(cfg.root, model_dir, Library(library), strategies, k, also)
         print_plans(plans, cfg.operative, json)
         return
     import_tasks(tasks_module)
     from prompt_jax.transfer.targets import Transfer
 
     where = (Library(library), model_dir)
-    planned = Transfer(load, *where, strategies, k, kind, early_step, size_cap, show=True)
+    options = {"observers": observers.usual, "show": True}
+    planned = Transfer(load, *where, strategies, k, kind, early_step, size_cap, **options)
     report = planned()
     if picture is not None:
         _draw_gains(report, picture)

@@ -202,20 +202,30 @@ def check_disk(facts: Facts) -> Line:
     return Line("disk", "ok", value)
 
 
-def check_memory(facts: Facts) -> Line:
-    """Weights, trainables, optimizer and activations (an estimate) fit into a device."""
+def check_memory(facts: Facts, together: int | None = None) -> Line:
+    """Weights, trainables, optimizer and activations (an estimate) fit into a device.
+
+    `together`: how many runs train in one step over the same weights; None: as the recipe says.
+    """
     run, mesh = facts.run, facts.mesh
     config = dataclasses.replace(
         facts.checkpoint.config, dtype=facts.dtype, remat=run.backbone.remat
     )
     platform = mesh.devices.flat[0].platform
     needed = estimate.step_bytes(run, config, mesh, platform, facts.weights_dtype)
+    if together is None:
+        together = run.farm.together
+    # Members lie along the axis `data`, each with its whole batch.
+    data = mesh.shape["data"] if together > 1 else 1
+    here = -(-together // data)
     frozen, trained, saved = needed
-    limit, total = estimate.device_bytes(mesh.devices.flat[0]), needed.total
+    trained, saved = here * trained, here * data * saved
+    limit, total = estimate.device_bytes(mesh.devices.flat[0]), frozen + trained + saved
     value = (
         f"{_gib(total)} of {_gib(limit)} per device: weights {_gib(frozen)}, trained and optimizer "
         f"{_gib(trained)}, activations {_gib(saved)} (an estimate)"
     )
+    value += f", {together} members at once" if together > 1 else ""
     fix = "Backbone.remat = 'full', a larger Train.accumulate, a smaller BATCH_SIZE, or more fsdp"
     if frozen + trained > limit or total > 2 * limit:
         return Line("memory", "fail", value, fix)

@@ -1,15 +1,17 @@
 """What follows a run that is started by the program or by `prompt_jax.train`."""
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from prompt_jax import hosts
 from prompt_jax.errors import UserError
 from prompt_jax.inspect.nearest import described, drift
-from prompt_jax.inspect.report import write_report
+from prompt_jax.inspect.report import PAGE, write_report
 from prompt_jax.inspect.runs import FACTS, read_facts
 from prompt_jax.inspect.tensorboard import TensorBoard
+from prompt_jax.inspect.trackers import FILE as TRACKERS
 from prompt_jax.inspect.trackers import Tracker
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.prompt.artefact import load_prompt
@@ -22,6 +24,13 @@ def usual(command: str | None = None, track: Sequence[str] = ()) -> list[Observe
     """The observers of every run, and the trackers of `track`; `command` is what started it, for
     the report."""
     return [TensorBoard(), *(Tracker(name) for name in dict.fromkeys(track)), Report(command)]
+
+
+def files(track: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `usual` observers leave in a run's folder."""
+    trackers = [TRACKERS] if track else []
+    trackers += ["wandb/"] if "wandb" in track and "WANDB_DIR" not in os.environ else []
+    return ("tensorboard/", *trackers, FACTS, PAGE)
 
 
 class Report:
@@ -50,7 +59,7 @@ class Report:
             opened.say(f"  {write_report([str(opened.folder)])}")
         except Exception as error:  # a page is no reason to lose a run
             reason = error.problem if isinstance(error, UserError) else error
-            opened.say(f"report.html is not written: {type(error).__name__}: {reason}")
+            opened.say(f"{PAGE} is not written: {type(error).__name__}: {reason}")
 
     def _keep_facts(self, opened: Opened) -> None:
         facts = read_facts(opened.folder)

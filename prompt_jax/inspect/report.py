@@ -33,6 +33,9 @@ MOST_METRICS = 8
 Table = dict[str, Any]
 
 
+PAGE = "report.html"
+
+
 def write_report(places: Sequence[str], output: str | None = None) -> epath.Path:
     """Writes the page of one run, of a folder of runs, of several, or of a board (FILE.jsonl);
     returns its path.
@@ -53,7 +56,7 @@ def write_report(places: Sequence[str], output: str | None = None) -> epath.Path
     else:
         farms = [row for place in places for row in boards.read_farm(epath.Path(place))]
         page = render(context_of(grouped(places), farms))
-    beside = first.with_suffix(".html") if board is not None else first / "report.html"
+    beside = first.with_suffix(".html") if board is not None else first / PAGE
     path = epath.Path(output) if output else beside
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)

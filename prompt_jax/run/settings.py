@@ -1,6 +1,7 @@
 """The settings of a run: what a recipe builds."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,11 @@ class Farm:
     grid: dict[str, Any] | None = None
     at_once: int = 8
     halve_at: int | None = None
+
+    @property
+    def together(self) -> int:
+        """How many members train in one step; 1 where the recipe is one run."""
+        return min(self.at_once, math.prod(map(len, (self.grid or {}).values())))
 
     def check(self):
         for name, value in (("at_once", self.at_once), ("halve_at", self.halve_at)):

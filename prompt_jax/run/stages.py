@@ -152,11 +152,16 @@ def run_recipe(
     """
     if not isinstance(root, Stages):
         return train(root, model_dir, **options)
+    refuse_seeds(seeds)
+    return train_stages(root, model_dir, **options)
+
+
+def refuse_seeds(seeds: str | None) -> None:
+    """UserError where a command names seeds for a program of stages."""
     if seeds is not None:
         raise UserError(
             f"--seeds={seeds}", "a program of stages runs one seed", "give --gin.SEED=N"
         )
-    return train_stages(root, model_dir, **options)
 
 
 def train_stages(program: Stages, model_dir: str, **options: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from prompt_jax.run.observe import Observer
 from prompt_jax.run.prefetch import Prefetch
 from prompt_jax.run.settings import Train
 
+PROFILED_FROM, PROFILED_TO = 3, 5  # steps of this process, from 0
+
 
 def train(
     settings: Train,
@@ -91,9 +93,9 @@ def train(
 def profiled(steps: range, folder: epath.Path, profile: bool) -> Iterator[int]:
     """The steps; with `profile`, an xprof trace of the fourth to the sixth in `profile/`."""
     for n, step in enumerate(steps):
-        if profile and n == 3:
+        if profile and n == PROFILED_FROM:
             jax.profiler.start_trace(str(folder / "profile"))
         yield step
-        if profile and (n == 5 or step == steps[-1]) and n >= 3:
+        if profile and (n == PROFILED_TO or step == steps[-1]) and n >= PROFILED_FROM:
             jax.profiler.stop_trace()
             profile = False

@@ -22,6 +22,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.prompt.library import Entry, Library
 from prompt_jax.run.log import read_metrics
+from prompt_jax.run.observe import Observer
 from prompt_jax.run.seeds import score_of
 from prompt_jax.settings import rebinding
 from prompt_jax.transfer import similarity
@@ -46,6 +47,7 @@ class Transfer:
       by: the similarity that ranks.
       early_step: of the target's embedding; None: that of the sources, which must agree.
       size_cap: of the mixture's rates.
+      observers: makes those of one run.
     """
 
     load: Callable[[Sequence[str]], Any]
@@ -56,6 +58,7 @@ class Transfer:
     by: similarity.Kind = "pairs"
     early_step: int | None = None
     size_cap: int = SIZE_CAP
+    observers: Callable[[], Sequence[Observer]] = tuple
     show: bool = False
 
     def __call__(self) -> dict[str, Any]:
@@ -126,7 +129,8 @@ class Transfer:
         from prompt_jax.run.train import train
 
         cfg, folder = self.load(bindings), f"{self.model_dir}/{name}"
-        train(cfg.root, folder, operative=cfg.operative, show=self.show, check=check)
+        options: dict[str, Any] = {"observers": self.observers(), "show": self.show}
+        train(cfg.root, folder, operative=cfg.operative, check=check, **options)
         return folder
 
     def _from(self, name: str, path: str) -> str:
