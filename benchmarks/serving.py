@@ -27,34 +27,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
+from serving_prompts import prompt_of
 
-import prompt_jax as pj
 from prompt_jax.backbone.convert import convert
 from prompt_jax.backbone.formats import files
-from prompt_jax.backbone.load import Backbone, read_arrays
+from prompt_jax.backbone.load import Backbone, load_backbone, read_arrays
 from prompt_jax.export import peft as peft_folder
-from prompt_jax.methods.base import PromptMethod
-from prompt_jax.methods.ia3 import IA3
-from prompt_jax.methods.lora import LoRA
-from prompt_jax.methods.parts.inits import UniformInit
-from prompt_jax.methods.parts.start import Shapes
-from prompt_jax.methods.prefix import PrefixTuning
-from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.requests import Ask, Decoding
 
 SLOTS, READ, WRITTEN, ROWS = 32, 128, 16, 20
+KINDS = ["plain", "prefix", "lora", "ia3"]  # of `serving_prompts`
 EMBEDDING = "token_embedder/embedding"
-KINDS: dict[str, PromptMethod] = {
-    "plain": SoftPrompt(length=ROWS, init=UniformInit()),
-    "prefix": PrefixTuning(length=8, hidden=None),
-    "lora": LoRA(rank=4),
-    "ia3": IA3(),
-}
 Request = tuple[str, np.ndarray]
 
 
@@ -65,18 +52,7 @@ def opened(name: str, folder: Path) -> Backbone:
         arrays[EMBEDDING] = arrays[EMBEDDING] * np.float32(0.02)
         files.write(str(folder / "files"), config, arrays, None)
         name = f"files:{folder / 'files'}"
-    return pj.load_backbone(name, "float32")
-
-
-def prompt_of(backbone: Backbone, kind: str, seed: int) -> Prompt:
-    module: Any = KINDS[kind].create(jax.random.key(0), Shapes(backbone.config))
-    rng, arrays = np.random.default_rng(seed), {}
-    for name, x in KINDS[kind].fold(module).items():
-        arrays[name] = (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32)
-    named = {"name": backbone.name, "digest": backbone.digest}
-    seen = {"input": True, "prompt": "all"}
-    facts = {"method": kind, "backbone": named, "visibility": seen, "tokenizer": None}
-    return Prompt(arrays, {"task": None, "metric": None, **facts}, f"{kind} {seed}")
+    return load_backbone(name, "float32")
 
 
 def requests_of(names: list[str], count: int, vocab_size: int) -> list[Request]:
@@ -190,7 +166,7 @@ def engine_of(backbone: Backbone, kinds: list[str], count: int, slots: int = SLO
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.monotonic()
     for n in range(count):
-        engine.put(f"p{n}", prompt_of(backbone, kinds[n % len(kinds)], n))
+        engine.put(f"p{n}", prompt_of(backbone, kinds[n % len(kinds)], n, ROWS))
     loaded = time.monotonic() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     held = sum(facts["bytes"] for facts in engine.prompts().values())
@@ -243,7 +219,7 @@ def main() -> None:
         engines: dict[str, tuple[Engine, list[Request]]] = {}
         for label, kinds, count in [
             *((f"mixed {count}", ["plain"], count) for count in counts),
-            ("kinds", list(KINDS), min(100, max(counts))),
+            ("kinds", KINDS, min(100, max(counts))),
         ]:
             engine, facts = engine_of(backbone, kinds, count)
             names = list(engine.prompts())
@@ -261,7 +237,8 @@ def main() -> None:
         if not asked.no_parity:
             convert(backbone.name, "hf", str(folder / "hf"))
             adapters = {
-                name: prompt_of(backbone, "plain", n) for n, name in enumerate(pair[0].prompts())
+                name: prompt_of(backbone, "plain", n, ROWS)
+                for n, name in enumerate(pair[0].prompts())
             }
             peer = Peft(str(folder / "hf"), adapters, folder / "adapters")
             runs[f"peft {many}"] = lambda: {"tokens_per_second": peer.switching(pair[1])}
