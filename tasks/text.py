@@ -14,9 +14,8 @@ Any SeqIO task whose output features are TEXT_FEATURES works as well.
 """
 
 import difflib
-import hashlib
 import importlib
-import re
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,18 +25,11 @@ import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError, reading
+from prompt_jax.filerows import FileRows, file_task, held_out, rank, where_of
 from prompt_jax.jsonl import TEXT_KEYS
 from prompt_jax.metrics.text import Metric, accuracy
-from prompt_jax.splits import names_folder, names_rows, parse, split_files, stem_of
+from prompt_jax.splits import names_folder, names_rows
 from prompt_jax.tasks import mixtures
-from prompt_jax.tasks.file_rows import (
-    FileRows,
-    held_out,
-    labels_of,
-    rank,
-    train_or_validation,
-    where_of,
-)
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
 
@@ -59,7 +51,9 @@ BUNDLED_MODULES = (
     "cldr_names",
     "quickstart",
 )
-READ_BATCH = 512  # rows that leave TensorFlow at a time
+SPLITS = ("train", "validation", "test")  # in this order
+READ_BATCH = 512  # rows that TensorFlow is given at a time, and that leave it
+TYPES = {str: tf.string, bool: tf.bool, int: tf.int64, float: tf.float64}
 
 # The label strings of a classification task, by task name, in the order of its class ids.
 CHOICES: dict[str, tuple[str, ...]] = {}
@@ -155,7 +149,7 @@ class RowsSource(seqio.DataSource):
         self._given[split] = len(rows)
         if self._count is not None:
             self._records[split] = self._count(rows)
-        dataset = rows.dataset() if isinstance(rows, FileRows) else _dataset_of(rows)
+        dataset = _dataset_of_files(rows) if isinstance(rows, FileRows) else _dataset_of(rows)
         if shard_info is not None:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         return dataset.shuffle(len(rows), seed=seed) if shuffle else dataset
@@ -164,6 +158,24 @@ class RowsSource(seqio.DataSource):
 def _dataset_of(rows: list[dict]) -> tf.data.Dataset:
     columns: Any = {key: _column([row[key] for row in rows]) for key in rows[0]}
     return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def _dataset_of_files(rows: FileRows) -> tf.data.Dataset:
+    """Of which no more than a batch is in memory."""
+    kinds = {key: TYPES[kind] for key, kind in rows.columns.items()}
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        stream = iter(rows)
+        while some := list(itertools.islice(stream, READ_BATCH)):
+            yield {
+                key: np.array([row[key].encode() for row in some], object)
+                if kind is tf.string
+                else np.array([row[key] for row in some], kind.as_numpy_dtype)
+                for key, kind in kinds.items()
+            }
+
+    specs = {key: tf.TensorSpec([None], kind) for key, kind in kinds.items()}
+    return tf.data.Dataset.from_generator(batches, output_signature=specs).unbatch()
 
 
 def _column(values: list) -> Any:
@@ -231,17 +243,10 @@ def jsonl_task(
     def read(split: str) -> FileRows:
         return FileRows(paths[split], known)
 
-    return add_task(name, _files_source(read, paths), [], metrics, choices)
-
-
-def _files_source(
-    read: Callable[[str], FileRows], files: Mapping[str, Sequence[str]], note: str = ""
-) -> RowsSource:
-    described = f"rows of {', '.join(path for some in files.values() for path in some)}{note}"
-    splits = dict.fromkeys((*files, *(("validation",) if note else ())))
-    order = [split for split in ("train", "validation", "test") if split in splits]
-    order += [split for split in splits if split not in order]
-    return RowsSource(read, order, described, where=where_of(files))
+    order = sorted(paths, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
+    described = f"rows of {', '.join(path for some in paths.values() for path in some)}"
+    source = RowsSource(read, order, described, where=where_of(paths))
+    return add_task(name, source, [], metrics, choices)
 
 
 def _check_choices(name: str, choices: Sequence[str]) -> None:
@@ -253,31 +258,13 @@ def _check_choices(name: str, choices: Sequence[str]) -> None:
 
 
 def task_from_jsonl(name: str, validation: str | None = None) -> seqio.Task:
-    """The task of a file or a folder of rows, registered on first use; scored by accuracy.
-
-    Its splits are those of `splits.split_files`. Without a validation file a tenth of the distinct
-    inputs (at least one, those with the smallest SHA-256) is held out of `train` as `validation`,
-    so that the two never share an input. Where the targets are labels (`labels_of`) they are the
-    task's choices.
-    """
-    files = split_files(name, validation)
-    named = {split: "|".join(some) for split, some in files.items()}
-    digest = hashlib.sha256("\n".join(f"{s}={p}" for s, p in named.items()).encode()).hexdigest()
-    stem = re.sub(r"\W", "_", stem_of(epath.Path(parse(name)[0]).name))
-    registered = f"jsonl:{stem}:{digest[:8]}"
-    if registered in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(registered)
-    given = tuple(f for split in files if split != "test" for f in files[split])
-    divided = "train" in files and "validation" not in files
-
-    def read(split: str) -> FileRows:
-        if not divided or split == "test":
-            return FileRows(files[split])
-        return train_or_validation(files["train"], split)
-
-    note = ", a tenth held out as validation" if divided else ""
-    source = _files_source(read, files, note)
-    return add_task(registered, source, [], [accuracy], labels_of(given) or None)
+    """The task of a file or a folder of rows (`file_task`), registered on first use; scored by
+    accuracy."""
+    task = file_task(name, validation)
+    if task.name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(task.name)
+    source = RowsSource(task.read, task.splits, str(task), where=where_of(task.files))
+    return add_task(task.name, source, [], [accuracy], task.choices or None)
 
 
 def files_of(name: str) -> str:

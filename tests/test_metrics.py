@@ -177,6 +177,7 @@ def test_the_meter_tells_speed_compiling_and_memory(monkeypatch):
     jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 0.1)
     record = meter.record(1)
     assert record["compile_seconds"] == pytest.approx(0.1)
+    assert record["compiled_programs"] == 1
     assert record["tokens_per_second"] == pytest.approx(100, rel=0.1)
     assert record["model_flops_utilisation"] == pytest.approx(1e6 / 0.9 / 1e9, rel=0.1)
     assert record["host_peak_bytes"] > 1e7

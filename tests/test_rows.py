@@ -11,7 +11,7 @@ from prompt_jax.data import rows, token_cache
 from prompt_jax.data.source import Data
 from prompt_jax.data.split import Sampling, Shown, Split
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.tasks import file_rows, text
+from prompt_jax.tasks import text
 
 COUNT, LONG = 2000, 6000  # rows of the large file, and characters of each
 
@@ -42,7 +42,6 @@ def large(tmp_path_factory) -> str:
 def small_memory(tmp_path, monkeypatch):
     """A machine on which little fits, and a token cache of its own."""
     monkeypatch.setattr(rows, "IN_MEMORY", 1 << 16)
-    monkeypatch.setattr(file_rows, "BATCH", 64)
     monkeypatch.setattr(text, "READ_BATCH", 64)
     monkeypatch.setattr(token_cache, "CHUNK", 1 << 16)
     monkeypatch.setattr(token_cache, "folder", lambda: tmp_path / "cache")

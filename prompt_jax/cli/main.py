@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prompt_jax import hosts, progress
+from prompt_jax.cli import compiled
 from prompt_jax.cli.bench import bench
 from prompt_jax.cli.convert import convert
 from prompt_jax.cli.doctor import doctor
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         _use_utf8()
+        compiled.use_cache()
     arguments = list(sys.argv[1:] if argv is None else argv)
     chipless.be_quiet()
     try:

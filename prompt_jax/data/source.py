@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_jax.data import named
 from prompt_jax.data.packing import Row, RowPlan, row_length
 from prompt_jax.data.rows import Rows
 from prompt_jax.data.split import OfTasks, Sampling, Shown, Split, TaskText
@@ -31,7 +32,7 @@ class Data:
     """What a run trains on.
 
     Attributes:
-      task: a SeqIO task or mixture, a file of rows (`splits`), or a folder of them.
+      task: a SeqIO task or mixture, a file of rows (`splits`), a folder of them, or `synthetic`.
       input_length: tokens of text per row of the encoder, EOS included; the prompt is extra.
       target_length: tokens per row of the decoder, EOS included.
       batch_size: rows per step over all devices.
@@ -114,9 +115,7 @@ class Data:
 
     def choices(self) -> tuple[str, ...]:
         """The label strings of the task; () where there are none."""
-        from prompt_jax.tasks import text
-
-        return text.choices_of(self.task)
+        return named.choices_of(self.task)
 
     def title(self) -> str:
         """What is trained on, in a few words."""

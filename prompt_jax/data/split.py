@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prompt_jax.data import shots
+from prompt_jax.data import named, shots
 from prompt_jax.data.demonstrations import Demonstrations, before
 from prompt_jax.data.rows import Column, Example, Rows, gathered, rows_of
 
@@ -61,7 +61,7 @@ class Split:
     """A split of a task.
 
     Attributes:
-      task: a SeqIO task or mixture, or a path that ends in `.jsonl` or `.parquet`.
+      task: a SeqIO task or mixture, a file or folder of rows, or `synthetic`.
       limits: tokens of input and of target, EOS included; the prompt is extra.
     """
 
@@ -73,20 +73,16 @@ class Split:
 
     def read(self) -> "TaskText":
         """Every example as text: what can be checked before any weight is read."""
-        from prompt_jax.tasks import text
-
         examples = self.examples()
         shown = Demonstrations()
         if self.shown.count:
             pool = examples if self.shown.source is None else self.shown.source.examples()
             shown = Demonstrations(self.shown.count, self.shown.seed, pool)
-        return TaskText(self, examples, text.mixture_rates(self.task), shown)
+        return TaskText(self, examples, named.mixture_rates(self.task), shown)
 
     def examples(self) -> dict[str, Sequence[Example]]:
         """The examples by task, without demonstrations."""
-        from prompt_jax.tasks import text
-
-        by_task = text.stream_examples(self.task, self.split)
+        by_task = named.stream_examples(self.task, self.split)
         return {name: self.sampling.of(name, stream) for name, stream in by_task.items()}
 
 
@@ -115,9 +111,7 @@ class TaskText:
 
     def shortfalls(self) -> list[str]:
         """A line for each task of which less was read than was published."""
-        from prompt_jax.tasks import text
-
-        return text.shortfalls(self.split.task, self.split.split)
+        return named.shortfalls(self.split.task, self.split.split)
 
     def asked(self, task: str) -> Iterator[str]:
         """The inputs of a task as text, with their demonstrations."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prompt_jax.answer.answerer import Answer, Answering
+from prompt_jax.data import named
 from prompt_jax.data.rows import Example
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.task_metrics import task_metrics
@@ -27,19 +28,17 @@ def metrics_of(
       UserError: a metric that refuses its rows (such as a split without labels) or fails; a task
         without choices in the mode `rank`.
     """
-    from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, sub_tasks
-
     by_task: dict[str, Mapping[str, float]] = {}
     mode = "generate" if answering is None else answering.mode
     for name, examples in examples_of.items():
         some = examples[:SAMPLE]
-        choices = CHOICES.get(name, ())
+        choices = named.registered_choices(name)
         if mode == "rank" and not choices and any("choices" not in e for e in some):
             raise no_choices(name)
         right = [Answer(str(e["targets"]), 0.0, target_score=0.0) for e in some]
         texts = [answer.text for answer in right]
-        metrics = task_metrics(sub_tasks(name)[0], some, right)
-        for of_pieces in PIECE_METRICS.get(name, ()):
+        metrics = task_metrics(named.sub_tasks(name)[0], some, right)
+        for of_pieces in named.piece_metrics(name):
             metrics |= of_pieces(str.split)(texts, texts)
         if choices and mode == "generate":
             metrics.setdefault("not_a_label", 0.0)
@@ -68,9 +67,7 @@ def never_equal(
 
     What the task's postprocessing (`task` itself where it is a function) takes as equal is equal.
     """
-    from prompt_jax.tasks.text import sub_tasks
-
-    post = sub_tasks(task)[0].postprocess_fn if isinstance(task, str) else task
+    post = named.sub_tasks(task)[0].postprocess_fn if isinstance(task, str) else task
     seen: dict[str, str] = {}
     for example in examples:
         target = example["targets"]
@@ -86,9 +83,8 @@ def never_equal(
 
 def undeclared(task: str, examples: Sequence[Example]) -> list[str]:
     """The targets of a task with labels that are none of them, each once."""
-    from prompt_jax.tasks.text import CHOICES
-
-    if task not in CHOICES:
+    choices = named.registered_choices(task)
+    if not choices:
         return []
-    known = {*CHOICES[task], UNLABELLED}
+    known = {*choices, UNLABELLED}
     return [t for t in dict.fromkeys(str(e["targets"]) for e in examples) if t not in known]

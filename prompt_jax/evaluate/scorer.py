@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from prompt_jax import hosts
 from prompt_jax.answer.answerer import Answer, Answerer, Answering, Model, Question, nothing
 from prompt_jax.answer.journal import Journal
+from prompt_jax.data import named
 from prompt_jax.data.rows import Rows, tokenize_texts
 from prompt_jax.data.split import TaskText
 from prompt_jax.evaluate.expected import no_choices
@@ -49,8 +50,6 @@ class TaskScorer:
         answering: Answering = Answering(),  # noqa: B008 (frozen)
         journal: Journal | None = None,
     ):
-        from prompt_jax.tasks.text import CHOICES, PIECE_METRICS, sub_tasks
-
         limits = text.split.limits
         self.answerer = Answerer(vocabulary, layouts, mesh, limits, batch_size, answering)
         self.vocabulary, self.mode, self.journal = vocabulary, answering.mode, journal
@@ -58,10 +57,10 @@ class TaskScorer:
         for task in self.tasks:
             for layout in self.answerer.layouts:
                 _ = layout.rows(task.name)  # refuses a prompt that has no rows for the task
-        self.seqio = {task.name: sub_tasks(task.name)[0] for task in self.tasks}
-        self.choices = [CHOICES.get(task.name, ()) for task in self.tasks]
+        self.by_name = {task.name: named.sub_tasks(task.name)[0] for task in self.tasks}
+        self.choices = [named.registered_choices(task.name) for task in self.tasks]
         self.piece_metrics = [
-            [make(vocabulary.encode) for make in PIECE_METRICS.get(task.name, ())]
+            [make(vocabulary.encode) for make in named.piece_metrics(task.name)]
             for task in self.tasks
         ]
 
@@ -100,7 +99,7 @@ class TaskScorer:
         self, model: Model, answers: Answers, prompts: Sequence[int], between: Callable[[], None]
     ) -> Answers:
         """The answers with the log-likelihood of every target, of tasks whose metrics take it."""
-        wanted = [t for t, task in enumerate(self.tasks) if wants_scores(self.seqio[task.name])]
+        wanted = [t for t, task in enumerate(self.tasks) if wants_scores(self.by_name[task.name])]
         if not wanted:
             return answers
         answers = list(answers)
@@ -186,7 +185,7 @@ class TaskScorer:
     def _metrics(self, number: int, answers: Sequence[Answer]) -> dict[str, float]:
         """The task's own metrics, and the share of outputs that are none of its labels."""
         task, texts = self.tasks[number], [answer.text for answer in answers]
-        metrics = task_metrics(self.seqio[task.name], task.examples, answers)
+        metrics = task_metrics(self.by_name[task.name], task.examples, answers)
         for of_pieces in self.piece_metrics[number]:
             metrics |= of_pieces([example["targets"] for example in task.examples], texts)
         if self.choices[number] and self.mode == "generate":

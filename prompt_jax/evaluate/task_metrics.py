@@ -5,12 +5,15 @@ SeqIO tells functions apart by their arguments: (targets, predictions), (targets
 log-likelihood of the example's target, summed over its tokens with the EOS, as T5X gives it.
 """
 
+import functools
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prompt_jax.answer.answerer import Answer
+from prompt_jax.data.named import PlainTask
 from prompt_jax.errors import UserError, reading
 
 if TYPE_CHECKING:
@@ -30,19 +33,19 @@ class _Feature:
     vocabulary = _Text()
 
 
-def wants_scores(task: "seqio.Task") -> bool:
+def wants_scores(task: "PlainTask | seqio.Task") -> bool:
     """Whether a metric of the task is of the scores of its targets."""
     return bool(task.score_metric_fns) or any(_kind(m) == "SCORE" for m in own_objects(task))
 
 
-def own_objects(task: "seqio.Task") -> Sequence[Any]:
+def own_objects(task: "PlainTask | seqio.Task") -> Sequence[Any]:
     """The task's `metric_objs` as they were given: SeqIO adds one for each function."""
     objects = list(task.metric_objs)
     return objects[: len(objects) - len(task.metric_fns)]
 
 
 def task_metrics(
-    task: "seqio.Task", examples: Sequence[Mapping], answers: Sequence[Answer]
+    task: "PlainTask | seqio.Task", examples: Sequence[Mapping], answers: Sequence[Answer]
 ) -> dict[str, float]:
     """Every metric of a task, of the answers to its examples.
 
@@ -52,8 +55,6 @@ def task_metrics(
     Raises:
       UserError: what a metric or the task's postprocessing raises, by their name.
     """
-    from seqio.utils import function_name
-
     post = task.postprocess_fn
     with reading(f"postprocess_fn of task {task.name!r}", MEND):
         pairs = list(zip(answers, examples, strict=True))
@@ -67,7 +68,7 @@ def task_metrics(
         calls += [(f, (targets, scores)) for f in task.score_metric_fns]
     metrics: dict[str, float] = {}
     for function, arguments in calls:
-        name = function_name(function) or type(function).__name__
+        name = _name_of(function)
         with reading(f"metric {name!r} of task {task.name!r}", MEND):
             metrics |= _numbers(name, function(*arguments))
     for metric in own_objects(task):
@@ -87,7 +88,7 @@ def _kind(metric: Any) -> str:
 
 
 def _of_object(
-    task: "seqio.Task",
+    task: "PlainTask | seqio.Task",
     metric: Any,
     examples: Sequence[Mapping],
     answers: Sequence[Answer],
@@ -124,11 +125,26 @@ def _collects(metric: Any) -> bool:
     return isinstance(metric, CollectingMetric)
 
 
-def _numbers(name: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among a metric's values, out of SeqIO's `Scalar`."""
-    from seqio.metrics import MetricValue, Scalar
+def _name_of(function: Any) -> str:
+    inner = function.func if isinstance(function, functools.partial) else function
+    plain = isinstance(inner, types.FunctionType | types.BuiltinFunctionType)
+    return inner.__name__ if plain else type(inner).__name__
 
+
+def _numbers(name: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among a metric's values."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{name} gives a {type(values).__name__}, not a dict of numbers")
-    plain = {key: v.value if isinstance(v, Scalar) else v for key, v in values.items()}
-    return {key: float(v) for key, v in plain.items() if not isinstance(v, MetricValue)}
+    numbers = {key: _number(value) for key, value in values.items()}
+    return {key: value for key, value in numbers.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    """A number, also out of SeqIO's `Scalar`; None for its other values."""
+    if isinstance(value, int | float | np.number):
+        return float(value)
+    from seqio.metrics import MetricValue, Scalar
+
+    if isinstance(value, Scalar):
+        return float(value.value)
+    return None if isinstance(value, MetricValue) else float(value)

@@ -1,8 +1,10 @@
 """TensorBoard: the numbers of metrics.jsonl, and examples of predictions as text."""
 
+import contextlib
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,19 @@ class TensorBoard:
             (target / file.name).write_bytes(file.read_bytes())
 
 
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """tensorboardX imports torch where that is installed, for seconds, only to know its tensors."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class _Events:
     """A file of events, written in the thread that trains: what goes wrong is met there.
 
@@ -92,7 +107,8 @@ class _Events:
 
     def __init__(self, folder: str, start: int):
         """`start`: TensorBoard hides what a file before this one has from this step on."""
-        from tensorboardX.event_file_writer import EventsWriter
+        with without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
 
         self._proto: Any = import_module("tensorboardX.proto.event_pb2")
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from flax import nnx
 from prompt_jax import hosts
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.settings import BackboneSettings
+from prompt_jax.data import named
 from prompt_jax.data.columns import with_columns
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.evaluate.contract import Evaluator
@@ -115,11 +116,9 @@ class Setup:
 
 def _files(run: Train) -> list[str]:
     """The files of tasks that are named by them, a line for each task."""
-    from prompt_jax.tasks.text import files_of
-
     scored = "" if run.evaluation is None else run.evaluation.scored(run.data).get("task", "")
     names = dict.fromkeys(name for name in (run.data.task, scored) if name)
-    return [line for name in names if (line := files_of(name))]
+    return [line for name in names if (line := named.files_of(name))]
 
 
 class Run:
@@ -443,6 +442,10 @@ class Run:
                 f"{name}: {evals[0][name]:.2f} before, {last[name]:.2f} after, "
                 f"best {value:.2f} at step {step}{text}"
             )
+        compiled = [r for r in log.records if r.get("compiled_programs")]
+        if compiled:
+            count, at = sum(r["compiled_programs"] for r in compiled), compiled[-1]["step"]
+            screen.say(f"compiled {count} programs, the last of them by step {at}")
         for name in ("prompt/best", "prompt/last", "metrics.jsonl", "checkpoints", "predictions"):
             if (self.folder / name).exists():
                 screen.say(f"  {self.folder / name}")

@@ -149,7 +149,7 @@ class Meter:
         self.speed = speed
         self._pending: list[dict[str, jax.Array]] = []
         self._examples = self._text_tokens = 0
-        self._compiled = compile_clock().seconds  # at the last record
+        self._compiled = compile_clock().state  # at the last record
         self.waited = 0.0  # seconds of the steps that were spent waiting for their batches
         self.restart_clock()
 
@@ -201,10 +201,10 @@ class Meter:
     def _speed(self, steps: int, seconds: float) -> dict[str, float]:
         """Tokens a second, inputs and targets, and share of the peak, both without the time of
         compiling; that time since the last record, evaluations included; memory."""
-        compiled = compile_clock().seconds
-        computing = max(seconds - (compiled - self._compiling), 1e-9)
-        record = {"compile_seconds": compiled - self._compiled}
-        self._compiled = compiled
+        (compiling, programs), (before, made) = compile_clock().state, self._compiled
+        computing = max(seconds - (compiling - self._compiling), 1e-9)
+        record = {"compile_seconds": compiling - before, "compiled_programs": programs - made}
+        self._compiled = (compiling, programs)
         record["tokens_per_second"] = self._text_tokens / computing
         if self.speed is not None:
             record |= self.speed.utilisation(computing / steps)

@@ -30,6 +30,7 @@ CLOCKED = (
     "model_flops_utilisation",
     "input_share",
     "compile_seconds",
+    "compiled_programs",
     "device_bytes",
     "device_peak_bytes",
     "host_peak_bytes",
@@ -39,15 +40,22 @@ SIDE, ROUNDS = 768, 3  # of the products that measure a CPU
 
 
 class _CompileClock:
-    """Seconds that this process spent in XLA's compiler, reading its cache included."""
+    """Seconds that this process spent in XLA's compiler, reading its cache included, and programs
+    that it gave."""
 
     def __init__(self):
-        self.seconds = 0.0
+        self.seconds, self.programs = 0.0, 0
         monitoring.register_event_duration_secs_listener(self._add)
+
+    @property
+    def state(self) -> tuple[float, int]:
+        """Seconds and programs."""
+        return self.seconds, self.programs
 
     def _add(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == _COMPILING:
             self.seconds += duration_secs
+            self.programs += 1
 
 
 @functools.cache

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from prompt_jax.paths import user_cache
+
 KIND = "finite"  # what is remembered was looked through for NaN and infinity
 LEAST = 64 << 20  # bytes: a smaller folder is hashed in no time
 
@@ -21,7 +23,7 @@ def cached_digest(name: str, folder: str | None, compute: Callable[[], str]) -> 
     if sum(size for _, size, _ in facts) < LEAST:
         return compute()
     key = hashlib.sha256(json.dumps([KIND, name, facts]).encode()).hexdigest()
-    path = _cache() / key
+    path = user_cache() / "digests" / key
     try:
         digest = path.read_text()
     except OSError:
@@ -44,8 +46,3 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
         facts = path.stat()
         files.append((str(path.resolve()), facts.st_size, facts.st_mtime_ns))
     return files
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "prompt_jax" / "digests"

@@ -1,18 +1,18 @@
-"""The rows of files, read line by line whenever they are asked for; their labels."""
+"""Tasks that are files of rows: read line by line whenever they are asked for; their labels."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 from etils import epath
 
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS, UNLABELLED, numbered_lines, parse_row, stream_jsonl
-from prompt_jax.splits import parse
+from prompt_jax.splits import Files, parse, split_files, stem_of
 
-BATCH = 512  # rows that TensorFlow is given at a time
 HELD_OUT = 10  # one distinct input in so many, of a file without a validation file
 MOST_LABELS = 64  # a file with more distinct targets is no classification
 
@@ -45,29 +45,15 @@ class FileRows:
     def __len__(self) -> int:
         return self._count
 
-    def dataset(self) -> tf.data.Dataset:
-        """The rows as SeqIO's readers take them, in the order of the file."""
-        specs = {key: tf.TensorSpec([None], kind) for key, kind in self._columns.items()}
-        batches = tf.data.Dataset.from_generator(self._batches, output_signature=specs)
-        return batches.unbatch()
+    @property
+    def columns(self) -> Mapping[str, type]:
+        """The keys that are kept, each with the type of its values, in the order of a row."""
+        return self._columns
 
-    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
-        rows: list[dict] = []
+    def __iter__(self) -> Iterator[dict]:
+        """The rows in the order of the file."""
         for row in filter(self._among, stream_jsonl(self._path)):
-            rows.append(row)
-            if len(rows) == BATCH:
-                yield self._arrays(rows)
-                rows = []
-        if rows:
-            yield self._arrays(rows)
-
-    def _arrays(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        return {
-            key: np.array([row[key].encode() for row in rows], object)
-            if kind is tf.string
-            else np.array([row[key] for row in rows], kind.as_numpy_dtype)
-            for key, kind in self._columns.items()
-        }
+            yield {key: kind(row[key]) for key, kind in self._columns.items()}
 
 
 class Kinds:
@@ -84,23 +70,23 @@ class Kinds:
                 self._kinds.setdefault(key, set()).add(_kind(row[key]))
                 self._times[key] = self._times.get(key, 0) + 1
 
-    def columns(self) -> dict[str, tf.DType]:
+    def columns(self) -> dict[str, type]:
         """The keys that make a column of one scalar type, in the order of the first row."""
         columns = {}
         for key, kinds in self._kinds.items():
             if key in TEXT_KEYS:
-                columns[key] = tf.string
+                columns[key] = str
             elif self._times[key] == self._rows and (kind := _COLUMNS.get(frozenset(kinds))):
                 columns[key] = kind
         return columns
 
 
 _COLUMNS = {
-    frozenset({"text"}): tf.string,
-    frozenset({"truth"}): tf.bool,
-    frozenset({"whole"}): tf.int64,
-    frozenset({"number"}): tf.float64,
-    frozenset({"whole", "number"}): tf.float64,
+    frozenset({"text"}): str,
+    frozenset({"truth"}): bool,
+    frozenset({"whole"}): int,
+    frozenset({"number"}): float,
+    frozenset({"whole", "number"}): float,
 }
 
 
@@ -176,3 +162,51 @@ def where_of(files: Mapping[str, Sequence[str]]) -> Callable[[str], str | None]:
         return ", ".join(some) if there else None
 
     return where
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """A task that is named by a file or a folder of rows.
+
+    Without a validation file a tenth of the distinct inputs (at least one, those with the smallest
+    SHA-256) is held out of `train` as `validation`, so that the two never share an input.
+
+    Attributes:
+      name: that it is registered under, which says its files.
+      files: of each split.
+      choices: its labels (`labels_of`), () where the targets are texts of their own.
+    """
+
+    name: str
+    files: Files
+    choices: tuple[str, ...]
+
+    @property
+    def divided(self) -> bool:
+        """Whether validation is held out of the training files."""
+        return "train" in self.files and "validation" not in self.files
+
+    @property
+    def splits(self) -> list[str]:
+        splits = [*self.files, *(["validation"] if self.divided else [])]
+        usual = ("train", "validation", "test")
+        return sorted(splits, key=lambda s: usual.index(s) if s in usual else len(usual))
+
+    def __str__(self) -> str:
+        note = ", a tenth held out as validation" if self.divided else ""
+        return f"rows of {', '.join(path for some in self.files.values() for path in some)}{note}"
+
+    def read(self, split: str) -> FileRows:
+        if not self.divided or split == "test":
+            return FileRows(self.files[split])
+        return train_or_validation(self.files["train"], split)
+
+
+def file_task(name: str, validation: str | None = None) -> FileTask:
+    """The task of a file or a folder; its splits are those of `splits.split_files`."""
+    files = split_files(name.removeprefix("jsonl:"), validation)
+    lines = [f"{split}={'|'.join(some)}" for split, some in files.items()]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    stem = re.sub(r"\W", "_", stem_of(epath.Path(parse(name.removeprefix("jsonl:"))[0]).name))
+    given = tuple(f for split in files if split != "test" for f in files[split])
+    return FileTask(f"jsonl:{stem}:{digest[:8]}", files, labels_of(given))
