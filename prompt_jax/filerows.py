@@ -1,7 +1,6 @@
 """Tasks that are files of rows: read line by line whenever they are asked for; their labels."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from etils import epath
 
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS, UNLABELLED, numbered_lines, parse_row, stream_jsonl
-from prompt_jax.splits import Files, parse, split_files, stem_of
+from prompt_jax.splits import Files, parse, registered_stem, split_files
 
 HELD_OUT = 10  # one distinct input in so many, of a file without a validation file
 MOST_LABELS = 64  # a file with more distinct targets is no classification
@@ -207,6 +206,6 @@ def file_task(name: str, validation: str | None = None) -> FileTask:
     files = split_files(name.removeprefix("jsonl:"), validation)
     lines = [f"{split}={'|'.join(some)}" for split, some in files.items()]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    stem = re.sub(r"\W", "_", stem_of(epath.Path(parse(name.removeprefix("jsonl:"))[0]).name))
+    stem = registered_stem(parse(name.removeprefix("jsonl:"))[0])
     given = tuple(f for split in files if split != "test" for f in files[split])
     return FileTask(f"jsonl:{stem}:{digest[:8]}", files, labels_of(given))

@@ -33,6 +33,7 @@ WORDS = {
     "evaluation": "test",
 }
 _WORD = re.compile(rf"(?<![^-._ ])({'|'.join(WORDS)})(?![^-._ ])")
+_REGISTERED = re.compile(r"\bjsonl:(\w+):[0-9a-f]{8}\b")
 _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 
 Files = dict[str, tuple[str, ...]]
@@ -78,6 +79,35 @@ def stem_of(file_name: str) -> str:
     ('tickets', 'tickets')
     """
     return _bare(file_name).removesuffix(".train")
+
+
+def registered_stem(path: str) -> str:
+    """The part of a registered name (`jsonl:STEM:DIGEST`) that comes from the file's or folder's.
+
+    >>> registered_stem("data/my tickets.train.csv"), registered_stem("rows/")
+    ('my_tickets', 'rows')
+    """
+    return re.sub(r"\W", "_", stem_of(epath.Path(path).name))
+
+
+def readable(text: str, typed: str) -> str:
+    """A text for people: names of files in place of those that they are registered by.
+
+    `typed`: a task, or several with + between them, as the user named it. A name that could be
+    that of two files stays as it is.
+
+    >>> readable("{'jsonl:rows:0a1b2c3d': 11}", "data/rows.csv?inputs=text&targets=label")
+    "{'rows.csv': 11}"
+    >>> readable("jsonl:a:0a1b2c3d/f1 jsonl:b:0a1b2c3d/f1", "x/a.csv+y/a.csv+trec")
+    'jsonl:a:0a1b2c3d/f1 b/f1'
+    """
+    paths = dict.fromkeys(part.rpartition("?")[0] or part for part in typed.split("+"))
+
+    def name(match: re.Match[str]) -> str:
+        alike = [epath.Path(path).name for path in paths if registered_stem(path) == match[1]]
+        return {0: match[1], 1: "".join(alike)}.get(len(alike), match[0])
+
+    return _REGISTERED.sub(name, text)
 
 
 def split_files(name: str, validation: str | None = None) -> Files:

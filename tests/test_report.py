@@ -14,6 +14,8 @@ from prompt_jax.cli.main import main
 from prompt_jax.inspect import charts, compare
 from prompt_jax.inspect.runs import differing, find_runs, grouped
 
+SIDES = ("inputs", "targets")
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[str, str]:
@@ -65,6 +67,19 @@ def test_one_run_gets_its_report_beside_it(tmp_path):
     assert "Settings that differ" not in text and "Paired tests" not in text
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").read_text() == text, "the same run gives the same bytes"
+
+
+def test_a_file_goes_by_its_name_and_not_by_that_of_its_task(tmp_path):
+    run = write_run(tmp_path / "run")
+    manifest = run / "prompt" / "best" / "manifest.json"
+    facts = json.loads(manifest.read_text()) | {"task": "data/rows.csv?inputs=a&targets=b"}
+    manifest.write_text(json.dumps(facts))
+    lengths = {side: {"percentiles": [1, 2, 3], "limit": 8, "truncated": 0} for side in SIDES}
+    facts = {"lengths": {"jsonl:rows:0a1b2c3d": {"examples": 3, **lengths}}}
+    (run / "facts.json").write_text(json.dumps(facts))
+    assert main(["report", str(run)]) == 0
+    text = (run / "report.html").read_text()
+    assert "<td>rows.csv</td>" in text and "jsonl:rows" not in text
 
 
 def test_a_board_is_rows_by_columns_with_tests_between_rows(tmp_path, capsys):

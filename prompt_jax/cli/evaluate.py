@@ -214,19 +214,24 @@ def evaluate(
         if json:
             print_json(report)
         else:
-            _print_report(f"{task}, {split}", report)
+            _print_report(task, split, report)
 
 
-def _print_report(title: str, report: dict[str, Any]) -> None:
+def _print_report(asked: str, split: str, report: dict[str, Any]) -> None:
+    from prompt_jax.splits import readable
+
+    def named(row: dict[str, Any]) -> dict[str, Any]:
+        return {readable(name, asked): value for name, value in row.items()}
+
     facts, tables = dict(report), dict(report.get("confusion", {}))
     facts.pop("confusion", None)
-    prompts = facts.pop("prompts", [])
+    prompts, title = facts.pop("prompts", []), f"{asked}, {split}"
     if prompts:
         summed = [{"prompt": name, **facts.pop(name)} for name in ("mean", "vote")]
-        print_table(title, [*prompts, *summed])
+        print_table(title, [named(row) for row in (*prompts, *summed)])
     else:
-        print_facts(title, facts)
-    for task, table in tables.items():
+        print_facts(title, named(facts))
+    for task, table in named(tables).items():
         if len(table) > MANY_LABELS:
             print_table(f"{task}: the commonest mistakes", _mistakes(table))
             continue

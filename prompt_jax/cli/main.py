@@ -112,8 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments and not isinstance(error, typer.TyperException):
             raise
+        from prompt_jax.splits import readable
+
         message, code = _explain(error)
-        return hosts.leave(_complain(message, code))
+        typed = [argument.partition("=")[2].strip("\"'") for argument in arguments]
+        return hosts.leave(_complain(readable(message, "+".join(typed)), code))
 
 
 def _use_utf8() -> None:

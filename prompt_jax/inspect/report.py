@@ -11,6 +11,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.inspect import boards, charts, compare
 from prompt_jax.inspect.nearest import WARNING
 from prompt_jax.inspect.runs import Group, Run, differing, grouped
+from prompt_jax.splits import readable
 from prompt_jax.version import __version__
 
 HEADINGS = {
@@ -55,7 +56,9 @@ def write_report(places: Sequence[str], output: str | None = None) -> epath.Path
         page = render(context_of_board(first))
     else:
         farms = [row for place in places for row in boards.read_farm(epath.Path(place))]
-        page = render(context_of(grouped(places), farms))
+        groups = grouped(places)
+        tasks = [run.manifest.get("task") or "" for group in groups for run in group.runs]
+        page = readable(render(context_of(groups, farms)), "+".join(tasks))
     beside = first.with_suffix(".html") if board is not None else first / PAGE
     path = epath.Path(output) if output else beside
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ from prompt_jax.run.settings import Train
 from prompt_jax.run.speed import Speed, platform
 from prompt_jax.run.state import RunCheckpoints
 from prompt_jax.run.step import TrainState, make_train_step, split
+from prompt_jax.splits import readable
 
 T = TypeVar("T")
 
@@ -373,6 +374,7 @@ class Run:
         record = {"step": step, "kind": "eval", **scored, **metrics, "seconds": seconds}
         self.log.evaluation(record, rows)
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+        shown = readable(shown, self.settings.data.task or "")
         self.screen.say(f"evaluation at step {step}: {shown}  ({seconds:.0f} s)")
 
     def origin(self) -> dict[str, Any]:
@@ -416,6 +418,7 @@ class Run:
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
             for k, v in self.data.describe().items()
         )
+        described = readable(described, run.data.task or "")
         count = run.method.count(self.backbone.config)
         notes = "".join(f"\ndata  {line}" for line in (*self.files, *self.shortfalls))
         return (
