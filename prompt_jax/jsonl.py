@@ -1,17 +1,18 @@
 """JSONL with `inputs` and `targets`: one JSON object per line, UTF-8, blank lines skipped.
 
-A path that ends in `.parquet`, `.csv`, `.tsv` or `.json` is read as such, its rows in place of
-lines, with the same rules; each but Parquet also as `.gz`.
+A path that ends in `.parquet`, `.csv` or `.tsv` is read as such, its rows in place of lines, with
+the same rules, and so is a file of one JSON list; each but Parquet also as `.gz`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from prompt_jax.contents import read_bytes, read_lines, refuse_pointer
+from prompt_jax.contents import AS_TEXT, ZERO_BYTE, read_bytes, read_lines, refuse_pointer
 from prompt_jax.errors import UserError, reading
-from prompt_jax.splits import KINDS, PACKED, parse
+from prompt_jax.splits import KINDS, PACKED, check_is_file, parse
 from prompt_jax.tables import read_table
 
 TEXT_KEYS = ("inputs", "targets")
@@ -23,6 +24,8 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
 
     Keys other than `text_keys` are left as they are.
     """
+    if 0 in line:
+        raise ValueError(f"{ZERO_BYTE}; {AS_TEXT}")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -33,17 +36,34 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
         raise ValueError(
             f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line"
         ) from None
+    except ValueError:
+        raise ValueError("a number of thousands of digits; write it as a text") from None
     if not isinstance(row, dict):
         raise ValueError(
             f"a JSON {type(row).__name__}, not an object with {' and '.join(text_keys)}"
         )
     for key in text_keys:
+        if line.count(b'"%s"' % key.encode()) > 1 and key in _twice(line):
+            raise ValueError(f"has '{key}' twice; rename one")
         if key not in row:
             has = ", ".join(map(repr, row)) or "no keys"
             remedy = f"; name the right one: FILE?{key}=COLUMN" if row and key in TEXT_KEYS else ""
             raise ValueError(f"no key '{key}'; the row has {has}{remedy}")
         check_text(key, row[key])
     return row
+
+
+def _twice(line: bytes) -> set[str]:
+    """The keys that an object on a line, or one within it, has more than once."""
+    twice: set[str] = set()
+
+    def collect(pairs: list[tuple[str, object]]) -> dict:
+        counts = Counter(key for key, _ in pairs)
+        twice.update(key for key, times in counts.items() if times > 1)
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=collect)
+    return twice
 
 
 def check_text(key: str, value: object) -> None:
@@ -63,15 +83,19 @@ def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
     (see `splits`) in the place of `inputs` and `targets`.
     """
     path, columns = parse(name)
+    check_is_file(path)
+    with reading(path, "copy it again, or check your access to it"):
+        yield from _numbered_lines(path, columns)
+
+
+def _numbered_lines(path: str, columns: dict[str, str]) -> Iterator[tuple[int, bytes]]:
     file = epath.Path(path)
-    if not file.is_file():
-        raise UserError(path, "no such file of rows")
     kind = next((kind for kind in KINDS if path.removesuffix(PACKED).endswith(kind)), "")
     if kind == ".parquet":
         rows = _parquet_rows(file, columns)
     elif kind in (".csv", ".tsv"):
         rows = read_table(path, tabs=kind == ".tsv")
-    elif kind == ".json" and _is_list(file):
+    elif _is_list(file):
         rows = _entries(file)
     else:
         lines = ((n, line) for n, line in enumerate(read_lines(file), start=1) if line.strip())
@@ -83,7 +107,9 @@ def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_list(file: epath.Path) -> bool:
-    return next((line for line in read_lines(file) if line.strip()), b"").lstrip().startswith(b"[")
+    """Whether a JSON file begins as a list of objects, in place of one object a line."""
+    first = next((line for line in read_lines(file) if line.strip()), b"").lstrip()
+    return first.startswith(b"[") and first[1:].lstrip()[:1] in (b"{", b"")
 
 
 def _entries(file: epath.Path) -> Iterator[tuple[int, dict]]:

@@ -8,13 +8,15 @@
 `FILE?inputs=text&targets=label` reads other columns as inputs and targets.
 """
 
+import os
 import re
 import urllib.parse
 from collections.abc import Sequence
 
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
+from prompt_jax.paths import is_local
 
 KINDS = (".jsonl", ".parquet", ".csv", ".tsv", ".json")
 PACKED = ".gz"
@@ -72,6 +74,18 @@ def names_folder(name: str) -> bool:
     return bool(path) and epath.Path(path).is_dir()
 
 
+def check_is_file(path: str) -> None:
+    """UserError unless `path` is a file of rows."""
+    with reading(path, "check your access to it"):
+        if epath.Path(path).is_dir():
+            raise UserError(path, "a folder, not a file of rows")
+        if not epath.Path(path).is_file():
+            dangling = is_local(path) and os.path.islink(path)
+            raise UserError(
+                path, "a link that leads nowhere" if dangling else "no such file of rows"
+            )
+
+
 def stem_of(file_name: str) -> str:
     """The name that a task's files share.
 
@@ -125,13 +139,11 @@ def split_files(name: str, validation: str | None = None) -> Files:
     given = epath.Path(path)
     if given.is_dir():
         files = _of_folder(given)
-    elif not given.is_file():
-        raise UserError(path, "no such file of rows")
     else:
+        check_is_file(path)
         files = _beside(given)
     if validation is not None:
-        if not epath.Path(parse(validation)[0]).is_file():
-            raise UserError(validation, "no such file of rows")
+        check_is_file(parse(validation)[0])
         files["validation"] = (validation.removesuffix(asked),)
     return {split: tuple(f"{file}{asked}" for file in some) for split, some in files.items()}
 

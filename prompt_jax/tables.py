@@ -32,6 +32,10 @@ def read_table(path: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}:1", f"two columns are called '{min(twice)}'", "rename one")
     for number, cells in rows:
+        if any("\0" in cell for cell in cells):
+            raise UserError(
+                f"{path}:{number}", "holds a zero byte", "save the file as text in UTF-8"
+            )
         if len(cells) != len(columns):
             problem = f"{len(cells)} cells under the {len(columns)} of the header"
             remedy = f"quote a cell that holds {'a tab' if tabs else f'a {delimiter!r}'}"

@@ -28,7 +28,7 @@ from prompt_jax.errors import UserError, reading
 from prompt_jax.filerows import FileRows, file_task, held_out, rank, where_of
 from prompt_jax.jsonl import TEXT_KEYS
 from prompt_jax.metrics.text import Metric, accuracy
-from prompt_jax.splits import names_folder, names_rows
+from prompt_jax.splits import ENDINGS, names_folder, names_rows
 from prompt_jax.tasks import mixtures
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
@@ -309,6 +309,8 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
         return seqio.TaskRegistry.get(name)
     if names_folder(name):
         return task_from_jsonl(name)
+    if epath.Path(name.rpartition("?")[0] or name).is_file():
+        raise UserError(name, "a file of a kind that is not read", f"give {', '.join(ENDINGS)}")
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"

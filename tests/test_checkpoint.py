@@ -292,6 +292,7 @@ CONFIG_REFUSALS = {
         {"transformers_version": "main"},
         "transformers_version = 'main' should be a version",
     ),
+    "rate": ({"dropout_rate": float("nan")}, "dropout_rate = nan should be from 0 to below 1"),
     "null": ({"d_model": None}, "'d_model' is missing or no whole number"),
     "kind": ({"num_decoder_layers": "2"}, "num_decoder_layers = '2' should be int"),
     "type": ({"d_model": "64"}, "'d_model' is missing or no whole number"),
@@ -384,6 +385,42 @@ def test_the_tokenizer_of_a_folder(tied):
     assert hf.open_hf(str(tied[0])).vocabulary is None
     (tied[0] / "spiece.model").touch()
     assert hf.open_hf(str(tied[0])).vocabulary == str(tied[0] / "spiece.model")
+
+
+TOKENIZER_REFUSALS = {
+    "end": (
+        "tokenizer_config.json",
+        {"eos_token": "<eos>"},
+        "eos_token = '<eos>', and only '</s>'",
+    ),
+    "map": ("special_tokens_map.json", {"pad_token": {"content": "[PAD]"}}, "pad_token = "),
+    "case": ("tokenizer_config.json", {"do_lower_case": True}, "do_lower_case = True, and only"),
+    "sampling": ("tokenizer_config.json", {"sp_model_kwargs": {"alpha": 0.1}}, "sp_model_kwargs"),
+    "unknown": (
+        "tokenizer_config.json",
+        {"lowered": 1},
+        r"lowered = 1 is .* hf:DIR\?ignore=lowered",
+    ),
+    "class": ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}, ".*is none of T5's"),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZER_REFUSALS)
+def test_a_tokenizer_that_would_give_other_ids_is_refused(tied, case):
+    file, fields, message = TOKENIZER_REFUSALS[case]
+    (tied[0] / "spiece.model").touch()
+    (tied[0] / file).write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"{file}: {message}"):
+        hf.open_hf(str(tied[0]))
+    assert hf.open_hf(str(tied[0]), list(fields)).vocabulary == str(tied[0] / "spiece.model")
+
+
+@pytest.mark.parametrize("field", ["additional_special_tokens", "extra_special_tokens"])
+def test_special_tokens_of_a_list_are_added_ones(tied, field):
+    (tied[0] / "spiece.model").touch()
+    fields = {field: ["<extra_id_0>", {"content": "<ORG>"}], "model_max_length": 512}
+    (tied[0] / "tokenizer_config.json").write_text(json.dumps(fields))
+    assert hf.open_hf(str(tied[0])).vocabulary == str(tied[0])  # opened by transformers
 
 
 def test_a_name_that_cannot_be_downloaded_is_refused(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from prompt_jax.data import token_cache
 from prompt_jax.errors import RunError, Setting, UserError, reading
 from prompt_jax.export import npy
 from prompt_jax.hosts import meet
+from prompt_jax.jsonl import read_jsonl
 from prompt_jax.run.log import read_metrics
+from prompt_jax.tasks.text import load_examples
 
 ENTRY = {"premise": "p", "hypothesis": "h", "label": "entailment"}
 
@@ -99,6 +102,54 @@ def test_deep_json_names_its_line(tmp_path: Path, capsys):
     path = tmp_path / "deep.train.jsonl"
     path.write_text('{"inputs": "a", "targets": "b"}\n' + "[" * 200_000 + "\n")
     assert f"{path}:2: nested too deeply; " in refusal(capsys, "tasks", "show", str(path))
+
+
+ROW = b'{"inputs": "a", "targets": "b"}\n'
+TABLE = b"inputs,targets\na,b\n"
+NOT_TEXT = {
+    "packed.jsonl.gz": (gzip.compress(ROW) + b"more", ": Not a gzipped file .*; copy it again"),
+    "crc.jsonl.gz": (gzip.compress(ROW)[:-8] + bytes(8), ": CRC check failed .*; copy it again"),
+    "sheet.csv": (b"PK\x03\x04", ": a zip file, as Excel .*; save it as CSV in UTF-8"),
+    "packed.jsonl": (b"\xfd7zXZ\x00", ": packed by xz, not text; unpack it"),
+    "wide.tsv": (TABLE.decode().encode("utf-32"), ": UTF-32; save the file as UTF-8"),
+    "hole.csv": (TABLE + b"\0\0,c\n", ":3: holds a zero byte; save the file as text"),
+    "hole.jsonl": (ROW + b"\0\0\n" + ROW, ":2: holds a zero byte; save the file as text"),
+    "twice.jsonl": (b'{"inputs": "a", "inputs": "c", "targets": "b"}', ":1: has 'inputs' twice"),
+    "digits.jsonl": (b'{"inputs": "a", "n": ' + b"9" * 5000 + b"}", ":1: a number of thousands"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TEXT)
+def test_rows_that_are_not_text_name_file_and_cause(tmp_path: Path, name: str):
+    content, line = NOT_TEXT[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(name) + line):
+        read_jsonl(str(tmp_path / name))
+    with pytest.raises(UserError, match=re.escape(name) + line):
+        load_examples(str(tmp_path / name), "train")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_list_is_read_whatever_the_file_is_called(tmp_path: Path, indent: int | None):
+    rows = [{"inputs": "a", "targets": "b"}, {"inputs": "c", "targets": "d"}]
+    (tmp_path / "list.jsonl").write_text(json.dumps(rows, indent=indent))
+    assert read_jsonl(str(tmp_path / "list.jsonl")) == rows
+
+
+def test_what_is_no_file_of_rows_is_named(tmp_path: Path):
+    (tmp_path / "d.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "sheet.xlsx").write_bytes(b"PK")
+    lines = {
+        "d.csv": "a folder without files of rows; it wants",
+        "link.csv": "a link that leads nowhere",
+        "pipe.csv": "a pipe or a device, not a file; write it to a file first",
+        "sheet.xlsx": "a file of a kind that is not read; give .jsonl, .parquet",
+    }
+    for name, line in lines.items():
+        with pytest.raises(UserError, match=f"{name}: {line}"):
+            load_examples(str(tmp_path / name), "train")
 
 
 def test_a_damaged_log_names_its_line(tmp_path: Path):

@@ -154,7 +154,7 @@ def read_config(name: str) -> T5Config:
 
 
 def _ignored(options: Mapping[str, str | None]) -> list[str]:
-    """The fields of config.json that `hf:DIR?ignore=FIELD,FIELD` names."""
+    """The fields of .json files that `hf:DIR?ignore=FIELD,FIELD` names."""
     return (options["ignore"] or "").split(",")
 
 

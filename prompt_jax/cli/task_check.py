@@ -1,7 +1,8 @@
 """What `prompt-jax tasks check FILE | TASK` reports."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +43,13 @@ class Limits:
         return "characters" if self.vocabulary is None else "tokens"
 
     def never_equal(self, rows: Sequence[dict], task: str | None = None) -> dict[str, str]:
-        """{target: what comes back} of targets that no output can equal; {} without a backbone."""
+        """{target: what comes back} of targets that no output can equal.
+
+        Without a backbone: what any vocabulary of T5's own normalisation would give back.
+        """
         from prompt_jax.evaluate.expected import never_equal, plainly
 
-        if self.vocabulary is None:
-            return {}
-        return never_equal(task or plainly, rows, self.vocabulary)
+        return never_equal(task or plainly, rows, self.vocabulary or _Normalised())
 
     def length(self, text: str) -> int:
         """In tokens with the EOS, else in characters; 0 for what stands for no label."""
@@ -56,21 +58,36 @@ class Limits:
         return len(text) if self.vocabulary is None else len(self.vocabulary.encode(text)) + 1
 
 
+class _Normalised:
+    """What SentencePiece's default normalisation (NFKC, single blanks) leaves of a text."""
+
+    def encode(self, text: str) -> str:
+        return " ".join(unicodedata.normalize("NFKC", text).split())
+
+    def decode(self, text: str) -> str:
+        return text
+
+
 def _add_never_equal(
     facts: dict,
     errors: list[str],
-    lost: dict[str, str],
+    limits: Limits,
     rows: Sequence[dict],
     places: Sequence[str],
+    task: str | None = None,
 ) -> None:
     """Names the first rows of each target that comes back as another text: errors where targets
-    are labels, which are compared as they are, else in `named`."""
+    are labels, which are compared as they are, else in `named`. Without a backbone all are there.
+    """
+    lost = limits.never_equal(rows, task)
+    sure = limits.vocabulary is not None
     labels = facts["labels"] is not None and 2 * len(facts["labels"]) <= len(rows)
+    end = "no output equals it" if sure else "with T5's normalisation; --backbone says for sure"
     for target, back in list(lost.items())[:NAMED]:
         place = next(p for row, p in zip(rows, places, strict=True) if row["targets"] == target)
         line = f"{place}: the target {target[:40]!r} comes back as {back[:40]!r}"
-        (errors if labels else facts["named"]).append(f"{line}: no output equals it")
-    if lost:
+        (errors if labels and sure else facts["named"]).append(f"{line}: {end}")
+    if lost and sure:
         facts["never_equal"] = len(lost)
 
 
@@ -92,7 +109,7 @@ def check_jsonl(
     limits = Limits(backbone, input_length, target_length)
     rows, places, errors = _read_rows(path)
     report = {"rows": len(rows), "errors": errors, **statistics(rows, places, limits)}
-    _add_never_equal(report, errors, limits.never_equal(rows), rows, places)
+    _add_never_equal(report, errors, limits, rows, places)
     inputs = {row["inputs"] for row in rows}
     others = [file for some in split_files(path).values() for file in some if file != path]
     shared = {other: inputs & {row["inputs"] for row in _read_rows(other)[0]} for other in others}
@@ -162,8 +179,7 @@ def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
         facts = {"task": task.name, "split": split, "source": where, "rows": len(rows)}
         facts |= statistics(rows, named, limits)
         facts["named"] += shortfalls(task.name, split)
-        lost = limits.never_equal(rows, task.name)
-        _add_never_equal(facts, report["errors"], lost, rows, named)
+        _add_never_equal(facts, report["errors"], limits, rows, named, task.name)
         if choices:
             facts |= _coverage(rows, choices)
             report["errors"] += _unknown(rows, named, choices)
@@ -196,8 +212,10 @@ def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> d
     named = _named(rows, places, lengths, limits)
     if len(rows) > 1 and len(targets := {row["targets"] for row in rows} - {UNLABELLED}) == 1:
         named.append(f"every target is '{targets.pop()[:40]}': there is nothing to learn")
+    labels = _labels([row["targets"] for row in rows])
+    named += _alike(labels or {})
     return {
-        "labels": _labels([row["targets"] for row in rows]),
+        "labels": labels,
         "duplicates": len(rows) - len({_pair(row) for row in rows}),
         "conflicts": _conflicts(rows),
         "empty": {key: sum(not row[key].strip() for row in rows) for key in TEXT_KEYS},
@@ -256,6 +274,16 @@ def _between(task: str, places: dict[str, dict[str, str]]) -> list[dict]:
 def _labels(targets: Sequence[str]) -> dict[str, int] | None:
     counts = Counter(targets)
     return dict(counts.most_common()) if len(counts) <= MAX_LABELS else None
+
+
+def _alike(labels: Mapping[str, int]) -> list[str]:
+    """A line for each of the first pairs of labels that differ by case or blanks alone."""
+    pairs = [
+        (one, other)
+        for one, other in combinations(labels, 2)
+        if " ".join(one.casefold().split()) == " ".join(other.casefold().split())
+    ]
+    return [f"labels {a!r} and {b!r} differ by case or blanks alone" for a, b in pairs[:NAMED]]
 
 
 def _pair(row: dict) -> tuple[str, str]:

@@ -114,7 +114,7 @@ class SafeTensors:
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
     """The object in a JSON file; UserError where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(path, "no such file", "a backbone's folder needs one") from error
     except (OSError, ValueError) as error:

@@ -8,18 +8,15 @@ Every field of config.json is used, compared with what the T5 here computes, or 
 nothing; any other is refused by name, unless `hf:DIR?ignore=FIELD` says to go on without it.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prompt_jax.backbone.formats import Checkpoint, LazyArrays, Stored
+from prompt_jax.backbone.formats import Checkpoint, LazyArrays, Stored, hf_vocabulary
 from prompt_jax.backbone.formats.files import (
     AT_ONCE,
-    SPIECE,
-    TOKENIZER,
     WEIGHTS,
     SafeTensors,
     read_json,
@@ -35,9 +32,8 @@ BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 FORMATS = ((WEIGHTS, INDEX, SafeTensors), (BIN, BIN_INDEX, TorchBin))
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
-ADDED_TOKENS = "added_tokens.json"
-DOWNLOADS = ["config.json", GENERATION, SPIECE, TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS]
+GENERATION = "generation_config.json"
+DOWNLOADS = ["config.json", GENERATION, *hf_vocabulary.FILES]
 SAFE = [WEIGHTS, INDEX, "model-*-of-*.safetensors"]
 BINS = [BIN, BIN_INDEX, "pytorch_model-*-of-*.bin"]  # where a repository has nothing else
 
@@ -169,7 +165,7 @@ ACTIVATIONS = {
 def open_hf(name: str, ignore: Collection[str] = ()) -> Checkpoint:
     """A transformers folder, or a repository on the hub, checked; weights on demand.
 
-    `ignore`: fields of config.json that may be there although nothing is known of them.
+    `ignore`: fields of its .json files that may be there although nothing is known of them.
     """
     base = _folder(name)
     settings = settings_from(read_json(base / "config.json"), str(base / "config.json"), ignore)
@@ -186,8 +182,9 @@ def open_hf(name: str, ignore: Collection[str] = ()) -> Checkpoint:
     for target, origin in origins.items():
         one = weights.stored[origin.name]
         stored[target] = one.transposed() if origin.transpose else one
+    vocabulary = hf_vocabulary.vocabulary_of(base, settings, ignore)
     check_dtypes({origins[t].name: (t, one.dtype) for t, one in stored.items()}, str(base))
-    return Checkpoint(config, LazyArrays(stored), _vocabulary(base, settings), str(base))
+    return Checkpoint(config, LazyArrays(stored), vocabulary, str(base))
 
 
 def open_hf_config(name: str, ignore: Collection[str] = ()) -> T5Config:
@@ -264,6 +261,9 @@ def _check_types(settings: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             wanted = "a number" if isinstance(kind, tuple) else kind.__name__
             raise UserError(where, f"{name} = {value!r} should be {wanted}", "copy it again")
+    if not 0 <= settings["dropout_rate"] < 1:
+        rate = settings["dropout_rate"]
+        raise UserError(where, f"dropout_rate = {rate!r} should be from 0 to below 1", "correct it")
     if not settings["transformers_version"].split(".")[0].isdecimal():
         version = settings["transformers_version"]
         raise UserError(
@@ -426,44 +426,6 @@ def _check_copies(origins: Mapping[str, Origin], weights: _Weights) -> None:
                     ),
                     "save the model again with transformers, which writes it once",
                 )
-
-
-def _vocabulary(base: Path, settings: Mapping[str, Any]) -> str | None:
-    """What the folder's tokenizer is read from: a SentencePiece model, a tokenizer.json, the
-    folder itself where tokens were added to a SentencePiece model, "bytes", or None."""
-    details = {"tokenizer_class": settings["tokenizer_class"], "added_tokens_decoder": {}}
-    if (base / TOKENIZER_CONFIG).is_file():
-        details |= read_json(base / TOKENIZER_CONFIG)
-    added = _added_tokens(base, details)
-    if details["tokenizer_class"] == "ByT5Tokenizer":
-        if added:
-            raise UserError(
-                base / TOKENIZER_CONFIG,
-                (
-                    f"{added[0]!r} was added to ByT5's bytes, which are read here without "
-                    "added tokens"
-                ),
-                "bind VOCABULARY='bytes' to go on without them",
-            )
-        return "bytes"
-    if (base / SPIECE).is_file() and not added:
-        return str(base / SPIECE)
-    if (base / TOKENIZER).is_file():
-        return str(base / TOKENIZER)
-    return str(base) if (base / SPIECE).is_file() else None
-
-
-_USUAL = re.compile(r"<pad>|</s>|<unk>|<s>|\u2581?<extra_id_\d+>")
-
-
-def _added_tokens(base: Path, details: Mapping[str, Any]) -> list[str]:
-    """Tokens that were added to those that every T5 has."""
-    decoder, names = details["added_tokens_decoder"], []
-    if isinstance(decoder, dict):
-        names = [one["content"] for one in decoder.values() if isinstance(one, dict)]
-    if (base / ADDED_TOKENS).is_file():
-        names += list(read_json(base / ADDED_TOKENS))
-    return [name for name in names if not _USUAL.fullmatch(str(name))]
 
 
 def _folder(name: str, only_config: bool = False) -> Path:
