@@ -11,6 +11,12 @@
     return Number(v.toPrecision(4)).toString();
   };
 
+  // A flat line gets a narrow scale of its own, not one from zero to twice its height.
+  const range = (u, low, high) => {
+    if (low === null || low !== high) return uPlot.rangeNum(low, high, 0.1, true);
+    return low ? [low - Math.abs(low) / 20, low + Math.abs(low) / 20] : [0, 1];
+  };
+
   function draw(place, chart) {
     place.textContent = "";
     const key = place.parentNode.querySelector(".key");
@@ -46,7 +52,7 @@
     const axis = { stroke: front, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const plot = new uPlot({
       width: place.clientWidth, height: 220, bands, series, legend: { show: false },
-      scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: chart.zero ? [0, null] : undefined } },
+      scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: chart.zero ? [0, null] : range } },
       axes: [
         { ...axis, label: "step", labelSize: 18, size: 34 },
         { ...axis, size: 58, values: (u, ticks) => ticks.map((v) => (v === null ? "" : short(v))) },
