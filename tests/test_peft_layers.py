@@ -30,6 +30,7 @@ def changed(source, folder, **changes):
         ("lora", {"new_field": 2}, "LORA with new_field = 2: it is not known here; use it through"),
         ("lora", {"init_lora_weights": "pissa_niter_4"}, "changed the weights by what is not in"),
         ("lora", {"init_lora_weights": "corda"}, "convert it to plain LoRA by PEFT"),
+        ("lora", {"init_lora_weights": "new"}, "init_lora_weights = 'new' is not known here; use"),
         ("lora", {"lora_alpha": None}, "lora_alpha is None, no number"),
         ("prefix_tuning", {"task_type": None}, "PEFT then runs the T5 without the prompt's rows"),
         ("prompt_tuning", {"num_virtual_tokens": 0}, "num_virtual_tokens is no whole number above"),
@@ -82,6 +83,8 @@ def test_an_array_of_another_part_is_named(shared, backbone, name, message):
 def test_some_layers_and_ranks_are_padded(shared, backbone):
     """Layers without an array do nothing; a smaller rank is filled with zeros."""
     config = json.loads((shared / "golden" / "peft" / "v11_lora" / peft.CONFIG).read_text())
+    ranks = {"encoder.block.0.layer.0.SelfAttention.q": 2}
+    config |= {"r": 3, "rank_pattern": ranks, "target_modules": ["q"]}
     place = "base_model.model.encoder.block.{}.layer.0.SelfAttention.q"
     width, inner = backbone.config.emb_dim, backbone.config.num_heads * backbone.config.head_dim
     arrays = {}
@@ -95,6 +98,24 @@ def test_some_layers_and_ranks_are_padded(shared, backbone):
     second = {name: value for name, value in arrays.items() if ".1." in name}
     alone, _ = peft_layers.convert(config, second, backbone.model, "a")
     assert not alone["encoder_layers/attention/query/b"][0].any()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"r": 7}, "has rank 4, its configuration says 7; copy the adapter again"),
+        ({"rank_pattern": {"q": 2}}, "q' has rank 4, its configuration says 2"),
+        ({"use_dora": True}, r"use_dora is True, and .* has \['a', 'b'\]"),
+        ({"target_modules": ["q"]}, "has arrays of .*, which target_modules leaves out"),
+        ({"exclude_modules": r".*\.v"}, "v', which exclude_modules leaves out"),
+    ],
+)
+def test_a_configuration_that_says_otherwise_than_the_arrays(
+    shared, tmp_path, backbone, changes, message
+):
+    folder = changed(shared / "golden" / "peft" / "v11_lora", tmp_path / "a", **changes)
+    with pytest.raises(UserError, match=message):
+        peft.in_layers(peft.read(folder), backbone)
 
 
 def test_what_works_inside_layers_is_no_plain_prompt(shared, backbone):

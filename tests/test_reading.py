@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prompt_jax.answer.output import Output
 from prompt_jax.cli.main import main
 from prompt_jax.cli.options import use_stop_signals
 from prompt_jax.data import token_cache
@@ -152,6 +153,17 @@ def test_what_is_no_file_of_rows_is_named(tmp_path: Path):
             load_examples(str(tmp_path / name), "train")
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "rows.jsonl").write_bytes(ROW)
+    asked = ("eval", "--backbone=nano", "--task=vader_polarity", "--split=validation")
+    for below in (".", "file/p.jsonl"):
+        line = refusal(capsys, *asked, f"--predictions={tmp_path}/{below}")
+        assert f"--predictions={tmp_path}/{below}: cannot be written (" in line
+        with pytest.raises(UserError, match=r"--output=.*: cannot be written \("):
+            Output(f"{tmp_path}/{below}", {}, "--output").__enter__()
+
+
 def test_a_damaged_log_names_its_line(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "kind": "eval"}\n\0\0{"step": 2}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl:2: .*; remove that line"):
@@ -218,6 +230,16 @@ def test_without_a_temporary_folder_tokens_are_made_anew(monkeypatch):
 def test_a_npy_of_bfloat16_is_refused(tmp_path: Path):
     np.save(tmp_path / "p.npy", np.zeros((4, 8), np.dtype("V2")))
     with pytest.raises(UserError, match=r"how numpy writes bfloat16; save it as float32"):
+        npy.read(str(tmp_path / "p.npy"))
+
+
+def test_a_npy_of_the_other_byte_order_is_read_and_an_empty_one_named(tmp_path: Path):
+    rows = np.arange(8.0).reshape(2, 4)
+    np.save(tmp_path / "p.npy", rows.astype(">f4"))
+    array = npy.read(str(tmp_path / "p.npy")).array
+    assert array.dtype.isnative and (array == rows).all()
+    (tmp_path / "p.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"p\.npy': cannot be read as \.npy"):
         npy.read(str(tmp_path / "p.npy"))
 
 

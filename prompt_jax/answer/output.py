@@ -9,8 +9,8 @@ from typing import IO, Any
 
 from etils import epath
 
-from prompt_jax.errors import UserError
-from prompt_jax.paths import is_local
+from prompt_jax.errors import UserError, reading
+from prompt_jax.paths import is_local, writing
 
 
 class Output:
@@ -27,8 +27,8 @@ class Output:
 
     def __enter__(self) -> "Output":
         if is_local(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "ab")
+            with writing(self.path, self.flag):
+                self.file = open(self.path, "ab")
             with contextlib.ExitStack() as undo:
                 undo.callback(self.file.close)
                 self._lock(self.file)
@@ -62,7 +62,8 @@ class Output:
                 raise UserError(
                     self.path, "is there and has no settings beside it", f"give another {self.flag}"
                 )
-            before = json.loads(beside.read_text())
+            with reading(beside, f"give another {self.flag}"):
+                before = dict(json.loads(beside.read_text()))
             for name, value in self.settings.items():
                 if before.get(name) != value:
                     raise UserError(

@@ -27,6 +27,7 @@ from prompt_jax.cli.options import (
 )
 from prompt_jax.cli.show import print_facts, print_json, print_plans, print_table
 from prompt_jax.errors import UserError
+from prompt_jax.paths import check_writable
 
 Mode = Annotated[
     str,
@@ -202,6 +203,8 @@ def evaluate(
         answering=answering,
         journal=journal,
     )
+    if predictions is not None:
+        check_writable(predictions, "--predictions")
     about = repr([backbone, prompt, task, split, settings, options])
     with hosts.joined(place, start_timeout, about=about):
         asked = opening(backbone, prompt or [], **settings)

@@ -35,7 +35,7 @@ def read(path: str) -> "Prompt":
 
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path!r}", f"cannot be read as .npy ({reason})", "give one of floats"
@@ -45,4 +45,5 @@ def read(path: str) -> "Prompt":
     if array.dtype.kind == "V":
         written = f"holds {array.dtype}, which is how numpy writes bfloat16"
         raise UserError(f"{path!r}", written, "save it as float32")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # saved on another machine
     return Prompt({"encoder": checked_rows(array, "the file", path)}, {}, path)

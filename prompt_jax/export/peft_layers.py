@@ -25,6 +25,7 @@ from prompt_jax.model.t5 import T5
 KINDS = ("LORA", "IA3", "PREFIX_TUNING")
 KEY = "prompt_embeddings"
 THROUGH_PEFT, OTHER_T5 = "use it through PEFT", "give the backbone that it was tuned for"
+COPY = "copy the adapter again"
 _MODULE = re.compile(
     r"(encoder|decoder)\.block\.(\d+)\.layer\.\d+\."
     r"(SelfAttention|EncDecAttention|DenseReluDense)\.(\w+)"
@@ -145,6 +146,17 @@ READ = {
         "ensure_weight_tying",
     },
 }
+STARTS = (  # those that change no weight, or of which `_taken_out` knows how
+    "true",
+    "false",
+    "gaussian",
+    "eva",
+    "lora_ga",
+    "mica",
+    "olora",
+    "orthogonal",
+    "pissa",
+)
 OTHER_FORMULA = {  # fields that must be empty, and what they do otherwise
     "use_qalora": "it averages groups of inputs",
     "lora_bias": "it adds a bias",
@@ -176,6 +188,8 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
     if isinstance(start, str) and start.lower().startswith(("corda", "loftq", "pissa_niter")):
         problem = f"init_lora_weights = {start!r} changed the weights by what is not in the folder"
         raise UserError(where, problem, "convert it to plain LoRA by PEFT, and save it again")
+    if start is not None and str(start).lower() not in STARTS:
+        raise UserError(where, f"init_lora_weights = {start!r} is not known here", THROUGH_PEFT)
 
 
 def convert(
@@ -208,6 +222,7 @@ def convert(
             raise UserError(where, f"{module!r} is no matrix of this backbone", OTHER_T5)
         kernel = np.asarray(kernels[path][int(layer)], np.float32)
         _check_sizes(fields, kernel, module, where)
+        _check_against(config, module, fields, where)
         edit = _lora if "a" in fields else _ia3
         places.setdefault(f"{start}{name}", {})[int(layer)] = edit(config, module, fields, kernel)
     sides = {"encoder": model.config.num_encoder_layers, "decoder": model.config.num_decoder_layers}
@@ -247,6 +262,25 @@ def _check_sizes(fields: dict[str, np.ndarray], kernel: np.ndarray, module: str,
             raise UserError(where, problem, OTHER_T5)
 
 
+def _check_against(config, module: str, fields: dict[str, np.ndarray], where: str) -> None:
+    """What the configuration says of a module is what is there; PEFT would not use other arrays."""
+    targets, left_out = config.get("target_modules"), config.get("exclude_modules")
+    named = targets in (None, "all-linear") or _matches(targets, module)
+    if not named or _matches(left_out, module):
+        field = "exclude_modules" if named else "target_modules"
+        raise UserError(where, f"has arrays of {module!r}, which {field} leaves out", COPY)
+    if "a" not in fields:
+        return
+    rank, there = _by_pattern(config.get("rank_pattern"), module, config.get("r")), len(fields["a"])
+    if rank != there:
+        raise UserError(
+            where, f"{module!r} has rank {there}, its configuration says {rank!r}", COPY
+        )
+    if bool(config.get("use_dora")) != ("magnitude" in fields):
+        problem = f"use_dora is {config.get('use_dora')!r}, and {module!r} has {sorted(fields)}"
+        raise UserError(where, problem, COPY)
+
+
 def _ia3(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray):
     """A scale of inputs for modules of the MLP that `feedforward_modules` matches, else of outputs.
 
@@ -268,7 +302,8 @@ def _matches(pattern: str | list[str] | None, module: str) -> bool:
 def _lora(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray):
     """LoRA's product, with what its start took out of the weights, and DoRA's scale of outputs."""
     rank = len(fields["a"])
-    factor = np.float32(_alpha(config, module) / (rank**0.5 if config.get("use_rslora") else rank))
+    alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+    factor = np.float32(alpha / (rank**0.5 if config.get("use_rslora") else rank))
     a, b = fields["a"].T, fields["b"].T * factor
     taken = _taken_out(config.get("init_lora_weights"), kernel, rank, factor)
     base = kernel
@@ -282,12 +317,12 @@ def _lora(config, module: str, fields: dict[str, np.ndarray], kernel: np.ndarray
     return {"a": a, "b": b, "output_scale": fields["magnitude"] / np.linalg.norm(tuned, axis=0)}
 
 
-def _alpha(config, module: str) -> float:
-    """`lora_alpha`, or what `alpha_pattern` says of the module: expressions of the names' ends."""
-    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """What the first pattern that a module's name ends in says, else the default."""
+    for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
-            return alpha
-    return config["lora_alpha"]
+            return value
+    return default
 
 
 def _taken_out(start: object, kernel: np.ndarray, rank: int, factor: np.float32):

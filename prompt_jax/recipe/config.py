@@ -182,7 +182,7 @@ class _Recipe:
         if path not in self.files:
             self.files.append(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 path, f"cannot be read as a recipe ({error})", "give a text file in UTF-8"

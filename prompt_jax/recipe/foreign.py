@@ -108,7 +108,7 @@ def _read_file(
     if path in including:
         raise UserError(path, f"includes itself, by way of {including[-1]}")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(path, f"cannot be read ({error})", "give a text file in UTF-8") from error
     for statement in _parse(text, path):
