@@ -6,6 +6,7 @@ import numpy as np
 from prompt_jax.export import merged
 from prompt_jax.export.formats import FORMATS
 from prompt_jax.methods.deep import DeepPrompt
+from prompt_jax.methods.dept import DePT
 from prompt_jax.methods.ia3 import IA3
 from prompt_jax.methods.lora import LoRA
 from prompt_jax.methods.p_tuning import PTuning
@@ -26,6 +27,7 @@ METHODS = {
     "`PTuning`": PTuning(length=4),
     "`PrefixTuning`": PrefixTuning(length=2, hidden=None),
     "`DeepPrompt`": DeepPrompt(length=2),
+    "`DePT`": DePT(length=4, rank=2, max_length=8),
     "`LoRA`": LoRA(rank=2),
     "`IA3`": IA3(),
 }

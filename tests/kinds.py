@@ -15,6 +15,7 @@ def kinds(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     """name -> folder of an artefact, of noise. Made once per session."""
     from prompt_jax.backbone.load import load_backbone
     from prompt_jax.methods.deep import DeepPrompt
+    from prompt_jax.methods.dept import DePT
     from prompt_jax.methods.ia3 import IA3
     from prompt_jax.methods.lora import LoRA
     from prompt_jax.methods.parts.inits import UniformInit
@@ -31,6 +32,7 @@ def kinds(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
         "plain": SoftPrompt(length=4, init=UniformInit()),
         "both": SoftPrompt(length=2, init=UniformInit(), placement="suffix", decoder_length=3),
         "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
+        "offset": DePT(length=2, rank=1, max_length=5, init=UniformInit()),
         "added": DeepPrompt(length=2, combine="add"),
     }
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")

@@ -26,7 +26,7 @@ NOT_RUN = {
     r"runs/superglue\.gin": "needs T5 base of the hub, SuperGLUE's files and an accelerator",
     r"cross_lingual_mnano\.gin --model_dir=runs/pos": "needs the Universal Dependencies treebanks",
     r"^train .*runs/(lora|ia3)_nano\.gin": "three seeds of minutes; tests/test_methods_battery.py",
-    r"^train .*low_rank_prompt\.py": "tests/test_docs_methods.py trains it",
+    r"^train .*subspace_prompt\.py": "tests/test_docs_methods.py trains it",
     r"^spot ": "tests/test_spot_transfer.py runs the walk",
     r"--model_dir=runs/longer": "minutes; the same recipe as the quickstart's",
     r"^export .*--format=peft": "needs torch and PEFT; tests/parity",

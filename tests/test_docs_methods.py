@@ -31,7 +31,7 @@ def no_plugins() -> Iterator[None]:
 def test_the_method_of_the_docs_is_a_method(tiny: Path, tmp_path: Path, no_plugins) -> None:
     """Its file is short; --methods_module lets a recipe name it, train it and save its prompt."""
     (block,) = [b for b in BLOCK.findall((ROOT / "docs" / "methods.md").read_text())]
-    assert block[:2] == ("file", "low_rank_prompt.py") and len(block[2].splitlines()) <= 60
+    assert block[:2] == ("file", "subspace_prompt.py") and len(block[2].splitlines()) <= 60
     assert (ROOT / "docs" / block[1]).read_text() == block[2]
     (tmp_path / block[1]).write_text(block[2])
     rows = [f'{{"inputs": "a {i}", "targets": "b"}}\n' for i in range(40)]
@@ -46,9 +46,9 @@ def test_the_method_of_the_docs_is_a_method(tiny: Path, tmp_path: Path, no_plugi
     TRAIN_STEPS = 2
     EVAL_PERIOD = 2
     BEST_METRIC = None
-    Train.method = @LowRankPrompt()
-    LowRankPrompt.length = 4
-    LowRankPrompt.rank = 2
+    Train.method = @SubspacePrompt()
+    SubspacePrompt.length = 4
+    SubspacePrompt.rank = 2
     Train.optimizer = @AdamW()
     AdamW.schedule = @Schedule()
     Schedule.learning_rate = 0.1
@@ -59,7 +59,7 @@ def test_the_method_of_the_docs_is_a_method(tiny: Path, tmp_path: Path, no_plugi
     assert main(["train", *flags]) == 2  # it is not built in
     assert main(["train", *flags, f"--methods_module={tmp_path}/{block[1]}"]) == 0
     saved = pj.load_prompt(str(tmp_path / "run" / "prompt" / "last"))
-    assert saved.manifest["method"] == "LowRankPrompt" and saved.array.shape == (4, 16)
+    assert saved.manifest["method"] == "SubspacePrompt" and saved.array.shape == (4, 16)
     assert np.linalg.matrix_rank(saved.array) == 2
 
 

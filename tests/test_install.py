@@ -147,9 +147,9 @@ BATCH_SIZE = 8
 TRAIN_STEPS = 2
 EVAL_PERIOD = 2
 BEST_METRIC = ('accuracy', 'max')
-Train.method = @LowRankPrompt()
-LowRankPrompt.length = 4
-LowRankPrompt.rank = 2
+Train.method = @SubspacePrompt()
+SubspacePrompt.length = 4
+SubspacePrompt.rank = 2
 Train.terms = (@SmallRows(),)
 Train.optimizer = @AdamW()
 AdamW.schedule = @Schedule()
@@ -163,12 +163,12 @@ def test_a_method_a_term_and_a_task_of_the_users_own(python: Path, tmp_path: Pat
     """From an installed wheel, in a folder of their own; the method is the file of the docs."""
     for name, text in PLUG_IN.items():
         (tmp_path / name).write_text(text)
-    shutil.copy(ROOT / "docs" / "low_rank_prompt.py", tmp_path)
+    shutil.copy(ROOT / "docs" / "subspace_prompt.py", tmp_path)
     rows = [f'{{"inputs": "a {i}", "targets": "b"}}\n' for i in range(40)]
     (tmp_path / "toy.jsonl").write_text("".join(rows))
     program = [python.parent / "prompt-jax"]
     flags = ["--gin_file=run.gin", "--model_dir=run", "--tasks_module=tasks.py"]
-    flags += ["--methods_module=low_rank_prompt.py", "--methods_module=term.py", "--json"]
+    flags += ["--methods_module=subspace_prompt.py", "--methods_module=term.py", "--json"]
     last = json.loads(run(*program, "train", *flags, cwd=tmp_path))
     assert last["step"] == 2 and "accuracy" in last
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -14,7 +14,7 @@ import pytest
 from compilations import compilations
 from etils import epath
 from flax import nnx
-from low_rank_prompt import LowRankPrompt
+from subspace_prompt import SubspacePrompt
 
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.backbone.settings import BackboneSettings
@@ -25,14 +25,20 @@ from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import PromptedT5, PromptMethod, PromptParam
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
+from prompt_jax.methods.dept import DePT
+from prompt_jax.methods.ept import EPT
 from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.methods.full import FullTuning
 from prompt_jax.methods.lora import LoRA
+from prompt_jax.methods.low_rank import LowRankPrompt
+from prompt_jax.methods.maple import CoupledPrompt
 from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.p_tuning import PTuning
 from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.prefix import PrefixTuning
+from prompt_jax.methods.scaled import ScaledPrompt
 from prompt_jax.methods.soft import SoftPrompt
+from prompt_jax.methods.upt import UnifiedPrompt
 from prompt_jax.methods.x_gen import XGen
 from prompt_jax.model.sharding import MeshShape, put_all
 from prompt_jax.objective.optim import Adafactor, Schedule, by_group
@@ -54,7 +60,7 @@ def source(seed: int) -> str:
 
 
 VARIANTS = {  # in place of a class's defaults
-    "plug_in": LowRankPrompt(length=3, rank=2),  # the file of the docs, which is not built in
+    "plug_in": SubspacePrompt(length=3, rank=2, pieces=20),  # of the docs, and not built in
     "prefix": SoftPrompt(length=3, init=NOISE),
     "both": SoftPrompt(length=3, init=NOISE, placement="suffix", decoder_length=2),
     "keys_values": PrefixTuning(length=3, hidden=None, dropout_rate=0.2),
@@ -65,6 +71,12 @@ VARIANTS = {  # in place of a class's defaults
     "attempt": Attempt(
         sources=(source(0), source(1)), length=3, hidden=5, temperature=1.0, init=NOISE
     ),
+    "low_rank": LowRankPrompt(length=3, rank=2),
+    "scaled": ScaledPrompt(length=3, scale="columns", init=NOISE),
+    "dept": DePT(length=3, rank=2, max_length=9, init=NOISE),
+    "ept": EPT(length=3, rank=2, max_length=28, init=NOISE),
+    "upt": UnifiedPrompt(length=3, decoder_length=2, width=8),
+    "coupled": CoupledPrompt(rank=3),
     "tasks": MultitaskPrompt(**SEVERAL, combine="length", shared_length=1, placement="before_eos"),
     "x_gen": XGen(
         languages=("de", "en"),
@@ -81,6 +93,8 @@ MORE = {
     "decoder": SoftPrompt(length=0, init=NOISE, decoder_length=2),
     "mlp_norm": PTuning(length=3, encoder="mlp_norm", width=6, placement="before_eos"),
     "mlp": PTuning(length=3, encoder="mlp", width=6),
+    "bilstm": PTuning(length=3, encoder="bilstm", residual=True),
+    "mapped": LowRankPrompt(length=3, rank=2, form="mapped", init=NOISE),
     "deep_add": DeepPrompt(length=3, combine="add"),
     "self_attention": PrefixTuning(length=3, hidden=None, attentions=("encoder", "decoder")),
     "tasks_add": MultitaskPrompt(**SEVERAL, combine="add"),
@@ -101,7 +115,7 @@ def registered() -> set[type[PromptMethod]]:
 VARIED = {type(method) for method in VARIANTS.values()}
 DEFAULTS = {c.__name__: c() for c in sorted(registered() - VARIED, key=lambda c: c.__name__)}
 METHODS = VARIANTS | DEFAULTS | MORE
-QUICK = ("both", "keys_values", "attempt", "tasks", "LoRA")  # contracts
+QUICK = ("both", "keys_values", "attempt", "tasks", "LoRA", "dept")  # contracts
 CASES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
 STEPS = 3
 
@@ -147,7 +161,7 @@ def trained(request, tiny, tmp_path_factory):
 
 
 def test_every_registered_method_is_here():
-    assert registered() == {type(method) for method in METHODS.values()} - {LowRankPrompt}
+    assert registered() == {type(method) for method in METHODS.values()} - {SubspacePrompt}
     assert {"IA3", "LoRA", "FullTuning"} <= set(DEFAULTS)
 
 

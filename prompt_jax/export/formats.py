@@ -184,6 +184,8 @@ def beyond_rows(prompt: "Prompt") -> str | None:
     """What a prompt has beside encoder rows that stand before the text and see everything."""
     layout, seen = prompt.layout, prompt.visibility
     lost = [f"{name} inside the layers" for name in sorted(prompt.arrays) if "/" in name]
+    if "encoder_offset" in prompt.arrays:
+        lost.append("offsets of the text's embeddings")
     if layout.factors:
         lost.append("rows that depend on the task (DIR?task=NAME is one of them)")
     if layout.decoder:

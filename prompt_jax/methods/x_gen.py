@@ -86,7 +86,8 @@ class XGen(PromptMethod):
         tables: dict[Table, np.ndarray] = {}
         for n, (name, factor) in enumerate(zip(TABLES, self.layout.factors, strict=True)):
             keys = jax.random.split(jax.random.fold_in(key, n), len(factor.names))
-            tables[name] = np.stack([start.one(self.init, k, factor.rows) for k in keys])
+            each = zip(keys, factor.names, strict=True)
+            tables[name] = np.stack([start.one(self.init, k, factor.rows, n) for k, n in each])
         if self.start is not None and (saved := start.prompt(self.start, "XGen.start")):
             self._begin(tables, saved)
         return FactorTables(self, tables)

@@ -14,8 +14,9 @@ bundle with one prompt under these names.
 Shapes: X prompts (tasks of a mixture, saved prompts of one evaluation, tenants of a server, or the
 examples of a batch whose method makes rows from the text), P prompt rows or keys, D model width,
 B rows of a batch, T columns, L layers of a stack, C heads times head width, F MLP width, I inputs
-and O outputs of a matrix, r rank. X is on every array. `prompt_ids` int32 [B] of a batch, or the
-columns' own `*_task_ids`, say which of the X an example has; without them there is one prompt.
+and O outputs of a matrix, r rank, N places of a text. X is on every array. `prompt_ids` int32 [B]
+of a batch, or the columns' own `*_task_ids`, say which of the X an example has; without them there
+is one prompt.
 """
 
 import dataclasses
@@ -126,6 +127,8 @@ class PromptBundle:
       encoder: float32 [X, P, D], rows for the encoder's prompt columns.
       decoder: float32 [X, P', D], rows for the decoder's prompt columns. They end where the text
         begins: a prompt with fewer than P' rows has them last.
+      encoder_offset: float32 [X, N, D], added to the embeddings of an example's text by their place
+        in it, prompt columns not counted; text from place N on stays as it is.
       encoder_layers, decoder_layers: what changes inside the layers.
       encoder_ids: int32 [B, T], which of the X prompts each column of the encoder shows; None: as
         the batch says.
@@ -141,6 +144,7 @@ class PromptBundle:
 
     encoder: jax.Array | None = None
     decoder: jax.Array | None = None
+    encoder_offset: jax.Array | None = None
     encoder_layers: LayerEdit = LayerEdit()
     decoder_layers: LayerEdit = LayerEdit()
     encoder_ids: jax.Array | None = None
@@ -215,6 +219,7 @@ def _layers(stack: str) -> dict[str, Array]:
 ARRAYS: dict[str, Array] = {
     "encoder": Array("XPD"),
     "decoder": Array("XPD", at_end=True),
+    "encoder_offset": Array("XND"),
     **_layers("encoder"),
     **_layers("decoder"),
     "encoder_positions": Array("XP", NOWHERE, at_end=True, trained=False),
@@ -371,6 +376,29 @@ def insert_rows(
     if rows_XPD is None or slots_BT is None:
         return x_BTD
     return jnp.where(slots_BT[..., None] > 0, _spread(x_BTD, rows_XPD, slots_BT, ids_BT), x_BTD)
+
+
+def offset_text(
+    x_BTD: jax.Array, offset_XND: jax.Array | None, places_BT: jax.Array, ids_BT: jax.Array | None
+) -> jax.Array:
+    """Adds to each column of text its prompt's offset for its place, int32, -1 where no text is."""
+    if offset_XND is None:
+        return x_BTD
+    prompts, length, width = offset_XND.shape
+    index_BT = places_BT if prompts == 1 or ids_BT is None else ids_BT * length + places_BT
+    there_BT1 = ((places_BT >= 0) & (places_BT < length))[..., None]
+    rows_BTD = offset_XND.reshape(prompts * length, width).astype(x_BTD.dtype)[index_BT]
+    return x_BTD + jnp.where(there_BT1, rows_BTD, 0)
+
+
+def places_of(segments_BT: jax.Array, slots_BT: jax.Array | None) -> jax.Array:
+    """int32 [B, T]: the place of each column of text in its example's, from 0; -1 where none is."""
+    text_BT = segments_BT > 0
+    text_BT = text_BT if slots_BT is None else text_BT & (slots_BT == 0)
+    count_BT = jnp.cumsum(text_BT, axis=1, dtype=jnp.int32)
+    before_BT = jnp.pad(segments_BT[:, :-1], ((0, 0), (1, 0)))
+    starts_BT = jnp.where(segments_BT != before_BT, count_BT - text_BT, 0)
+    return jnp.where(text_BT, count_BT - 1 - jax.lax.cummax(starts_BT, axis=1), -1)
 
 
 def enter(

@@ -26,7 +26,9 @@ from prompt_jax.model.bundle import (
     enter,
     insert_rows,
     of_row,
+    offset_text,
     picked,
+    places_of,
     visible,
     with_keys_values,
 )
@@ -240,6 +242,8 @@ class T5(nnx.Module):
         segments, shown = encoder_segments(batch), encoder_shown(batch, bundle)
         x = self.embed(batch["encoder_input_tokens"])
         x = insert_rows(x, bundle.encoder, shown.slots, shown.columns)
+        places = places_of(segments, shown.slots)
+        x = offset_text(x, bundle.encoder_offset, places, shown.columns)
         mask = segments[:, :, None] == segments[:, None, :]
         policy = visible(bundle.visibility, shown.slots)
         mask = mask if policy is None else mask & policy

@@ -26,7 +26,7 @@ def import_methods_module(name_or_path: str) -> list[str]:
     """Imports a module and lets recipes name its settings classes: methods, terms, inits, readers.
 
     Every class of its own whose name has no leading underscore and that `@settings` made is
-    registered under its name, so that `@LowRankPrompt()` and `LowRankPrompt.rank = 4` hold.
+    registered under its name, so that `@SubspacePrompt()` and `SubspacePrompt.rank = 4` hold.
 
     Returns:
       The names, in the module's order.

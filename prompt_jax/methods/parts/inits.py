@@ -1,6 +1,7 @@
 """How the rows of a prompt begin (Lester et al. 2021, section 3.2, and their released code)."""
 
 import abc
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -158,6 +159,28 @@ class TextInit(DrawnInit):
         fill = SampledVocabInit(population=self.population, byte_pieces=self.byte_pieces)
         rest = fill(key, length - len(known), embedding, vocabulary, choices)
         return np.concatenate([known, rest])
+
+
+@settings
+class NameInit(Init):
+    """Rows of a task or language begin at the mean embedding of its name's pieces.
+
+    So the attributes and objects of CSP begin (Nayak et al. 2023, section 4.1).
+
+    Attributes:
+      words: {name: the words for it}; other names are their own, with spaces for underscores.
+    """
+
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def one(self, key: jax.Array, length: int, start: Start) -> np.ndarray:
+        if not start.row:
+            raise UserError(
+                "NameInit", "these rows have no name", "give it to a method with rows of its tasks"
+            )
+        words = self.words.get(start.row, start.row.replace("_", " "))
+        mean = start.embedding[pieces_of(start.vocabulary, words)].mean(axis=0)
+        return np.tile(mean, (length, 1))
 
 
 @settings

@@ -1,5 +1,6 @@
 """What a method's module begins from: sizes, embeddings and pieces of a backbone; saved prompts."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -32,7 +33,10 @@ class Start:
       vocabulary: of the backbone; None where it has none.
       choices: the label texts of the task; () where it declares none.
       name, digest: of the backbone, for messages and checks.
+      row: the name of the task or language whose rows begin now; "" where they have none.
     """
+
+    row = ""
 
     def __init__(self, backbone: Any, choices: tuple[str, ...] = ()):
         self.config: T5Config = backbone.config
@@ -49,9 +53,11 @@ class Start:
         """How the rows of each side begin that has some, by an init."""
         return init.begin(key, lengths, self)
 
-    def one(self, init: Beginning, key: jax.Array, length: int) -> np.ndarray:
-        """How the rows of one side begin, float32 [length, D]."""
-        return init.one(key, length, self)
+    def one(self, init: Beginning, key: jax.Array, length: int, row: str = "") -> np.ndarray:
+        """How the rows of one side, or of task or language `row`, begin, float32 [length, D]."""
+        of_row = copy.copy(self)
+        of_row.row = row
+        return init.one(key, length, of_row)
 
     def text(self, text: str, length: int, setting: str) -> np.ndarray:
         """The embeddings of a text's pieces, float32 [length, D].
@@ -145,7 +151,7 @@ class Shapes(Start):
     def rows(self, init: Beginning, key: jax.Array, lengths: Mapping[str, int]) -> Rows:
         return {side: self._zeros(length) for side, length in lengths.items() if length}
 
-    def one(self, init: Beginning, key: jax.Array, length: int) -> np.ndarray:
+    def one(self, init: Beginning, key: jax.Array, length: int, row: str = "") -> np.ndarray:
         return self._zeros(length)
 
     def text(self, text: str, length: int, setting: str) -> np.ndarray:
