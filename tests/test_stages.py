@@ -185,6 +185,23 @@ def test_a_stage_measures_rows_and_the_next_begins_with_the_best(tiny, tmp_path)
     assert np.mean(np.abs(slopes)) == pytest.approx(facts["importance"][row], rel=0.05)
 
 
+@pytest.mark.slow
+def test_pieces_are_pruned_and_stay_zero_while_the_next_stage_trains(tiny, tmp_path):
+    (tmp_path / "pruned.gin").write_text(PRUNED)
+    recipe, model_dir = str(tmp_path / "pruned.gin"), tmp_path / "D"
+    flags = [f"--gin_file={recipe}", f"--model_dir={model_dir}", f"--gin_search_paths={tiny}"]
+    flags += ["--gin.PruneRows.pieces=4", "--gin.PruneRows.keep_pieces=5"]
+    flags += ["--gin.pruned/Train.grad_rule=@KeepZeros()", "--gin.PruneRows.by=random"]
+    assert main(["train", *flags]) == 0
+    pruned = load_prompt(str(model_dir / "stage_1" / "prompt" / "pruned_2"))
+    whole = load_prompt(str(model_dir / "stage_1" / "prompt" / "best")).array
+    mask = np.repeat(np.array(pruned.manifest["pruned"]["pieces"]), 4, axis=1)
+    assert mask.shape == (2, 16) and mask.sum() == 5 * 4
+    assert pruned.array.tolist() == (whole[pruned.manifest["pruned"]["rows"]] * mask).tolist()
+    after = load_prompt(str(model_dir / "stage_2" / "prompt" / "last")).array
+    assert ((after != 0) == (mask == 1)).all() and (after != pruned.array)[mask == 1].all()
+
+
 def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     (tmp_path / "pruned.gin").write_text(PRUNED)
     argv = [
@@ -195,6 +212,8 @@ def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     ]
     assert main([*argv, "--gin.PruneRows.keep=5"]) == 2
     assert "PruneRows.keep = 5: the stage tunes 4 rows; give at most 4" in capsys.readouterr().err
+    assert main([*argv, "--gin.PruneRows.keep_pieces=3"]) == 2
+    assert "PruneRows.keep_pieces = 3: 2 rows have 2 pieces; give 1 to 2" in capsys.readouterr().err
     assert main([*argv, "--gin.pruned/Train.method=@LoRA()"]) == 2
     assert "trains LoRA, whose rows do not begin with a saved prompt's" in capsys.readouterr().err
 

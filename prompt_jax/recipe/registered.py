@@ -27,6 +27,7 @@ REGISTERED: dict[str, str] = {
     "EncoderClassifier": "prompt_jax.objective.encoder_classifier:EncoderClassifier",
     "Homeostasis": "prompt_jax.objective.homeostasis:Homeostasis",
     "ProGrad": "prompt_jax.objective.prograd:ProGrad",
+    "KeepZeros": "prompt_jax.objective.keep_zeros:KeepZeros",
     "NormBall": "prompt_jax.objective.norm_ball:NormBall",
     "Schedule": "prompt_jax.objective.optim:Schedule",
     "Adafactor": "prompt_jax.objective.optim:Adafactor",
