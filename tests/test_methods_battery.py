@@ -100,6 +100,7 @@ MORE = {
     "tasks_add": MultitaskPrompt(**SEVERAL, combine="add"),
     "tasks_feature": MultitaskPrompt(**SEVERAL, combine="feature", shared_width=5),
     "tasks_projection": MultitaskPrompt(**SEVERAL, combine="projection", shared_width=5),
+    "tasks_hadamard": MultitaskPrompt(**SEVERAL, combine="hadamard"),
     "tasks_separate": MultitaskPrompt(**SEVERAL, combine="separate"),
     "lora_all": LoRA(rank=2, targets=("query", "key", "value", "out")),
 }

@@ -14,6 +14,7 @@ from prompt_jax.methods.dept import DePT
 from prompt_jax.methods.ept import EPT
 from prompt_jax.methods.low_rank import LowRankPrompt
 from prompt_jax.methods.maple import CoupledPrompt
+from prompt_jax.methods.multitask import MultitaskPrompt
 from prompt_jax.methods.parts.inits import NameInit, SampledVocabInit, UniformInit
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.scaled import ScaledPrompt
@@ -54,6 +55,17 @@ def test_low_rank_prompts_train_as_many_numbers_as_the_papers_say():
     assert (LowRankPrompt().count(BASE), LowRankPrompt().count(LARGE)) == (8_680, 11_240)
     mapped = LowRankPrompt(length=20, rank=5, form="mapped", init=SampledVocabInit())
     assert mapped.count(BASE) == 2 * 5 * 768
+
+
+def test_mpt_trains_as_many_numbers_as_the_paper_says_and_begins_at_the_shared_rows(start):
+    assert MultitaskPrompt(tasks=("a",), combine="hadamard").count(BASE) == 77_668
+    tasks: dict[str, Any] = {"tasks": ("a", "b"), "length": 3, "init": UniformInit()}
+    module = MultitaskPrompt(**tasks, combine="hadamard").create(KEY, start)
+    shared = np.asarray(module.shared[...])
+    np.testing.assert_array_equal(rows_of(module()), np.concatenate([shared, shared]))
+    u, v = np.arange(3.0), np.arange(16.0)
+    module.own[...] = module.own[...].at[1].set(np.concatenate([u, v]))
+    np.testing.assert_allclose(rows_of(module())[3:], shared * np.outer(u, v), rtol=1e-6)
 
 
 def test_a_place_is_counted_in_the_text_of_its_own_example():

@@ -8,6 +8,11 @@ with shared rows S and the rows T_k of task k:
     length      P_k = [S; T_k]                     S [P', D], T_k [P - P', D]
     feature     P_k = [S, T_k], feature by feature S [P, w], T_k [P, D - w]
     projection  P_k = S W_k + b_k                  S [P, w], W_k [w, D], b_k [D]
+    hadamard    P_k = S * (u_k v_k^T)              S [P, D], u_k [P], v_k [D], ones at first
+
+`hadamard` is MPT's (Wang et al. 2023, https://arxiv.org/abs/2303.02861, section 4.1), not in that
+code. MPT also distils each source task's own prompt into it, and then adapts to a target: from the
+mean of the source prompts, `FileInit(path='DIR?task=mean')`, with new u and v.
 
 Every P_k is a plain prompt [P, D]; the saved ones are `DIR?task=NAME`. Which rows an example
 carries is said by its task's name (`factors.py`), so rows of several tasks are packed together.
@@ -31,7 +36,7 @@ from prompt_jax.prompt.factors import Factor
 from prompt_jax.prompt.layout import Placement, PromptLayout
 from prompt_jax.settings import settings
 
-Combine = Literal["separate", "add", "length", "feature", "projection"]
+Combine = Literal["separate", "add", "length", "feature", "projection", "hadamard"]
 
 
 @settings
@@ -99,7 +104,7 @@ class MultitaskPrompt(PromptMethod):
 
     def count(self, config: T5Config) -> int:
         """Of N tasks, in the order of the table above: N P D; (N + 1) P D; (P' + N (P - P')) D;
-        P w + N P (D - w); P w + N (w + 1) D."""
+        P w + N P (D - w); P w + N (w + 1) D; P D + N (P + D)."""
         N, P, D, w = len(self.tasks), self.length, config.emb_dim, self.width(config)
         return {
             "separate": N * P * D,
@@ -107,6 +112,7 @@ class MultitaskPrompt(PromptMethod):
             "length": (self.shared_length + N * (P - self.shared_length)) * D,
             "feature": P * w + N * P * (D - w),
             "projection": P * w + N * (w + 1) * D,
+            "hadamard": P * D + N * (P + D),
         }[self.combine]
 
 
@@ -121,6 +127,8 @@ class SharedAndOwn(nnx.Module):
         shared, own = rows[0], rows[1:]
         if method.combine == "add":
             own = jnp.zeros_like(own)
+        elif method.combine == "hadamard":
+            own = jnp.ones((len(own), method.length + rows.shape[2]))  # u_k, then v_k
         elif method.combine == "length":
             shared, own = shared[: method.shared_length], own[:, method.shared_length :]
         elif method.combine == "feature":
@@ -154,6 +162,9 @@ class SharedAndOwn(nnx.Module):
         if self.combine == "projection":
             projected = jnp.einsum("pw,nwd->npd", shared, own)
             return _flat(projected + self.bias[...][:, None])
+        if self.combine == "hadamard":
+            P = len(shared)
+            return _flat(shared[None] * own[:, :P, None] * own[:, None, P:])
         return _flat(shared[None] + own)
 
 
