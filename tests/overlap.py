@@ -16,6 +16,7 @@ from pathlib import Path
 
 RUN = 8
 UNTESTED = ("taskless_", "nano_", "mnano_", "unlabelled_")
+UNREAD = ("english", "lexicon", "parallel")  # folders that no recipe trains on
 HELD_OUT = ("bitcoin_org", "en_wikitext2")  # files that are for held-out loss, not for training
 
 
@@ -61,7 +62,8 @@ def shared_paragraphs(corpus: Path, texts: Iterable[str]) -> Iterator[tuple[str,
     for line in texts:
         tested |= runs_of(line)
     for path in sorted(corpus.rglob("*.xz")):
-        if any(part in path.name for part in HELD_OUT):
+        folder = path.relative_to(corpus).parts[0]
+        if folder in UNREAD or any(part in path.name for part in HELD_OUT):
             continue
         with lzma.open(path, "rt", encoding="utf-8") as file:
             for line in file:
