@@ -198,11 +198,25 @@ def _parts_of(given: epath.Path) -> list[epath.Path]:
     """All parts of the split that a part belongs to."""
     start = _PART.sub("", _bare(given.name))
     kind = given.name[len(_bare(given.name)) :]
-    return sorted(
+    parts = sorted(
         file
         for file in given.parent.iterdir()
         if file.name.endswith(kind) and _PART.sub("", _bare(file.name)) == start
     )
+    _check_parts(parts)
+    return parts
+
+
+def _check_parts(files: Sequence[epath.Path]) -> None:
+    """UserError for the first part that a number such as `00000-of-00002` says there should be."""
+    names = {_bare(file.name): file for file in files}
+    for bare, file in names.items():
+        if counts := re.search(r"(\d+)-of-(\d+)$", bare):
+            for number in range(int(counts[2])):
+                part = f"{bare[: counts.start()]}{number:0{len(counts[1])}}-of-{counts[2]}"
+                if part not in names:
+                    missing = file.parent / f"{part}{file.name[len(bare) :]}"
+                    raise UserError(missing, f"this part is not beside {file.name}", "copy it too")
 
 
 def _one_kind(
@@ -219,7 +233,9 @@ def _one_kind(
     if len(groups) > 1:
         named = ", ".join(some[0].name for some in groups.values())
         raise UserError(folder, f"{named} could each be the split '{split}'", "leave one there")
-    return next(iter(groups.values()))
+    parts = next(iter(groups.values()))
+    _check_parts(parts)
+    return parts
 
 
 def _of_folder(folder: epath.Path) -> Files:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from documented import ROOT, Block, blocks, pages
+from documented import ROOT, Block, blocks, indented, inline, pages
 
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.formats import files
@@ -50,6 +50,23 @@ NOT_RUN = {
     r"^watch ": "tests/test_watch.py; it ends with Ctrl-C",
     r"^inspect ": "tests/test_inspect.py",
 }
+# Commands of other programs, in blocks and within sentences, and why no test runs them.
+OTHERS = {
+    r"pip install|^python -m venv": "asks a package index; tests/test_install.py builds the wheel",
+    r"^uvx ": "asks a package index",
+    r"hf download": "asks the Hugging Face hub",
+    r"^make ": "targets of the Makefile, which a test below looks up; CI runs test, lint and types",
+    r"^curl ": "wants a running server; tests/test_serve_http.py sends such requests",
+    r"run\.py ": "of an export; tests/test_export_programs.py runs it",
+    r"^python benchmarks/": "minutes to hours; a test below looks the file up",
+    r"^python docs/": "tests/test_docs.py checks what it writes",
+    r"^python -c \"import jax": "shows the devices of the machine",
+    r"^python -m t5x": "of T5X, in a table beside ours",
+    r"^python -m prompt_jax": "tests/test_reading.py starts it so",
+    r"^srun ": "wants a cluster; tests/test_launch.py has a stand-in; its flags are read below",
+    r"^(cp|export) ": "a cluster's folders and variables",
+}
+WITHIN = [(page, command) for page in pages() for command in inline(page)]
 IDS = [f"{block.page}: {' '.join(argv)}"[:90] for block in BLOCKS for argv in block.commands]
 COMMANDS = [(block, argv) for block in BLOCKS for argv in block.commands]
 
@@ -170,3 +187,41 @@ def test_the_migrations_of_the_docs(tmp_path, monkeypatch, capsys) -> None:
     assert migrations
     for argv in migrations:
         assert main(argv) == 0, capsys.readouterr().err
+
+
+def _others() -> list[str]:
+    """The commands of other programs on all pages."""
+    within = [command for _, command in WITHIN if not command.startswith("prompt-jax ")]
+    every = [*BLOCKS, *(block for page in pages() for block in indented(page))]
+    return [*within, *(command for block in every for command in block.others)]
+
+
+def test_commands_of_other_programs_have_a_reason() -> None:
+    commands = _others()
+    assert [c for c in commands if not any(re.search(p, c) for p in OTHERS)] == []
+    assert [p for p in OTHERS if not any(re.search(p, c) for c in commands)] == []
+
+
+def test_targets_and_scripts_of_the_docs_exist() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in _others():
+        program, what, *_ = command.split()
+        if program == "make":
+            assert what in targets, command
+        if program == "python" and what.startswith(("benchmarks/", "docs/")):
+            assert (ROOT / what).is_file(), command
+
+
+def test_commands_within_sentences_have_the_verbs_and_flags_that_there_are() -> None:
+    ours = [command for _, command in WITHIN if command.startswith("prompt-jax ")]
+    on_clusters = [c for c in _others() if c.startswith("srun ") and "prompt-jax " in c]
+    assert ours and on_clusters
+    for text in [*ours, *(c.partition("/bin/")[2] for c in on_clusters)]:
+        words = [word for word in text.split()[1:] if not word.startswith("--gin.")]
+        command = typer.main.get_command(app)
+        while words and (below := vars(command).get("commands")):
+            assert words[0] in below, text
+            command, *words = below[words[0]], *words[1:]
+        known = {name for parameter in command.params for name in parameter.opts}
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known, (text, flags - known)

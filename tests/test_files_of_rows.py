@@ -243,3 +243,10 @@ def test_a_mixture_takes_files_with_their_columns(folder):
     mixture = text.get_task("a.csv?inputs=t&targets=l+b.jsonl?cap=5")
     assert len(mixture.tasks) == 2
     assert {len(e) for e in text.load_examples(mixture.name, "train").values()} == {8, 7}
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00002.jsonl", "."])
+def test_a_part_that_is_missing_is_named(folder, name):
+    (folder / "train-00000-of-00002.jsonl").write_text(jsonl())
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.jsonl: this part is not beside"):
+        split_files(name)
