@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from prompt_jax.bench import cases
-from prompt_jax.bench.lengths import TASKS
+from prompt_jax.bench.lengths import MIXTURE, TASKS, examples_of
 from prompt_jax.bench.measure import Row
+from prompt_jax.bench.settings import Bench
 from prompt_jax.cli.main import main
 from prompt_jax.data.packing import row_length
 from prompt_jax.data.source import Data, TaskBatches
@@ -34,23 +35,35 @@ def test_tasks_compares_a_prompt_computed_once_with_one_beside_each_example(caps
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in cases.CASES if name != "tasks"])
 def test_every_benchmark_runs(name):
-    rows = cases.run(name, cases.Bench(size="nano", prompt=4, batch=2, rounds=1))
-    assert all(isinstance(row, Row) and np.isfinite(row.ours) for row in rows)
+    small = {"size": "nano", "prompt": 4, "batch": 2, "rounds": 1}
+    rows = cases.run(name, Bench(**small, members=2, steps=2))
+    assert rows and all(isinstance(row, Row) and np.isfinite(row.ours) for row in rows)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "bench=nothing: unknown; give one of step, tasks, peak, rank, growth"),
+        (["nothing"], "bench=nothing: unknown; give one of step, tasks, peak, farm, decode"),
         (["step", "--size=t6"], "--size=t6: unknown"),
         (["tasks", "--tasks=copa,cbb"], "--tasks=cbb: unknown; give one of copa"),
         (["step", "--against=keras"], "--against=keras: unknown; give one of peft"),
+        (
+            ["rank", "--against=peft"],
+            "--against=peft: rank is not measured beside it",
+        ),
         (["step", "--rounds=0"], "--rounds=0: give at least 1"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message, capsys):
     assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_mixture_has_examples_of_every_task_as_often_as_they_are():
+    rows = examples_of(MIXTURE).examples("mixed", 512)
+    assert len(rows) == 512 and rows.inputs.lengths.max() == 512
+    lengths = rows.inputs.lengths
+    assert 0.6 < np.mean((lengths >= 240) & (lengths < 488)) < 0.95  # most are ReCoRD's
 
 
 def test_the_program_chooses_how_long_a_row_is_where_the_prompt_is_computed_once():

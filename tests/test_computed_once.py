@@ -15,6 +15,7 @@ from flax import nnx
 from prompt_jax.answer.answerer import Answering
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import load_backbone
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts, together
@@ -24,6 +25,7 @@ from prompt_jax.methods.soft import SoftPrompt
 from prompt_jax.model.bundle import PromptBundle, Visibility, beside_text, bundle_of
 from prompt_jax.model.layers import T5Config
 from prompt_jax.objective.loss import Loss
+from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import load_prompt, save_prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import stacked
@@ -160,6 +162,48 @@ def test_saved_prompts_answer_as_rows_beside_each_example_do(tiny: Path, tmp_pat
     for one, other in zip(once, paths, strict=True):
         np.testing.assert_allclose(scores[one], scores[other], atol=1e-5)
     assert not np.allclose(scores[once[0]], scores[once[1]], atol=1e-3)
+
+
+def test_keys_and_values_are_saved_and_taken_for_the_same_weights_alone(
+    tiny: Path, tmp_path: Path, monkeypatch
+):
+    policy = {"input": False, "prompt": "all", "computed_once": True}
+    path = saved(tmp_path / "once", tiny, 3, policy)
+    backbone = load_backbone(f"files:{tiny}/backbone", "float32")
+    computed.save(path, backbone)
+    prompt = load_prompt(path)
+    weights = computed.weights_of(backbone)
+    again = computed.bundle(prompt, backbone.model)
+
+    def never(*args):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(computed, "_computed", never)
+    taken = computed.bundle(prompt, backbone.model, weights)
+    assert jax.tree.structure(taken) == jax.tree.structure(again)
+    for one, other in zip(jax.tree.leaves(taken), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = computed.weights_of(load_backbone(f"files:{tiny}/backbone", "bfloat16"))
+    for changed, of in (
+        (prompt, other),
+        (dataclasses.replace(prompt, manifest={**prompt.manifest, "placement": "suffix"}), weights),
+        (dataclasses.replace(prompt, manifest={**prompt.manifest, "sha256": "0"}), weights),
+    ):
+        with pytest.raises(AssertionError, match="computed again"):
+            computed.bundle(changed, backbone.model, of)
+    (Path(path) / computed.FILE).write_bytes(b"12345678{")
+    with pytest.raises(UserError, match="delete it"):
+        computed.bundle(prompt, backbone.model, weights)
+
+
+@pytest.mark.slow
+def test_a_run_saves_keys_and_values_beside_its_prompt(tiny: Path, tmp_path: Path):
+    bindings = ["SoftPrompt.visibility=@Visibility()", "Visibility.input=False"]
+    bindings += ["Visibility.computed_once=True", "TRAIN_STEPS=4"]
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/run"]
+    assert main([*argv, *(f"--gin.{binding}" for binding in bindings)]) == 0
+    for name in ("last", "best"):
+        assert (tmp_path / "run" / "prompt" / name / computed.FILE).is_file()
 
 
 def test_what_cannot_be_computed_once_is_refused():

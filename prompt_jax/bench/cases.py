@@ -1,6 +1,6 @@
 """The benchmarks by name: each gives the rows of its report.
 
-All run on random weights and random tokens, so that they need no file.
+All run on random weights and random tokens or words, so that they need no file.
 """
 
 import dataclasses
@@ -13,70 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.bench import peft
-from prompt_jax.bench.lengths import LEVELS, TASKS, Lengths
+from prompt_jax.bench import answers, commands, peft
+from prompt_jax.bench.lengths import LEVELS, Lengths, examples_of
 from prompt_jax.bench.measure import Row, compared, exponent, rates
-from prompt_jax.bench.steps import Shape, Stepping, random_model, shapes_of
-from prompt_jax.errors import UserError
+from prompt_jax.bench.settings import Bench, known
+from prompt_jax.bench.steps import FarmStepping, Shape, Stepping, random_model, shapes_of
+from prompt_jax.errors import RunError, UserError
 from prompt_jax.model import decode
-from prompt_jax.model.sizes import SIZES
-from prompt_jax.model.t5 import T5Config
-from prompt_jax.settings import settings
 
 PADDED_TO = 512
 FULL = Lengths((128,) * len(LEVELS), (16,))  # no padding anywhere
 PEAK_SIDE = 1024  # of the square matrices whose product is the peak
 
 
-@settings
-class Bench:
-    """What a benchmark runs on.
-
-    Attributes:
-      size: the T5's shape, a name of `prompt_jax.model.sizes`.
-      prompt: rows of the prompt.
-      columns: encoder columns of a packed step, those of prompts not among them.
-      batch: examples of a padded step.
-      rounds: how often every side is measured.
-      tasks: those of `tasks`.
-      against: the other side; None: ours alone.
-    """
-
-    size: str = "t5_small"
-    prompt: int = 100
-    columns: int = 4096
-    batch: int = 8
-    rounds: int = 5
-    tasks: tuple[str, ...] = tuple(TASKS)
-    against: str | None = None
-
-    def check(self):
-        _known("--size", self.size, SIZES)
-        for task in self.tasks:
-            _known("--tasks", task, TASKS)
-        for name in ("prompt", "columns", "batch", "rounds"):
-            if vars(self)[name] < 1:
-                raise UserError(f"--{name}={vars(self)[name]}", remedy="give at least 1")
-        if self.against is not None:
-            _known("--against", self.against, ("peft",))
-            peft.check()
-
-    @property
-    def config(self) -> T5Config:
-        """The T5's shape, in float32 without dropout."""
-        return dataclasses.replace(SIZES[self.size], dtype="float32", dropout_rate=0.0)
-
-
-def _known(flag: str, name: str, names: Any) -> None:
-    if name not in names:
-        raise UserError(f"{flag}={name}", "unknown", f"give one of {', '.join(names)}")
-
-
 def step(bench: Bench) -> list[Row]:
     """A step of `batch` rows of 128 and 16 tokens, without padding."""
     ours = Stepping(random_model(bench.config), bench.config, _padded(bench), FULL)
     sides: dict[str, Any] = {"ours": ours}
-    if bench.against:
+    if bench.against == "peft":
         sides["peft"] = peft.PeftStepping(bench.config, FULL, bench.batch, bench.prompt, None)
     measured = rates(sides, bench.rounds)
     case = f"{bench.size}, {bench.batch} rows of 128 and 16"
@@ -92,18 +46,18 @@ def tasks(bench: Bench) -> list[Row]:
     and both against PEFT."""
     model, rows = random_model(bench.config), []
     for task in bench.tasks:
-        lengths = TASKS[task]
+        lengths = examples_of(task)
         shapes = shapes_of(lengths, bench.columns, bench.prompt)
         sides: dict[str, Any] = {
             name: Stepping(model, bench.config, shape, lengths) for name, shape in shapes.items()
         }
-        if bench.against:
+        if bench.against == "peft":
             args = (bench.config, lengths, bench.batch, bench.prompt)
             sides["longest"] = peft.PeftStepping(*args, None)
             sides[str(PADDED_TO)] = peft.PeftStepping(*args, PADDED_TO)
         measured = rates(sides, bench.rounds)
         named = [("once", "packed", f"{task}: computed once / beside each example")]
-        if bench.against:
+        if bench.against == "peft":
             for padded in ("longest", str(PADDED_TO)):
                 named.append(("once", padded, f"{task}: computed once / PEFT padded to {padded}"))
                 named.append(("packed", padded, f"{task}: beside each / PEFT padded to {padded}"))
@@ -179,41 +133,180 @@ def rank(bench: Bench) -> list[Row]:
 
 def growth(bench: Bench) -> list[Row]:
     """The fitted exponent of a step's time as one thing grows and all else stays."""
-    model, rows = random_model(bench.config), []
+    model, config = random_model(bench.config), bench.config
     base = Shape(4, 128, 16, packed=False, prompt=20)
-    grown: dict[str, list[tuple[int, Shape]]] = {
-        "rows": [(n, dataclasses.replace(base, rows=n)) for n in (4, 8, 16)],
-        "columns": [(n, dataclasses.replace(base, columns=n)) for n in (128, 256, 512)],
-        "prompt": [(n, dataclasses.replace(base, prompt=n)) for n in (50, 100, 200)],
-        "prompt, computed once": [
-            (n, dataclasses.replace(base, prompt=n, once=True)) for n in (50, 100, 200)
-        ],
+
+    def shaped(**changes: Any) -> Callable[[], Stepping]:
+        shape = dataclasses.replace(base, **changes)
+        filling = Lengths((shape.columns,) * len(LEVELS), (shape.targets,))
+        return lambda: Stepping(model, config, shape, filling)
+
+    def sized(**changes: int) -> Callable[[], Stepping]:
+        other = dataclasses.replace(config, **changes)
+        filling = Lengths((base.columns,) * len(LEVELS), (base.targets,))
+        return lambda: Stepping(random_model(other), other, base, filling)
+
+    grown: dict[str, dict[int, Callable[[], Any]]] = {
+        "rows": {n: shaped(rows=n) for n in (4, 8, 16)},
+        "columns": {n: shaped(columns=n) for n in (128, 256, 512)},
+        "prompt": {n: shaped(prompt=n) for n in (50, 100, 200)},
+        "prompt, computed once": {n: shaped(prompt=n, once=True) for n in (50, 100, 200)},
+        "layers": {n: sized(num_encoder_layers=n, num_decoder_layers=n) for n in (2, 4, 8)},
+        "vocabulary": {n: sized(vocab_size=n) for n in (16384, 65536, 262144)},
+        "members": {n: lambda n=n: FarmStepping(config, base, n) for n in (1, 2, 4)},
     }
-    for name, cases in grown.items():
-        sides = {
-            str(n): Stepping(model, bench.config, shape, _filling(shape)) for n, shape in cases
-        }
+    return [_exponent(bench, name, cases) for name, cases in grown.items()]
+
+
+def _exponent(bench: Bench, name: str, cases: dict[int, Callable[[], Any]]) -> Row:
+    measured = rates({str(n): make() for n, make in cases.items()}, bench.rounds)
+    seconds = [1 / float(np.median(measured[str(n)])) for n in cases]
+    work = [n if name in ("rows", "members") else 1 for n in cases]  # examples of a step
+    fitted = exponent(list(cases), [x * n for x, n in zip(seconds, work, strict=True)])
+    return Row(f"{bench.size}, {name}", None, None, fitted, None, "exponent")
+
+
+def decoding(bench: Bench) -> list[Row]:
+    """Greedy decoding of 32 tokens from inputs of up to 64, over a cache.
+
+    Beside transformers, whose weights and ids are the same; UserError where what it writes is not.
+    """
+    ids = answers.questions(2 * bench.batch)
+    with answers.hf_folder(bench.config) as folder:
+        ours = answers.Decoding(folder, ids)
+        sides: dict[str, Any] = {"ours": ours}
+        if bench.against:
+            sides["theirs"] = answers.TransformersDecoding(folder, ids)
         measured = rates(sides, bench.rounds)
-        seconds = [shape.rows / float(np.median(measured[str(n)])) for n, shape in cases]
-        fitted = exponent([n for n, _ in cases], seconds)
-        rows.append(Row(f"{bench.size}, {name}", None, None, fitted, None, "exponent"))
+    if bench.against and not np.array_equal(ours.said, sides["theirs"].said):
+        raise RunError("decode: transformers writes other ids")
+    case = f"{bench.size}, {len(ids)} rows"
+    return [compared(case, measured["ours"], measured.get("theirs"), "tokens/s")]
+
+
+def reading(bench: Bench) -> list[Row]:
+    """Reading of weights from a folder of transformers that the system has read before."""
+    with answers.hf_folder(bench.config) as folder:
+        sides: dict[str, Any] = {"ours": answers.Reading(folder)}
+        if bench.against:
+            sides["theirs"] = answers.TransformersReading(folder)
+        measured = rates(sides, bench.rounds)
+    return [compared(bench.size, measured["ours"], measured.get("theirs"), "MB/s")]
+
+
+def _work(bench: Bench, **changes: int) -> commands.Work:
+    return commands.Work(bench.config, bench.batch, bench.prompt, **changes)
+
+
+def startup(bench: Bench) -> list[Row]:
+    """From the command to the first step, with nothing compiled before and with all of it."""
+    work = _work(bench, steps=1)
+    seconds: dict[str, list[float]] = {"cold": [], "warm": [], "peft": []}
+    bindings = (*commands.WITHOUT_EVALUATION, "Train.log_period=1")
+    with commands.recipe(work) as folder:
+        for n in range(bench.rounds):
+            for name in ("cold", "warm"):
+                place = folder / f"{name}_{n}"
+                done = commands.train(folder, place, bindings, cache=folder / f"cache_{n}")
+                seconds[name].append(done.first)
+            if bench.against:
+                seconds["peft"].append(commands.peft(work).first)
+    case = f"{bench.size}, to the first step"
+    rows = [_faster(f"{case}, warm / cold", seconds["warm"], seconds["cold"])]
+    if bench.against:
+        rows.append(_faster(f"{case}, warm / PEFT", seconds["warm"], seconds["peft"]))
     return rows
 
 
-def _filling(shape: Shape) -> Lengths:
-    return Lengths((shape.columns,) * len(LEVELS), (shape.targets,))
+def _faster(case: str, ours: Sequence[float], theirs: Sequence[float], unit: str = "s") -> Row:
+    """A row of two sides of which the one with less is the better."""
+    row = compared(case, [1 / x for x in ours], [1 / x for x in theirs], unit)
+    return row._replace(ours=float(np.median(ours)), theirs=float(np.median(theirs)))
+
+
+def memory(bench: Bench) -> list[Row]:
+    """The most memory of a whole command of three steps, and the share of each part."""
+    work = _work(bench)
+    ours, theirs = [], []
+    with commands.recipe(work) as folder:
+        for n in range(bench.rounds):
+            place = folder / f"run_{n}"
+            done = commands.train(folder, place, commands.WITHOUT_EVALUATION, folder / "cache")
+            ours.append(done.peak)
+            if bench.against:
+                theirs.append(commands.peft(work).peak)
+        found = commands.parts(folder, *commands.WITHOUT_EVALUATION)
+    case = f"{bench.size}, peak of a command"
+    if bench.against:
+        rows = [_faster(case, ours, theirs, "GiB")]
+    else:
+        rows = [Row(case, None, None, float(np.median(ours)), None, "GiB")]
+    before = 0.0
+    for part, after in found["after"].items():
+        rows.append(Row(f"{bench.size}, {part}", None, None, after - before, None, "GiB"))
+        before = after
+    for part, size in found["compiled"].items():
+        rows.append(Row(f"{bench.size}, XLA's {part}", None, None, size, None, "GiB"))
+    return rows
+
+
+def farm(bench: Bench) -> list[Row]:
+    """A farm of seeds as one command against its members' own, one after another: whole commands,
+    the steady step, and the most memory against one run with as many rows a step."""
+    work = _work(bench, steps=bench.steps, labels=4, columns=64, targets=4)
+    names = ("farm", "alone", "farm step", "alone step", "farm peak", "wide peak")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    seeds = list(range(bench.members))
+    grid = (f"FARM={{'SEED': {seeds}}}", f"Farm.at_once={bench.members}")
+    wide = (f"BATCH_SIZE={bench.batch * bench.members}", "TRAIN_STEPS=20")
+    with commands.recipe(work) as folder:
+        cache = folder / "cache"
+        for n in range(bench.rounds):
+            place = folder / f"round_{n}"
+            together = commands.train(folder, place / "farm", grid, cache)
+            alone = [
+                commands.train(folder, place / f"seed_{seed}", (f"SEED={seed}",), cache)
+                for seed in seeds
+            ]
+            wider = commands.train(folder, place / "wide", wide, cache)
+            found["farm"].append(together.seconds)
+            found["alone"].append(sum(one.seconds for one in alone))
+            found["farm step"].append(commands.steady(place / "farm" / "members" / "SEED_0"))
+            steps = [commands.steady(place / f"seed_{seed}") for seed in seeds]
+            found["alone step"].append(sum(steps))
+            found["farm peak"].append(together.peak)
+            found["wide peak"].append(wider.peak)
+    case = f"{bench.size}, farm of {bench.members}"
+    return [
+        _faster(f"{case} / one by one, {bench.steps} steps", found["farm"], found["alone"]),
+        _faster(f"{case} / one by one, steady step", found["farm step"], found["alone step"]),
+        _faster(f"{case} / one run of as many rows", found["farm peak"], found["wide peak"], "GiB"),
+    ]
 
 
 CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step": step,
     "tasks": tasks,
     "peak": peak,
+    "farm": farm,
+    "decode": decoding,
     "rank": rank,
+    "startup": startup,
+    "memory": memory,
     "growth": growth,
+    "reading": reading,
+}
+AGAINST = {  # what each is measured beside
+    **dict.fromkeys(("step", "tasks", "startup", "memory"), ("peft",)),
+    **dict.fromkeys(("decode", "reading"), ("transformers",)),
 }
 
 
 def run(name: str, bench: Bench) -> Sequence[Row]:
     """The rows of a benchmark; UserError where there is none of that name."""
-    _known("bench", name, CASES)
+    known("bench", name, CASES)
+    if bench.against not in (None, *AGAINST.get(name, ())):
+        names = AGAINST.get(name, ())
+        remedy = f"give --against={names[0]}" if names else "leave it out"
+        raise UserError(f"--against={bench.against}", f"{name} is not measured beside it", remedy)
     return CASES[name](bench)

@@ -8,11 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
 from flax import nnx
 
 from prompt_jax.backbone import weights
+from prompt_jax.backbone.load import Backbone
 from prompt_jax.backbone.settings import BackboneSettings
-from prompt_jax.bench.lengths import Lengths
+from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.bench.lengths import Examples
 from prompt_jax.data.packing import row_length
 from prompt_jax.data.source import Data, TaskBatches
 from prompt_jax.methods.base import PromptedT5
@@ -23,8 +27,9 @@ from prompt_jax.model import sharding
 from prompt_jax.model.bundle import Visibility
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.objective.optim import Adafactor, Schedule
+from prompt_jax.run import farm_step
 from prompt_jax.run.flops import least
-from prompt_jax.run.job import build_step
+from prompt_jax.run.job import Run, Setup, build_step
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import TrainState, split
 
@@ -63,7 +68,7 @@ class Stepping:
     `model`: a T5 whose arrays several of these share. `flops`: the least that a step needs.
     """
 
-    def __init__(self, model: Any, config: T5Config, shape: Shape, lengths: Lengths):
+    def __init__(self, model: Any, config: T5Config, shape: Shape, lengths: Examples):
         task = lengths.examples("synthetic", EXAMPLES)
         data = Data(
             task="synthetic",
@@ -108,7 +113,47 @@ class Stepping:
         return time.perf_counter() - began, examples
 
 
-def shapes_of(lengths: Lengths, columns: int, prompt: int) -> dict[str, Shape]:
+class FarmStepping:
+    """Steps of a farm whose members are seeds of one run over synthetic rows."""
+
+    def __init__(self, config: T5Config, shape: Shape, members: int):
+        name = f"synthetic?inputs={shape.columns}&targets={shape.targets}"
+        run = Train(
+            backbone=BackboneSettings(name="random", dtype=config.dtype, dropout_rate=0.0),
+            method=shape.method,
+            data=Data(
+                task=name,
+                input_length=shape.columns,
+                target_length=shape.targets,
+                batch_size=shape.rows,
+                packed=False,
+            ),
+            optimizer=Adafactor(schedule=Schedule(learning_rate=0.3)),
+            steps=1,
+        )
+        setup = Setup(run)
+        model: Any = random_model(config)
+        backbone = Backbone(config, model, "random", "0" * 64, Vocabulary.bytes())
+        setup.read(run.backbone, lambda: backbone)
+        one = Run(run, epath.Path("unused"), setup=setup)
+        slot = farm_step.slot_of(one, one.first_state())
+        self.slots = farm_step.empty(slot, members, farm_step.members(one))
+        for number in range(members):
+            self.slots = farm_step.put(self.slots, number, slot)
+        self.call, self.backbone = farm_step.make_farm_step(one), farm_step.backbone_of(one)
+        rows, _ = one.rows(0)
+        batch = {n: np.stack([x] * members) for n, x in rows.items()}
+        self.batch = jax.device_put(batch, farm_step.members(one))
+        self.examples = members * shape.rows
+
+    def step(self) -> tuple[float, int]:
+        began = time.perf_counter()
+        self.slots, _ = self.call(self.slots, self.backbone, self.batch)
+        jax.block_until_ready(self.slots)
+        return time.perf_counter() - began, self.examples
+
+
+def shapes_of(lengths: Examples, columns: int, prompt: int) -> dict[str, Shape]:
     """Packed rows of `columns` tokens in all: with a prompt beside each example in rows of 512, as
     far as they are that many, and computed once in rows of what the program chooses."""
     task = lengths.examples("synthetic", EXAMPLES)

@@ -7,17 +7,25 @@ import typer
 from prompt_jax.cli.options import Debug, Json
 from prompt_jax.cli.show import print_json, print_table
 
+NAMES = "step, tasks, peak, farm, decode, rank, startup, memory, growth or reading."
+
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="step, tasks, peak, rank or growth.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=NAMES)],
     against: Annotated[
-        str | None, typer.Option("--against", metavar="peft", help="Measure it in the same turns.")
+        str | None,
+        typer.Option(
+            "--against", metavar="peft|transformers", help="Measure it in the same turns."
+        ),
     ] = None,
     size: Annotated[
         str, typer.Option("--size", metavar="SIZE", help="The T5's shape: nano, t5_small, t5_base.")
     ] = "t5_small",
     tasks: Annotated[
-        str | None, typer.Option("--tasks", metavar="T,T,...", help="Some of copa, wic, rte, cb.")
+        str | None,
+        typer.Option(
+            "--tasks", metavar="T,T,...", help="Some of SuperGLUE's, or superglue: all of them."
+        ),
     ] = None,
     prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Rows of the prompt.")] = 100,
     columns: Annotated[
@@ -29,10 +37,14 @@ def bench(
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="How often each side is measured.")
     ] = 5,
+    members: Annotated[int, typer.Option("--members", metavar="N", help="Of a farm.")] = 8,
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", help="Of each command of a farm.")
+    ] = 300,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measures how fast this machine trains and ranks, on random weights and tokens.
+    """Measures how fast this machine trains and answers, on random weights and tokens.
 
     Sides take turns. A ratio is the median over rounds, above 1 where ours is the faster; its
     spread is the 10th and the 90th percentile.
@@ -41,8 +53,9 @@ def bench(
     Example:
       prompt-jax bench tasks --tasks=copa --against=peft
     """
-    from prompt_jax.bench.cases import Bench, run
+    from prompt_jax.bench.cases import run
     from prompt_jax.bench.measure import report
+    from prompt_jax.bench.settings import Bench
 
     chosen: dict[str, Any] = {} if tasks is None else {"tasks": tuple(tasks.split(","))}
     settings = Bench(
@@ -52,6 +65,8 @@ def bench(
         batch=batch,
         rounds=rounds,
         against=against,
+        members=members,
+        steps=steps,
         **chosen,
     )
     measured = report(name, run(name, settings))

@@ -20,6 +20,7 @@ from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
 from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model import quantised, sharding
+from prompt_jax.prompt import computed
 from prompt_jax.prompt.layout import PromptLayout
 
 WRITTEN = ("row", "prediction", "score", "scores")  # what the output adds to a row
@@ -81,7 +82,9 @@ def infer(
             for i, row in enumerate(left)
         ]
         progress = Progress(last - first, done, show)
-        module = module_of(saved, loaded.model) if saved else FixedPrompt()
+        module = (
+            module_of(saved, loaded.model, computed.weights_of(loaded)) if saved else FixedPrompt()
+        )
         model = model_of(loaded, module, mesh)
         try:
             for start, answers in windows(answerer.stream(model, questions, stop.check), window):

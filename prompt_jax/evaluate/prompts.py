@@ -28,8 +28,9 @@ from prompt_jax.evaluate.scorer import Answers, TaskScorer
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.metrics.generation import bleu_signatures
 from prompt_jax.model import sharding
-from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.model.bundle import Visibility
 from prompt_jax.model.t5 import T5
+from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
@@ -134,7 +135,9 @@ def answer_all(
     for numbers in together(prompts):
         some = [prompts[n] for n in numbers]
         scorer = open_scorer([prompt.layout for prompt in some])
-        model = model_of(backbone, module_of(some, backbone.model), mesh)
+        model = model_of(
+            backbone, module_of(some, backbone.model, computed.weights_of(backbone)), mesh
+        )
         answers |= dict(zip(numbers, scorer.answer_all(model, len(some)), strict=True))
     return scorer, [answers[n] for n in range(len(prompts))]
 
@@ -150,22 +153,14 @@ def together(prompts: Sequence[Prompt]) -> list[list[int]]:
     return list(groups.values())
 
 
-def module_of(prompts: Sequence[Prompt], t5: T5) -> nnx.Module:
+def module_of(prompts: Sequence[Prompt], t5: T5, weights: str | None = None) -> nnx.Module:
     """Saved prompts as a module; one that does not fold is restored by its method. Those that are
-    computed once go through the encoder now, and never again."""
+    computed once go through the encoder now, and never again, or were saved for these `weights`
+    (`computed.weights_of`)."""
     if len(prompts) == 1 and not prompts[0].folds:
         return method_named(prompts[0].manifest["method"]).restored(prompts[0])
-    graphdef, params = nnx.split(t5)
-
-    def computed(bundle: PromptBundle) -> PromptBundle:
-        return _computed(graphdef, params, bundle) if bundle.visibility.computed_once else bundle
-
-    return FixedPrompt(PromptStack(prompts, computed).bundle())
-
-
-@partial(jax.jit, static_argnums=0)
-def _computed(graphdef, params, bundle: PromptBundle) -> PromptBundle:
-    return nnx.merge(graphdef, params).computed_once(bundle)
+    made = partial(computed.bundle, t5=t5, weights=weights)
+    return FixedPrompt(PromptStack(prompts, made).bundle())
 
 
 def model_of(backbone: Backbone, module: nnx.Module, mesh: Mesh) -> Model:

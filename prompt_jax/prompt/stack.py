@@ -29,14 +29,14 @@ from prompt_jax.prompt.artefact import Prompt
 class PromptStack:
     """Saved prompts of one visibility as one bundle; prompt n is that of id n.
 
-    `computed`: what is made of each before they are stacked (`T5.computed_once`).
+    `bundle_of`: what is made of each before they are stacked (`computed.bundle`).
     """
 
     prompts: Sequence[Prompt]
-    computed: Callable[[PromptBundle], PromptBundle] = lambda bundle: bundle
+    bundle_of: Callable[[Prompt], PromptBundle] = Prompt.bundle
 
     def bundle(self) -> PromptBundle:
-        return stacked([self.computed(prompt.bundle()) for prompt in self.prompts])
+        return stacked([self.bundle_of(prompt) for prompt in self.prompts])
 
 
 def stacked(bundles: Sequence[PromptBundle]) -> PromptBundle:

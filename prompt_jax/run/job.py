@@ -33,6 +33,7 @@ from prompt_jax.objective.terms import (
     modules_of,
     teacher_digests,
 )
+from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import save_beside
 from prompt_jax.run.identity import FILE, compare, identity, write
 from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
@@ -409,6 +410,8 @@ class Run:
             model: Any = nnx.merge(self.graphdef, trainable, self.frozen)
             folder = self.folder / "prompt" / name
             run.method.save(folder, model, self.backbone, facts)
+            if run.method.visibility.computed_once and not hosts.several():
+                computed.save(folder, self.backbone)
             if beside := exported(run.terms, model.terms):
                 save_beside(folder, beside)
 

@@ -10,7 +10,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from prompt_jax.model.bundle import (
     per_column,
     put,
 )
+from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer, load_prompt
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.prompt.stack import (
@@ -212,18 +212,12 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
     }
     facts = json.loads(json.dumps(facts))
     if prompt.visibility.computed_once:
-        bundle = _computed(*nnx.split(backbone.model), prompt.bundle())
+        bundle = computed.bundle(prompt, backbone.model, computed.weights_of(backbone))
         return Entry(marked_arrays(bundle), prompt.layout, bundle.visibility, None, facts)
     if prompt.folds:
         return Entry(host_arrays(prompt), prompt.layout, prompt.visibility, None, facts)
     module = method_named(prompt.manifest["method"]).restored(prompt)
     return Entry({}, prompt.layout, prompt.visibility, _encoder_only(module, prompt), facts)
-
-
-@partial(jax.jit, static_argnums=0)
-def _computed(graphdef, params, bundle: PromptBundle) -> PromptBundle:
-    """Keys and values in place of rows that do not see the input, once for all requests."""
-    return nnx.merge(graphdef, params).computed_once(bundle)
 
 
 def _encoder_only(module: Any, prompt: Prompt) -> tuple[Any, Any]:
