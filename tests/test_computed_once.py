@@ -178,7 +178,7 @@ def test_keys_and_values_are_saved_and_taken_for_the_same_weights_alone(
     def never(*args):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(computed, "_computed", never)
+    monkeypatch.setattr(computed, "by_encoder", never)
     taken = computed.bundle(prompt, backbone.model, weights)
     assert jax.tree.structure(taken) == jax.tree.structure(again)
     for one, other in zip(jax.tree.leaves(taken), jax.tree.leaves(again), strict=True):

@@ -112,3 +112,21 @@ def test_a_task_of_rate_zero_is_left_out():
     one = plan(sizes=(300, 20), rates=(1.0, 0.0))
     pieces = [piece for step in range(50) for row in one.batch(step) for piece in row]
     assert {piece.task for piece in pieces} == {0}
+
+
+def test_in_buckets_a_steps_rows_are_alike_and_every_example_comes_once_an_epoch():
+    rng = np.random.default_rng(0)
+    columns = np.stack([rng.integers(4, 33, 40), np.ones(40, int)], axis=1)
+    plan = RowPlan([columns], [1.0], (32, 4), 4, 0, packed=False, buckets=(8, 16, 32))
+    steps = [plan.batch(step) for step in range(60)]
+    widths = [plan.width(step) for step in range(60)]
+    assert set(widths) == {8, 16, 32}
+    for rows, width in zip(steps, widths, strict=True):
+        assert len(rows) == 4 and all(len(row) == 1 for row in rows)
+        needs = [columns[row[0].example][0] for row in rows]
+        assert max(needs) <= width and min(needs) > {8: 0, 16: 8, 32: 16}[width]
+    order = [row[0].example for rows in steps for row in rows]
+    counts = np.bincount(order, minlength=40)
+    assert counts.max() - counts.min() <= 1  # some wait for their bucket to be full
+    again = RowPlan([columns], [1.0], (32, 4), 4, 0, packed=False, buckets=(8, 16, 32))
+    assert again.batch(7) == steps[7]

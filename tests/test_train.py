@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 import prompt_jax as pj
 from prompt_jax.backbone.load import load_backbone
+from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts
@@ -231,3 +233,17 @@ def test_accumulation_gives_the_same_gradient(tiny):
             np.testing.assert_allclose(float(added[name]), float(value), rtol=1e-5, err_msg=name)
         a, b = (np.asarray(g.prompt.encoder[...]) for g in (whole, parts))
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_in_buckets_compiles_its_step_once_for_each_width(tiny, tmp_path):
+    rows = [{"inputs": "ab" * (2 + i % 12), "targets": "ab"[i % 2]} for i in range(64)]
+    (tmp_path / "t.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "t.validation.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    bindings = [f"TASK='{tmp_path}/t.train.jsonl'", "Data.packed=False", "Data.buckets=(8, 16)"]
+    bindings += ["TRAIN_STEPS=12", "EVAL_PERIOD=12", "CHECKPOINT_PERIOD=12"]
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/run"]
+    with compilations() as names:
+        assert main([*argv, *(f"--gin.{binding}" for binding in bindings)]) == 0
+    assert names.count("train_step") == 3  # 8, 16 and 28 columns
+    (tmp_path / "run" / "prompt" / "last" / "prompt.safetensors").stat()

@@ -32,7 +32,7 @@ class WithColumns:
     def batch(self, step: int, rows: slice = slice(None)) -> Arrays:
         """As `TaskBatches.batch`, with the columns."""
         chosen = self.batches.plan.batch(step)[rows]
-        batch = self.batches.assemble(chosen)
+        batch = self.batches.assemble(chosen, self.batches.plan.width(step))
         for fill in self.fillers:
             batch |= fill(chosen)
         return batch

@@ -4,9 +4,10 @@ Examples are drawn epoch by epoch in an order that depends on the seed, put into
 and rows are taken BATCH_SIZE at a time. Nothing here depends on hosts or devices.
 """
 
+import bisect
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ class RowPlan:
       batch_size: rows per step.
       seed: decides the order.
       packed: False gives every example its own row.
+      buckets: ascending encoder columns, the last as many as a row has; each step's rows, of one
+        example each, are from one bucket. None: rows come in the order of their examples.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RowPlan:
         batch_size: int,
         seed: int,
         packed: bool = True,
+        buckets: Sequence[int] = (),
     ):
         self.columns = columns
         self.rates = np.asarray(rates, float) / sum(rates)
@@ -58,10 +62,12 @@ class RowPlan:
         self.batch_size = batch_size
         self.seed = seed
         self.open_rows = OPEN_ROWS if packed else 0
+        self.buckets = tuple(buckets)
         self._restart()
 
     def _restart(self):
-        self._stream = itertools.chain.from_iterable(map(self._pack, self._windows()))
+        pack = self._in_buckets if self.buckets else self._packed
+        self._stream = pack(self._windows())
         self._rows: deque[Row] = deque()
         self._first = 0  # global number of self._rows[0]
 
@@ -103,6 +109,29 @@ class RowPlan:
     def _task_stream(self, task: int) -> Iterator[int]:
         for epoch in range(2**31):
             yield from (int(i) for i in self._order(task, epoch))
+
+    def _packed(self, windows: Iterator[Iterator[Piece]]) -> Iterator[Row]:
+        return itertools.chain.from_iterable(map(self._pack, windows))
+
+    def _in_buckets(self, windows: Iterator[Iterator[Piece]]) -> Iterator[Row]:
+        """Rows of one example each, BATCH_SIZE from one bucket after the other; an example waits
+        until its bucket has as many."""
+        waiting: list[list[Row]] = [[] for _ in self.buckets]
+        for piece in itertools.chain.from_iterable(windows):
+            need = int(self.columns[piece.task][piece.example][0])
+            rows = waiting[bisect.bisect_left(self.buckets, need)]
+            rows.append([piece])
+            if len(rows) == self.batch_size:
+                yield from rows
+                rows.clear()
+
+    def width(self, step: int) -> int:
+        """Encoder columns of a step's rows: those of their bucket, or as many as a row has."""
+        if not self.buckets:
+            return self.capacity[0]
+        rows = self.batch(step)
+        need = max(int(self.columns[piece.task][piece.example][0]) for row in rows for piece in row)
+        return self.buckets[bisect.bisect_left(self.buckets, need)]
 
     def _pack(self, pieces: Iterator[Piece]) -> Iterator[Row]:
         """The rows of a window in their order, each as soon as nothing can be added to it."""

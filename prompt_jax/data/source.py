@@ -37,6 +37,8 @@ class Data:
       target_length: tokens per row of the decoder, EOS included.
       batch_size: rows per step over all devices.
       packed: several examples to a row, each with its own copy of the prompt; False: one to a row.
+      buckets: where examples are not packed, ascending columns of text: rows of a step are of one
+        bucket and as wide as that, and each width is compiled once. (): all are as wide as a row.
       row_length: columns of text in a row of the encoder. None: `input_length`; packed with a
         prompt that is computed once, what costs least for texts as long as these.
       split: what is trained on.
@@ -55,6 +57,7 @@ class Data:
     batch_size: int
     packed: bool = True
     row_length: int | None = None
+    buckets: tuple[int, ...] = ()
     split: str = "train"
     max_examples: int | None = None
     examples_per_class: int | None = None
@@ -74,6 +77,12 @@ class Data:
             "sampled_examples": self.sampled_examples,
         }
         at_least("Data", 1, sizes)
+        ascending = list(self.buckets) == sorted(set(self.buckets))
+        if self.buckets and (self.packed or not ascending or self.buckets[0] < 1):
+            raise UserError(
+                Setting("Data", "buckets", self.buckets),
+                remedy="give ascending columns, as in (32, 64, 128), and bind Data.packed = False",
+            )
         if self.examples_per_class and self.sampled_examples:
             raise UserError(
                 Setting("Data", "sampled_examples", self.sampled_examples),
@@ -182,7 +191,11 @@ class TaskBatches:
         columns = [task.lengths + prompt for task in tasks]
         decoder = data.target_length + layout.decoder
         self.capacity = (self._row_length(columns, decoder) + layout.columns, decoder)
-        self.plan = RowPlan(columns, rates, self.capacity, data.batch_size, seed, data.packed)
+        T = self.capacity[0]
+        edges = [edge for n in data.buckets if (edge := n + layout.columns) < T]
+        edges = [*edges, T] if data.buckets else []
+        shape = (self.capacity, data.batch_size)
+        self.plan = RowPlan(columns, rates, *shape, seed, data.packed, edges)
 
     def _row_length(self, columns: list[np.ndarray], decoder: int) -> int:
         """Columns of text in a row; UserError where a text is longer than the recipe's rows."""
@@ -202,15 +215,17 @@ class TaskBatches:
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The features of one step (counted from 0), or of some of its rows."""
-        return self.assemble(self.plan.batch(step)[rows])
+        return self.assemble(self.plan.batch(step)[rows], self.plan.width(step))
 
     def examples(self, step: int) -> int:
         """How many examples all rows of a step hold."""
         return sum(map(len, self.plan.batch(step)))
 
-    def assemble(self, rows: list[Row]) -> dict[str, np.ndarray]:
-        """Arrays of the given rows; what they do not fill is 0 everywhere."""
+    def assemble(self, rows: list[Row], width: int | None = None) -> dict[str, np.ndarray]:
+        """Arrays of the given rows, `width` columns in the encoder (None: as many as a row has);
+        what they do not fill is 0 everywhere."""
         T, S = self.capacity
+        T = width or T
         batch: dict[str, np.ndarray]
         batch = {name: np.zeros((len(rows), T), np.int32) for name in ENCODER_FEATURES}
         batch |= {name: np.zeros((len(rows), S), np.int32) for name in DECODER_FEATURES}
@@ -261,7 +276,7 @@ class TaskBatches:
             "truncated_targets": sum(task.truncated_targets for task in self.tasks),
             **shown,
             "examples_per_row": sum(map(len, rows)) / len(rows),
-            "fill_rate": used / (len(rows) * self.capacity[0]),
+            "fill_rate": used / (len(rows) * self.plan.width(0)),
         }
 
     def lengths(self) -> dict[str, Any]:

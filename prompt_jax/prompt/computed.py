@@ -38,7 +38,7 @@ def save(folder: epath.PathLike, backbone: Backbone) -> None:
     prompt = load_prompt(folder)
     if not _of_one(prompt):
         return
-    arrays = arrays_by_name(_computed(*nnx.split(backbone.model), prompt.bundle()))
+    arrays = arrays_by_name(by_encoder(*nnx.split(backbone.model), prompt.bundle()))
     data = {name: np.asarray(arrays[name], np.float32) for name in NAMES}
     made = safetensors.numpy.save(data, _facts(prompt, weights_of(backbone)))
     (epath.Path(folder) / FILE).write_bytes(made)
@@ -63,7 +63,7 @@ def bundle(prompt: Prompt, t5: T5, weights: str | None = None) -> PromptBundle:
         return rows
     saved = _read(prompt, weights) if weights is not None and _of_one(prompt) else None
     if saved is None:
-        return _computed(*nnx.split(t5), rows)
+        return by_encoder(*nnx.split(t5), rows)
     dtype, heads = jnp.dtype(t5.config.dtype), (t5.config.num_heads, t5.config.head_dim)
     pairs = [jnp.asarray(saved[name], dtype) for name in NAMES]
     k, v, cross_k, cross_v = (x.reshape(*x.shape[:3], *heads) for x in pairs)
@@ -91,5 +91,6 @@ def _read(prompt: Prompt, weights: str) -> dict[str, np.ndarray] | None:
 
 
 @partial(jax.jit, static_argnums=0)
-def _computed(graphdef: Any, params: Any, rows: PromptBundle) -> PromptBundle:
+def by_encoder(graphdef: Any, params: Any, rows: PromptBundle) -> PromptBundle:
+    """The bundle with keys and values in place of its rows (`T5.computed_once`)."""
     return nnx.merge(graphdef, params).computed_once(rows)

@@ -23,6 +23,7 @@ from etils import epath
 
 from prompt_jax import hosts
 from prompt_jax.data.digests import BatchDigests
+from prompt_jax.data.source import Data
 from prompt_jax.errors import Preempted, RunError, Setting, UserError
 from prompt_jax.hosts.stop import Stop, Stopped, stop_signal
 from prompt_jax.paths import is_local
@@ -104,6 +105,8 @@ def unfit(settings: Train) -> str | None:
     shape = settings.mesh
     if settings.method.trains_model:
         return f"{type(settings.method).__name__} trains the model, which members would share"
+    if isinstance(settings.data, Data) and settings.data.buckets:
+        return "the members' rows come in buckets, which are not equally wide at one step"
     if hosts.several():
         return "a farm runs in one process"
     if shape.fsdp != 1 or shape.model != 1:
