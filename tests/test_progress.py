@@ -1,6 +1,7 @@
 """Progress of what may take minutes: shown only inside `shown`, every few seconds, with an ETA."""
 
 import re
+import time
 
 import pytest
 
@@ -26,3 +27,15 @@ def test_nothing_is_shown_to_nobody(at_once, capsys):
     for _ in range(9):
         counter.add()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_cannot_be_counted_says_how_long_it_takes(monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    lines = []
+    slow = progress.first_call(lambda seconds: time.sleep(seconds), "compiling")
+    with progress.shown(lines.append):
+        slow(0.3)
+        said = len(lines)
+        slow(0.3)
+    assert said and len(lines) == said, "the first call alone"
+    assert lines[0] == "compiling: 0:00 so far"

@@ -27,6 +27,7 @@ from prompt_jax.data.source import Data
 from prompt_jax.errors import Preempted, RunError, Setting, UserError
 from prompt_jax.hosts.stop import Stop, Stopped, stop_signal
 from prompt_jax.paths import is_local
+from prompt_jax.progress import first_call
 from prompt_jax.run import farm_step
 from prompt_jax.run.exports import export_finished
 from prompt_jax.run.folder import open_folder
@@ -308,7 +309,9 @@ class Group:
 
     def _compile(self, run: Run, program: Any) -> None:
         self.program, self.signature = program, farm_step.signature(run)
-        self.step, self.backbone = farm_step.make_farm_step(run), farm_step.backbone_of(run)
+        step = farm_step.make_farm_step(run)
+        self.step = first_call(step, f"compiling the step of {self.count} members")
+        self.backbone = farm_step.backbone_of(run)
         self.places = farm_step.members(run)
         self.slots: farm_step.Slot | None = None
         self._rows: dict[str, np.ndarray] = {}

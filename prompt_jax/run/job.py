@@ -33,6 +33,7 @@ from prompt_jax.objective.terms import (
     modules_of,
     teacher_digests,
 )
+from prompt_jax.progress import elapsed
 from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import save_beside
 from prompt_jax.run.identity import FILE, compare, identity, write
@@ -363,7 +364,8 @@ class Run:
         assert self.evaluator is not None and self.settings.evaluation is not None
         began, step = time.perf_counter(), int(state.step)
         inputs = (self.graphdef, state.trainable, self.frozen)
-        metrics, rows = self.evaluator(*inputs, stop.check)
+        with elapsed(f"evaluation at step {step}"):
+            metrics, rows = self.evaluator(*inputs, stop.check)
         best = self.settings.best_metric
         if best:
             check_best_metric(best, metrics)

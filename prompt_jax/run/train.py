@@ -15,6 +15,7 @@ from prompt_jax import hosts
 from prompt_jax.data.digests import BatchDigests
 from prompt_jax.errors import Preempted, UserError
 from prompt_jax.hosts.stop import Stopped, stop_signal
+from prompt_jax.progress import first_call
 from prompt_jax.run.exports import export_finished
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.job import Run
@@ -70,10 +71,11 @@ def train(
             batches = Prefetch(run.batch, steps)
             stack.callback(batches.close)
             run.meter.restart_clock()
+            train_step = first_call(lambda *of: run.train_step(*of), "compiling the training step")
             for step in profiled(steps, folder, profile):
                 stop.check()
                 batch, counts = batches.next(step, run.meter)
-                state, metrics = run.train_step(state, run.frozen, batch)
+                state, metrics = train_step(state, run.frozen, batch)
                 run.meter.add(metrics, *counts)
                 run.meter.wait()
                 if run.after(step + 1, lambda after=state: after, stop):
