@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Sequence
 
@@ -127,32 +128,50 @@ def _number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+COLUMNS = ("state", "step", "loss", "metric", "best", "ETA")
+LEAST_NAME = 12  # characters of a run's name that are shown however narrow the terminal is
+
+
 def _table(runs: Sequence[Run], width: int, now: float) -> Table:
+    columns = (*COLUMNS, *(("tokens/s",) * (width > 99)))
+    rows = [_cells(run, now)[: len(columns)] for run in runs[:MOST_ROWS]]
+    taken = sum(max(map(len, cells)) + 1 for cells in zip(columns, *rows, strict=True))
+    room = max(width - taken, LEAST_NAME)
     table = Table(box=None, pad_edge=False)
-    table.add_column("run", ratio=1, overflow="ellipsis", no_wrap=True)
-    for name in ("state", "step", "loss", "metric", "best", "ETA", *(("tokens/s",) * (width > 99))):
+    table.add_column("run", no_wrap=True)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for run in runs[:MOST_ROWS]:
-        metric, records = _metric(run), run.steps
-        values = [r[metric] for r in run.evaluations if metric in r] if metric else []
-        best = run.scores().get(metric) if metric and values else None
-        cells = [
-            run.name,
-            _state(run, now),
-            f"{last_step(run)}/{steps_of(run) or '?'}",
-            f"{records[-1]['loss_per_token']:.3f}" if records else "-",
-            f"{values[-1]:.2f}" if values else "-",
-            "-" if best is None else f"{best:.2f}",
-            "-" if is_over(run) else clock(remaining(run)),
-        ]
-        if width > 99:
-            cells.append(
-                f"{records[-1].get('tokens_per_second', math.nan):.0f}" if records else "-"
-            )
-        table.add_row(*cells)
+    for name, cells in zip(short_names([run.name for run in runs], room), rows, strict=False):
+        table.add_row(name, *cells)
     if len(runs) > MOST_ROWS:
         table.add_row(f"and {len(runs) - MOST_ROWS} more")
     return table
+
+
+def short_names(names: Sequence[str], room: int) -> list[str]:
+    """The names without the folders that all share; of long ones the end, which tells them apart.
+
+    >>> short_names(["farm/members/LR_0.1-SEED_0", "farm/members/LR_0.3-SEED_0"], 10)
+    ['….1-SEED_0', '….3-SEED_0']
+    """
+    shared = os.path.commonpath([os.path.dirname(name) for name in names])
+    bare = [name.removeprefix(f"{shared}/") if shared else name for name in names]
+    return [name if len(name) <= room else f"…{name[1 - room :]}" for name in bare]
+
+
+def _cells(run: Run, now: float) -> list[str]:
+    metric, records = _metric(run), run.steps
+    values = [r[metric] for r in run.evaluations if metric in r] if metric else []
+    best = run.scores().get(metric) if metric and values else None
+    return [
+        _state(run, now),
+        f"{last_step(run)}/{steps_of(run) or '?'}",
+        f"{records[-1]['loss_per_token']:.3f}" if records else "-",
+        f"{values[-1]:.2f}" if values else "-",
+        "-" if best is None else f"{best:.2f}",
+        "-" if is_over(run) else clock(remaining(run)),
+        f"{records[-1].get('tokens_per_second', math.nan):.0f}" if records else "-",
+    ]
 
 
 def _panel(run: Run, width: int, now: float) -> Panel:
