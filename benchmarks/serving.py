@@ -143,6 +143,7 @@ class Peft:
 
     def switching(self, requests: list[Request]) -> float:
         start, tokens = time.monotonic(), 0
+        assert self.model is not None
         for name in dict.fromkeys(name for name, _ in requests):
             self.model.set_adapter(name)
             rows = [row for other, row in requests if other == name]

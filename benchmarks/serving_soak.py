@@ -292,6 +292,9 @@ class Soak:
         if not whole and self.killed_at <= time.monotonic() and self.killed_at:
             return  # cut off by the kill, as far as can be said
         events = [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
+        if any(event.get("error", {}).get("type") == "unavailable_error" for event in events):
+            self.statuses[f"{kind} late"] += 1  # an answer that says so, as 503 does
+            return
         text = "".join(event.get("text", "") for event in events)
         self.check(kind, names[0], whole and text == wanted.text, (reply[1], wanted))
 
@@ -344,7 +347,9 @@ class Soak:
             self.absent.add(name)
             await self.timed("unload", "DELETE", f"/v1/prompts/{name}", b"", ADMIN)
             reply = None
-            while not (reply and reply[0] == 200) and time.monotonic() < self.until + TIMEOUT:
+            while not (reply and reply[0] == 200) and (
+                self.going_on or time.monotonic() < self.until + TIMEOUT
+            ):
                 reply = await self.put(name, upload=rng.random() < 0.5)
                 await asyncio.sleep(0.05 if self.up_at < math.inf else 1.0)
             self.check("load", name, bool(reply) and reply[0] == 200, reply)

@@ -152,6 +152,27 @@ def test_loading_and_unloading_compile_nothing(engine, backbone, paths, tmp_path
     assert set(engine.prompts()) == set(paths)
 
 
+def test_a_new_kind_waits_for_what_is_open_and_a_full_queue_does_not_stop_the_warm_up(
+    backbone, kinds
+):
+    with open_engine(backbone, {"plain": kinds["plain"]}, slots=8, queue_size=1) as engine:
+        later = []
+
+        def load(piece):  # in the engine's thread, between two turns of the first
+            if not later:
+                engine.load("lora", kinds["lora"])
+                later.extend(engine.asks(["b"], "lora"))
+                later[0].decoding = Decoding(N)
+                engine.worker.submit(later)
+
+        [first] = engine.asks(["say something longer b"], "plain")
+        first.decoding, first.listener = Decoding(N), load
+        engine.worker.feed([first])
+        assert first.done.wait(60) and later[0].done.wait(60)
+        same(later[0].result(), alone(backbone, kinds["lora"], "b"))
+        engine.warm_up(["embed"])
+
+
 def test_ranking_and_vectors_are_those_of_each_prompt_alone(backbone, engine, paths):
     names = ["lora", None, "both"]
     ids = [[*backbone.vocabulary.encode(text), 1] for text in TEXTS]

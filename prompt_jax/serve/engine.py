@@ -291,7 +291,7 @@ class Engine:
             for rows in shape.rows:
                 for least, width in zip(narrower, shape.widths, strict=False):
                     asks = [self._blank(kind, least + 1, width) for _ in range(rows)]
-                    self.worker.submit(asks)
+                    self.worker.feed(asks)  # others may ask meanwhile, so that the queue is full
                     for ask in asks:
                         ask.wait()
 

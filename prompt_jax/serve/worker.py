@@ -302,7 +302,9 @@ class Worker:
 
     def _advance(self) -> None:
         shape = self.shape_now
-        wanted = min(shape.rows[-1], self._count("generate")) or shape.slots
+        wanted = shape.slots  # that have ended, before others are let in
+        if shape.frame == self.wanted and (waiting := self._count("generate")):
+            wanted = min(shape.rows[-1], waiting)
         stopped = np.zeros(shape.slots, bool)
         stopped[list(self.stopped)] = True
         self.stopped.clear()
