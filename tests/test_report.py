@@ -138,7 +138,7 @@ def test_members_of_a_farm_are_groups_by_their_settings(tmp_path):
     for name, method in (("a", "SoftPrompt"), ("b", "Lora")):
         write_run(tmp_path / "farm" / "members" / name, method=method)
     found = [group.label for group in grouped([str(tmp_path / "farm")])]
-    assert found == ["farm/members/a", "farm/members/b"]
+    assert found == ["farm/a", "farm/b"]
     assert len(find_runs(str(tmp_path / "farm"))) == 2
 
 

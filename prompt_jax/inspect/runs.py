@@ -161,9 +161,18 @@ def grouped(places: Sequence[str]) -> list[Group]:
                 alike.append(run)
         for runs in found:
             whole = epath.Path(place).name or place
-            label = whole if len(found) == 1 else re.sub(r"/seed_\d+$", "", runs[0].name)
+            label = whole if len(found) == 1 else without_seed(runs[0].name)
             groups.append(Group(label, runs))
     return _distinct(groups)
+
+
+def without_seed(name: str) -> str:
+    """What runs that differ in their seed alone share of their names.
+
+    >>> without_seed("runs/seed_0"), without_seed("farm/members/LEARNING_RATE_0.1-SEED_0")
+    ('runs', 'farm/LEARNING_RATE_0.1')
+    """
+    return re.sub(r"[-/](seed|SEED)_\d+$", "", name).replace("/members/", "/")
 
 
 def _distinct(groups: Sequence[Group]) -> list[Group]:
