@@ -110,32 +110,32 @@ def test_pretrain_calls_the_pretrainer(callee, loads, capsys):
     assert json.loads(capsys.readouterr().out) == {"loss": 2.0}
 
 
-EVAL_DEFAULTS = {
-    "backbone": "nano",
-    "prompts": [],
-    "task": "cb",
-    "split": "validation",
-    "batch_size": 32,
-    "max_examples": None,
+OPENING = {
     "input_length": None,
     "target_length": None,
-    "shots": None,
-    "shots_seed": None,
     "dtype": None,
     "weights_dtype": None,
     "vocabulary": None,
     "allow_other_backbone": False,
+}
+EVALUATION = {
+    "batch_size": 32,
+    "max_examples": None,
+    "shots": None,
+    "shots_seed": None,
     "answering": Answering(),
     "journal": None,
 }
 
 
 def test_eval_calls_the_evaluation(callee, capsys):
+    opened = callee("evaluate.opening", "opening", "OPENED")
     calls = callee(
         "evaluate.prompts", "evaluate_prompts", ({"accuracy": 91.25, "examples": 56}, [])
     )
     assert main([*EVAL]) == 0
-    assert calls == [((), EVAL_DEFAULTS)]
+    assert opened == [(("nano", []), OPENING)]
+    assert calls == [(("OPENED", "cb", "validation"), EVALUATION)]
     table = capsys.readouterr().out
     assert "accuracy" in table
     assert "91.25" in table
@@ -143,6 +143,7 @@ def test_eval_calls_the_evaluation(callee, capsys):
 
 
 def test_eval_passes_every_option_on(callee, capsys, tmp_path):
+    opened = callee("evaluate.opening", "opening", "OPENED")
     calls = callee("evaluate.prompts", "evaluate_prompts", ({"accuracy": 91.25}, [{"x": 1}]))
     numbers = ["--batch_size=4", "--max_examples=8", "--input_length=16", "--target_length=2"]
     others = ["--prompt=P", "--prompt=Q", "--dtype=float32", "--allow_other_backbone", "--json"]
@@ -154,27 +155,31 @@ def test_eval_passes_every_option_on(callee, capsys, tmp_path):
     assert main([*EVAL, *numbers, *others, *how, *told]) == 0
     assert predictions.read_text() == '{"x": 1}\n'
     assert json.loads(capsys.readouterr().out) == {"accuracy": 91.25}
-    changed = {
-        "prompts": ["P", "Q"],
-        "answering": Answering(
-            mode="rank",
-            length_normalised=True,
-            sampling=Sampling(temperature=0.5, top_k=3),
-            seed=2,
-        ),
-        "batch_size": 4,
-        "max_examples": 8,
+    settings = {
         "input_length": 16,
         "target_length": 2,
-        "shots": 4,
-        "shots_seed": 3,
         "dtype": "float32",
         "weights_dtype": "int8",
         "vocabulary": "V",
-        "journal": "J",
         "allow_other_backbone": True,
     }
-    assert calls == [((), EVAL_DEFAULTS | changed)]
+    answering = Answering(
+        mode="rank",
+        length_normalised=True,
+        sampling=Sampling(temperature=0.5, top_k=3),
+        seed=2,
+    )
+    options = {
+        "batch_size": 4,
+        "max_examples": 8,
+        "shots": 4,
+        "shots_seed": 3,
+        "answering": answering,
+        "journal": "J",
+    }
+    assert settings.keys() == OPENING.keys() and options.keys() == EVALUATION.keys()
+    assert opened == [(("nano", ["P", "Q"]), settings)]
+    assert calls == [(("OPENED", "cb", "validation"), options)]
 
 
 TASK = {
