@@ -384,6 +384,7 @@ def test_eval_of_several_prompts_is_a_table(callee, capsys):
     each = [{"prompt": "P", "accuracy": 50.0}, {"prompt": "Q", "accuracy": 70.0}]
     report = {"examples": 4, "prompts": each, "mean": {"accuracy": 60.0}}
     report |= {"vote": {"accuracy": 75.0}, "confusion": table}
+    callee("evaluate.opening", "opening", "OPENED")
     callee("evaluate.prompts", "evaluate_prompts", (report, []))
     assert main([*EVAL, "--prompt=P", "--prompt=Q"]) == 0
     told = capsys.readouterr().out
@@ -394,6 +395,7 @@ def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):
     labels = [f"label{i}" for i in range(12)]
     table = {target: {output: 0 for output in labels} for target in labels}
     table["label3"] |= {"label3": 40, "label7": 31}
+    callee("evaluate.opening", "opening", "OPENED")
     callee("evaluate.prompts", "evaluate_prompts", ({"confusion": {"t": table}}, []))
     assert main([*EVAL, "--prompt=P"]) == 0
     told = capsys.readouterr().out
@@ -407,8 +409,9 @@ def test_infer_calls_the_function(callee, capsys):
     calls = callee("evaluate.infer", "infer", {"rows": 3})
     argv = ["infer", "--backbone=nano", "--input=a.jsonl", "--output=b.jsonl", "--json"]
     assert main([*argv, "--mode=rank", "--choice=yes", "--choice=no", "--shard=1/2"]) == 0
-    given = calls[0][1]
-    assert (given["input"], given["output"], given["shard"]) == ("a.jsonl", "b.jsonl", "1/2")
+    ((asked, rows, output), given) = calls[0]
+    assert asked.backbone == "nano" and not asked.prompts
+    assert (rows, output, given["shard"]) == ("a.jsonl", "b.jsonl", "1/2")
     assert (given["choices"], given["answering"]) == (["yes", "no"], Answering(mode="rank"))
     assert json.loads(capsys.readouterr().out) == {"rows": 3}
     assert main([*argv, "--mode=retrieve"]) == 2
