@@ -309,4 +309,6 @@ def run(name: str, bench: Bench) -> Sequence[Row]:
         names = AGAINST.get(name, ())
         remedy = f"give --against={names[0]}" if names else "leave it out"
         raise UserError(f"--against={bench.against}", f"{name} is not measured beside it", remedy)
+    if bench.against is not None:
+        peft.check(bench.against)
     return CASES[name](bench)

@@ -1,4 +1,4 @@
-"""Prompt tuning in PEFT, without this package: `python peft_alone.py SHAPE`, SHAPE as JSON.
+"""Prompt tuning in PEFT, without this package; its one argument is a shape, as JSON.
 
 Run as a file, so that its memory and its start are those of torch, transformers and PEFT alone. It
 makes `steps` steps, then prints {"first_step": seconds since the start of the process, "peak":

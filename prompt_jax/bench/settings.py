@@ -54,7 +54,6 @@ class Bench:
                 raise UserError(f"--{name}={value}", remedy="give at least 1")
         if self.against is not None:
             known("--against", self.against, peft.NEEDED)
-            peft.check(self.against)
 
     @property
     def config(self) -> T5Config:
