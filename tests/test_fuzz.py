@@ -2,11 +2,12 @@
 
 The damage knows the form of what it damages: fields of JSON take other types or go, lines are
 swapped or cut, bytes change. It is drawn from fixed seeds. `FUZZ_EXAMPLES` sets how many of each
-kind are tried (`make nightly`: about ten minutes in all).
+kind are tried. As many as by default take about ten minutes on two idle cores.
 """
 
 import contextlib
 import copy
+import gzip
 import io
 import json
 import os
@@ -17,20 +18,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from etils import epath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
-from prompt_jax.export import peft
+from prompt_jax.export import npy, peft
 from prompt_jax.hosts import meet
 from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.run import identity
 from prompt_jax.run.log import read_metrics
 
 pytestmark = pytest.mark.slow
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
 fuzz = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -177,17 +182,35 @@ ROWS = "".join(
 TABLE = "inputs\ttargets\n" + "".join(f'row {n}\t"{"ab"[n % 2]}"\n' for n in range(6))
 
 
-@pytest.mark.parametrize(
-    "name, text",
-    [("t.train.jsonl", ROWS), ("t.tsv", TABLE), ("t.csv", TABLE.replace("\t", ","))],
-)
-def test_rows_of_users(tmp_path, name, text):
+LIST = json.dumps([json.loads(row) for row in ROWS.splitlines()])
+
+
+def parquet_rows() -> bytes:
+    """The rows as Parquet."""
+    rows = [json.loads(row) for row in ROWS.splitlines()]
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+CONTENTS = {
+    "t.train.jsonl": ROWS.encode(),
+    "t.tsv": TABLE.encode(),
+    "t.csv": TABLE.replace("\t", ",").encode(),
+    "t.json": LIST.encode(),
+    "t.jsonl.gz": gzip.compress(ROWS.encode(), mtime=0),
+    "t.parquet": parquet_rows(),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_rows_of_users(tmp_path, name):
     file = tmp_path / name
 
     @fuzz
     @seeds
     def run(seed):
-        file.write_bytes(damaged_text(text.encode(), random.Random(seed)))
+        file.write_bytes(damaged_text(CONTENTS[name], random.Random(seed)))
         said_by(["tasks", "check", str(file)], (name,))
 
     run()
@@ -247,12 +270,23 @@ def test_files_of_benchmarks(tmp_path, task, path, text):
     run()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+SPECIAL = {"eos_token": "</s>", "pad_token": {"content": "<pad>"}, "bos_token": None}
+ADDED = {"extra_special_tokens": ["<extra_id_0>"], "added_tokens_decoder": {"0": {"content": "a"}}}
+BESIDE = {
+    "config.json": None,
+    "model.safetensors": None,
+    "generation_config.json": {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0},
+    "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", **SPECIAL, **ADDED},
+    "special_tokens_map.json": SPECIAL,
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
 def test_folders_of_transformers(shared, tmp_path, name):
     folder = copied(shared / "golden" / "hf" / "t5_v11", tmp_path)
     file = folder / name
-    if not file.exists():
-        file.write_text('{"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0}')
+    if BESIDE[name] is not None:
+        file.write_text(json.dumps(BESIDE[name]))
     damage = damaged_safetensors if name.endswith(".safetensors") else damaged_text
     check_backbone(file, damage, f"hf:{folder}", ("config.json", name, str(folder)))
 
@@ -314,6 +348,38 @@ def test_artefacts(tmp_path, name):
     def run(seed):
         file.write_bytes(damage(whole, random.Random(seed)))
         outcome(lambda: load_prompt(tmp_path / "p").bundle(), (str(tmp_path),))
+
+    run()
+
+
+def test_prompts_of_numpy(tmp_path):
+    file = tmp_path / "p.npy"
+    np.save(file, np.arange(12, dtype=np.float32).reshape(3, 4))
+    whole = file.read_bytes()
+
+    @fuzz
+    @seeds
+    def run(seed):
+        file.write_bytes(damaged_bytes(whole, random.Random(seed)))
+        outcome(lambda: npy.read(str(file)).array, ("p.npy",))
+
+    run()
+
+
+def test_identities_of_runs(tmp_path):
+    now = {
+        "settings": {"Data.task": "t", "Train.seed": 0},
+        "free": {"Train.steps": 4},
+        "contents": {"the training data": "0" * 64},
+        "bound": ["Train.steps"],
+    }
+
+    @fuzz
+    @seeds
+    def run(seed):
+        text = damaged_text(json.dumps(now).encode(), random.Random(seed))
+        (tmp_path / identity.FILE).write_bytes(text)
+        outcome(lambda: identity.compare(epath.Path(tmp_path), now), (str(tmp_path),))
 
     run()
 

@@ -35,8 +35,8 @@ def read(path: str) -> "Prompt":
 
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # of a damaged header numpy raises whatever its parser does
+        reason = " ".join(f"{error}".split()) or type(error).__name__
         raise UserError(
             f"{path!r}", f"cannot be read as .npy ({reason})", "give one of floats"
         ) from None
