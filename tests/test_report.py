@@ -69,6 +69,16 @@ def test_one_run_gets_its_report_beside_it(tmp_path):
     assert (run / "report.html").read_text() == text, "the same run gives the same bytes"
 
 
+def test_a_run_that_was_never_evaluated_has_a_page(tmp_path):
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "predictions")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in lines if json.loads(line)["kind"] != "eval"]
+    (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in steps))
+    assert main(["report", str(run)]) == 0
+    assert "prompt" in (run / "report.html").read_text()
+
+
 def test_a_file_goes_by_its_name_and_not_by_that_of_its_task(tmp_path):
     run = write_run(tmp_path / "run")
     manifest = run / "prompt" / "best" / "manifest.json"

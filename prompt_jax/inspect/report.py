@@ -296,7 +296,7 @@ def _examples(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "score": _shown(row.get("score")),
                     **{name: _cut(row[name]) for name in ("inputs", "targets", "prediction")},
                 }
-                for row in by_kind.get(kind, [])[: room // len(by_kind)]
+                for row in by_kind.get(kind, [])[: room // max(len(by_kind), 1)]
             ]
     return shown
 
