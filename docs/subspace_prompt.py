@@ -28,7 +28,9 @@ class SubspacePrompt(PromptMethod):
 
     def check(self):
         if not 1 <= self.rank <= self.pieces:
-            raise UserError(Setting("SubspacePrompt", "rank", self.rank), remedy="give at least 1")
+            raise UserError(
+                Setting("SubspacePrompt", "rank", self.rank), remedy=f"give 1 to {self.pieces}"
+            )
 
     @property
     def layout(self) -> PromptLayout:

@@ -99,6 +99,12 @@ def test_a_product_begins_at_the_best_that_its_rank_can_keep(start):
     np.testing.assert_allclose(rows_of(fixed), rows, atol=1e-2)  # six of six can keep all
 
 
+def test_a_rank_above_the_models_width_is_refused(start):
+    method = LowRankPrompt(length=40, rank=30)
+    with pytest.raises(UserError, match="rank = 30: the model is 16 wide; give 1 to 16"):
+        method.create(KEY, start)
+
+
 def test_a_scale_multiplies_what_it_says(start):
     factors: dict[Any, Any] = {"all": 2.0, "rows": [[1.0], [2], [3]], "columns": [range(16)]}
     for scale, factor in factors.items():

@@ -59,6 +59,12 @@ class LowRankPrompt(PromptMethod):
 
     def create(self, key: jax.Array, start: Start) -> "Factors":
         D, keys = start.config.emb_dim, jax.random.split(key)
+        if self.rank > D:
+            raise UserError(
+                Setting("LowRankPrompt", "rank", self.rank),
+                f"the model is {D} wide",
+                f"give 1 to {min(self.length, D)}",
+            )
         if self.init is None:
             sizes = ((self.length, self.rank), (self.rank, D))
             return Factors(*(uniform(k, s, 0.5)[...] for k, s in zip(keys, sizes, strict=True)))
