@@ -7,6 +7,7 @@ from prompt_jax.export import merged
 from prompt_jax.export.formats import FORMATS
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.dept import DePT
+from prompt_jax.methods.e2vpt import E2VPT
 from prompt_jax.methods.ia3 import IA3
 from prompt_jax.methods.lora import LoRA
 from prompt_jax.methods.p_tuning import PTuning
@@ -24,9 +25,11 @@ METHODS = {
     "`SoftPrompt` that does not see the input": SoftPrompt(
         length=4, visibility=Visibility(input=False)
     ),
+    "`SoftPrompt` between fields": SoftPrompt(length=4, placement="infix", marks=(5,)),
     "`PTuning`": PTuning(length=4),
     "`PrefixTuning`": PrefixTuning(length=2, hidden=None),
     "`DeepPrompt`": DeepPrompt(length=2),
+    "`E2VPT`": E2VPT(length=2, keys=2),
     "`DePT`": DePT(length=4, rank=2, max_length=8),
     "`LoRA`": LoRA(rank=2),
     "`IA3`": IA3(),

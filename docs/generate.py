@@ -34,7 +34,16 @@ GROUPS = {
     ),
     "Methods": ("prompt_jax.methods.",),
     "Loss, terms and rules": ("prompt_jax.objective.",),
-    "Stages": ("Stages", "Stage", "FoldAndFreeze", "PassWeights", "PruneRows"),
+    "Stages": (
+        "Stages",
+        "Stage",
+        "FoldAndFreeze",
+        "PassWeights",
+        "PassPrompt",
+        "PassTeacher",
+        "PruneRows",
+        "PruneNeurons",
+    ),
     "Pretraining": ("Pretrain", "NewVocabulary", "CountedEmbeddings", "Corpus"),
 }
 

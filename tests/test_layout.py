@@ -42,6 +42,30 @@ def test_before_eos_without_eos_is_a_suffix():
     np.testing.assert_array_equal(slots, [0, 0, 1, 2])
 
 
+@pytest.mark.parametrize(
+    ("text", "slots"),
+    [
+        ([7, 50, 8, 49, 9, 1], [0, 0, 1, 2, 0, 0, 3, 0, 0]),
+        ([7, 49, 8, 50, 1], [0, 0, 3, 0, 0, 1, 2, 0]),  # fields the other way round
+        ([7, 50, 8, 50, 1], [0, 0, 1, 2, 0, 0, 3, 0]),  # the second mark is missing
+        ([7, 8], [0, 0, 1, 2, 3]),
+    ],
+)
+def test_rows_stand_between_the_fields_of_a_text(text, slots):
+    layout = PromptLayout(encoder=3, placement="infix", marks=(50, 49))
+    tokens = np.array(text, np.int32)
+    found = encoder_slots(tokens, layout)
+    assert found.tolist() == slots and found.dtype == np.int32
+    assert place(tokens, found)[found == 0].tolist() == text
+
+
+def test_marks_go_with_rows_between_fields():
+    with pytest.raises(UserError, match="give marks to the placement 'infix', and to no other"):
+        PromptLayout(encoder=3, placement="infix")
+    with pytest.raises(UserError, match="2 marks, for 1 rows; give fewer marks"):
+        PromptLayout(encoder=1, placement="infix", marks=(50, 49))
+
+
 def test_decoder_rows_come_first():
     np.testing.assert_array_equal(decoder_slots(3, PromptLayout(decoder=2)), [1, 2, 0, 0, 0])
     np.testing.assert_array_equal(decoder_slots(3, PromptLayout(encoder=2)), [0, 0, 0])

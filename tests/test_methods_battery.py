@@ -26,6 +26,7 @@ from prompt_jax.methods.base import PromptedT5, PromptMethod, PromptParam
 from prompt_jax.methods.context import ContextPrompt
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.dept import DePT
+from prompt_jax.methods.e2vpt import E2VPT
 from prompt_jax.methods.ept import EPT
 from prompt_jax.methods.frozen import FrozenPrompts
 from prompt_jax.methods.full import FullTuning
@@ -77,6 +78,7 @@ VARIANTS = {  # in place of a class's defaults
     "ept": EPT(length=3, rank=2, max_length=28, init=NOISE),
     "upt": UnifiedPrompt(length=3, decoder_length=2, width=8),
     "coupled": CoupledPrompt(rank=3),
+    "e2vpt": E2VPT(length=3, keys=2, attentions=("encoder", "decoder", "cross")),
     "tasks": MultitaskPrompt(**SEVERAL, combine="length", shared_length=1, placement="before_eos"),
     "x_gen": XGen(
         languages=("de", "en"),
@@ -87,6 +89,7 @@ VARIANTS = {  # in place of a class's defaults
     ),
 }
 MORE = {
+    "infix": SoftPrompt(length=3, init=NOISE, placement="infix", marks=(100, 101)),
     "after_bos": SoftPrompt(length=3, init=NOISE, placement="after_bos"),
     "suffix": SoftPrompt(length=3, init=NOISE, placement="suffix"),
     "before_eos": SoftPrompt(length=3, init=NOISE, placement="before_eos"),

@@ -11,6 +11,7 @@ import pytest
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.errors import UserError
 from prompt_jax.methods.dept import DePT
+from prompt_jax.methods.e2vpt import E2VPT
 from prompt_jax.methods.ept import EPT
 from prompt_jax.methods.low_rank import LowRankPrompt
 from prompt_jax.methods.maple import CoupledPrompt
@@ -122,6 +123,16 @@ def test_the_decoders_rows_of_a_layer_are_a_map_of_the_encoders(start):
         rows = np.asarray(module.rows[...][layer])
         wanted = rows @ np.asarray(module.down[...][layer]) @ np.asarray(module.up[...][layer])
         np.testing.assert_allclose(bundle.decoder_layers.rows[layer, 0], wanted, rtol=1e-5)
+
+
+def test_the_keys_of_e2vpt_are_its_values(start):
+    assert E2VPT(length=10, keys=5).count(BASE) == 12 * 10 * 768 + 12 * 5 * 768
+    bundle = E2VPT(length=3, keys=2, attentions=("cross",)).create(KEY, start)()
+    cross, layers = bundle.decoder_layers.cross, bundle.encoder_layers
+    assert cross.keys is not None and bundle.encoder is not None and layers.rows is not None
+    np.testing.assert_array_equal(cross.keys, cross.values)
+    np.testing.assert_array_equal(bundle.encoder, layers.rows[0])
+    assert layers.attention.keys is None
 
 
 def test_rows_begin_at_the_names_of_their_tasks_and_languages(start):

@@ -8,7 +8,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from etils import epath
 from flax import nnx
 
 from prompt_jax.backbone import weights
@@ -23,7 +22,7 @@ from prompt_jax.objective.terms import columns_of, minimised
 from prompt_jax.recipe import config
 from prompt_jax.recipe.find import recipe_folder
 from prompt_jax.run.job import term_modules
-from prompt_jax.run.stages import Stages, resolved
+from prompt_jax.run.stages import Stages, shaped
 from prompt_jax.run.step import TrainState, make_train_step, split
 
 RECIPES = sorted(path.name for path in (recipe_folder() / "runs").glob("*.gin"))
@@ -35,6 +34,7 @@ VALUES = {
     "SOURCES": ("no/such/prompt",),
     "SOURCE": "no/such/prompt",
     "TEACHER": "no/such/prompt",
+    "TASK": "no/such/rows.train.jsonl",
 }
 
 
@@ -56,7 +56,7 @@ def load(name: str):
 
 def runs_of(root) -> list:
     if isinstance(root, Stages):
-        return resolved(root, epath.Path("D"))
+        return shaped(root)
     return list(root.stages) if type(root).__name__ == "Pretrain" else [root]
 
 

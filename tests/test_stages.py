@@ -14,7 +14,7 @@ from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.methods.frozen import FrozenPrompts
-from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.bundle import PromptBundle, put
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe import config
 from prompt_jax.run.job import Run
@@ -202,6 +202,49 @@ def test_pieces_are_pruned_and_stay_zero_while_the_next_stage_trains(tiny, tmp_p
     assert ((after != 0) == (mask == 1)).all() and (after != pruned.array)[mask == 1].all()
 
 
+@pytest.mark.slow
+def test_keys_are_pruned_in_every_layer_and_stay_zero(tiny, tmp_path):
+    """E2VPT: rows and keys of every layer, and the gate of a key is that of its value."""
+    (tmp_path / "pruned.gin").write_text(PRUNED)
+    recipe, model_dir = str(tmp_path / "pruned.gin"), tmp_path / "D"
+    flags = [f"--gin_file={recipe}", f"--model_dir={model_dir}", f"--gin_search_paths={tiny}"]
+    flags += ["--gin.Train.method=@E2VPT()", "--gin.E2VPT.length=4", "--gin.E2VPT.keys=3"]
+    flags += ["--gin.PruneRows.keep_keys=2", "--gin.PruneRows.keep_key_pieces=5"]
+    flags += ["--gin.PruneRows.pieces=4", "--gin.pruned/Train.grad_rule=@KeepZeros()"]
+    assert main(["train", *flags]) == 0
+    whole = load_prompt(str(model_dir / "stage_1" / "prompt" / "best"))
+    pruned = load_prompt(str(model_dir / "stage_1" / "prompt" / "pruned_2"))
+    facts, place = pruned.manifest["pruned"], "encoder_layers/attention"
+    keys = facts["encoder_keys"]
+    mask = np.repeat(np.array(keys["pieces"]), 4, axis=-1)
+    layers = len(mask)
+    assert mask.shape[1:] == (2, 16) and mask.sum() == layers * 5 * 4
+    for name in (f"{place}/keys", f"{place}/values"):
+        wanted = whole.arrays[name][:, keys["numbers"]] * mask
+        assert pruned.arrays[name].tolist() == wanted.tolist()
+    rows = whole.arrays["encoder_layers/rows"][:, facts["rows"]]
+    assert pruned.arrays["encoder_layers/rows"].tolist() == rows.tolist()
+    after = load_prompt(str(model_dir / "stage_2" / "prompt" / "last")).arrays[f"{place}/keys"]
+    assert ((after != 0) == (mask == 1)).all()
+    assert (after != pruned.arrays[f"{place}/keys"])[mask == 1].all()
+
+    program = config.load(("Stages", "Train"), [recipe], [f[6:] for f in flags[3:]], [str(tiny)])
+    first = resolved(program.root, epath.Path(model_dir))[0]
+    job, scale = Run(first, epath.Path(model_dir / "stage_1"), jax.devices()[:1]), 1e-2
+
+    def loss(batch, gate):
+        gates = np.array([gate if n == keys["numbers"][0] else 1.0 for n in range(3)])[:, None]
+        bundle = whole.bundle()
+        for name in (f"{place}/keys", f"{place}/values"):
+            bundle = put(bundle, name, (whole.arrays[name] * gates)[:, None])
+        return float(first.loss(PromptedT5(job.backbone.model, FixedPrompt(bundle)), batch)[0])
+
+    batches = [job.batch(n)[0] for n in range(2)]
+    slopes = [(loss(b, 1 + scale) - loss(b, 1 - scale)) / (2 * scale) for b in batches]
+    wanted = keys["importance"][keys["numbers"][0]]
+    assert np.mean(np.abs(slopes)) == pytest.approx(wanted, rel=0.05, abs=1e-3)
+
+
 def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     (tmp_path / "pruned.gin").write_text(PRUNED)
     argv = [
@@ -214,6 +257,9 @@ def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     assert "PruneRows.keep = 5: the stage tunes 4 rows; give at most 4" in capsys.readouterr().err
     assert main([*argv, "--gin.PruneRows.keep_pieces=3"]) == 2
     assert "PruneRows.keep_pieces = 3: 2 rows have 2 pieces; give 1 to 2" in capsys.readouterr().err
+    assert main([*argv, "--gin.PruneRows.keep_keys=3"]) == 2
+    told = "PruneRows.keep_keys = 3: a later stage trains SoftPrompt, which has no keys"
+    assert told in capsys.readouterr().err
     assert main([*argv, "--gin.pruned/Train.method=@LoRA()"]) == 2
     assert "trains LoRA, whose rows do not begin with a saved prompt's" in capsys.readouterr().err
 

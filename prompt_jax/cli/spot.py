@@ -1,4 +1,4 @@
-"""The verbs `spot embed`, `spot rank` and `spot transfer`; nothing heavy is imported before one."""
+"""The verbs `spot embed`, `rank`, `transfer` and `groups`; nothing heavy is imported before one."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -235,6 +235,46 @@ def transfer(
     print(f"best: {best['model_dir']}/prompt/best")
 
 
+@app.command("groups")
+def groups(
+    ctx: typer.Context,
+    transfers: Annotated[
+        str,
+        typer.Option(
+            "--transfers", metavar="DIR,DIR", help="Folders of `spot transfer`, one a target."
+        ),
+    ],
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold", metavar="POINTS", help="Least mean gain between tasks of a group."
+        ),
+    ] = 0.0,
+    picture: Picture = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Which targets to train together: those that gain from each other's prompts (MVLPT).
+
+    \b
+    Example:
+      prompt-jax spot groups --transfers=/tmp/transfer,/tmp/transfer_of_topics
+    """
+    if ctx.obj:
+        raise UserError(f"--gin.{ctx.obj[0]}", "spot groups takes no bindings", "remove it")
+    from prompt_jax.inspect import pictures
+    from prompt_jax.transfer.groups import report_of
+
+    pictures.check(picture)
+    report = report_of([folder for folder in transfers.split(",") if folder], threshold)
+    if picture is not None:
+        _draw_groups(report, picture)
+    if json:
+        print_json(report)
+        return
+    print_table(f"groups, gains above {threshold:g} points", report["groups"])
+
+
 def _loader(ctx: typer.Context, gin_file: list[str], gin_search_paths: str) -> Any:
     from prompt_jax.recipe import config
 
@@ -270,3 +310,23 @@ def _draw_gains(report: dict[str, Any], picture: str) -> None:
     label = f"points of {report['chosen_by']['metric']}"
     names = [f"{row['strategy']}: {row['init']}" for row in runs]
     pictures.bars([row["gain"] for row in runs], names, title, label, picture)
+
+
+def _draw_groups(report: dict[str, Any], picture: str) -> None:
+    import numpy as np
+
+    from prompt_jax.inspect import pictures
+
+    names, gains = report["tasks"], np.array(report["gains"], np.float64)
+    title = "Gain of a task from another's prompt"
+    pictures.heat_map(
+        gains,
+        names,
+        names,
+        title,
+        picture,
+        row_name="source",
+        column_name="target",
+        scale="points",
+        centred=True,
+    )

@@ -39,6 +39,8 @@ def refusal(prompt: "Prompt") -> str | None:
         return "rows that its method makes of each input"
     if prompt.layout.factors:
         return "rows that depend on the task (DIR?task=NAME is one of them)"
+    if prompt.layout.marks:
+        return "rows between the fields of a text"
     return None
 
 

@@ -109,6 +109,10 @@ class PromptMethod(abc.ABC):
         `length` where the prompt is still to be made; None where its rows do not begin so."""
         return None
 
+    def with_keys(self, keys: int) -> "PromptMethod | None":
+        """The method with so many keys and values in each attention; None where it has none."""
+        return None
+
     def behind(self, prompt: str, rows: PromptLayout) -> "PromptMethod":
         """The method with a saved prompt before the text, after those that stand there already;
         most put none there."""
@@ -137,6 +141,8 @@ class PromptMethod(abc.ABC):
         if self.visibility.computed_once:
             visibility["computed_once"] = True
         seen: dict[str, Any] = {"placement": self.layout.placement, "visibility": visibility}
+        if self.layout.marks:
+            seen["marks"] = list(self.layout.marks)
         if self.layout.factors:
             seen["factors"] = plain(self.layout.factors)
         return seen

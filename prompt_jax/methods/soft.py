@@ -28,6 +28,7 @@ class SoftPrompt(PromptMethod):
       length: rows in the encoder (the paper: 100).
       init: how the rows of each side begin.
       placement: where the encoder's rows stand; the paper: `prefix`.
+      marks: of `infix`: ids of the pieces behind which the rows stand, in equal parts.
       decoder_length: rows before the decoder's start token (the paper: 0).
       visibility: what prompt rows attend to; the paper: everything. Rows that do not see the input
         may be `computed_once`, as prefix or suffix.
@@ -36,6 +37,7 @@ class SoftPrompt(PromptMethod):
     length: int = 100
     init: Init = SampledVocabInit()
     placement: Placement = "prefix"
+    marks: tuple[int, ...] = ()
     decoder_length: int = 0
     visibility: Visibility = Visibility()
 
@@ -46,6 +48,7 @@ class SoftPrompt(PromptMethod):
                 f"with decoder_length = {self.decoder_length}",
                 "give at least one row",
             )
+        _ = self.layout
         if self.visibility.computed_once and self.placement not in ("prefix", "suffix"):
             raise UserError(
                 Setting("SoftPrompt", "placement", self.placement),
@@ -60,6 +63,7 @@ class SoftPrompt(PromptMethod):
             placement=self.placement,
             decoder=self.decoder_length,
             computed_once=self.visibility.computed_once,
+            marks=self.marks,
         )
 
     def begun_from(self, path: str, length: int | None = None) -> "SoftPrompt":

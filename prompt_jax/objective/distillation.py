@@ -1,5 +1,8 @@
 """Predictions held to those of a teacher: the same frozen model with a saved prompt."""
 
+import dataclasses
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 
@@ -13,20 +16,37 @@ from prompt_jax.settings import settings
 
 
 @settings
-class Distillation(LossTerm):
+class Taught(LossTerm):
+    """A term with a teacher.
+
+    Attributes:
+      teacher: an artefact, a library's entry or a `.npy`; "": an earlier stage's (`PassTeacher`).
+    """
+
+    teacher: str = ""
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        return (Forward(artefact=self.teacher),)
+
+    def taught_by(self, teacher: str) -> Self:
+        return dataclasses.replace(self, teacher=teacher)
+
+
+@settings
+class Distillation(Taught):
     """temperature^2 KL(teacher || run) per target token, over the whole vocabulary.
 
     Hinton et al. 2015 (https://arxiv.org/abs/1503.02531), section 2; the teacher is a saved prompt
     on the same frozen backbone, as in PANDA (Zhong et al. 2022, https://arxiv.org/abs/2208.10160)
     and MPT (Wang et al. 2023, https://arxiv.org/abs/2303.02861). It has no dropout here, and may
-    have other rows than the run in rows of one example.
+    have other rows than the run in rows of one example. A table of rows by task
+    (`MultitaskPrompt`) is a teacher of its own for each task, where the run has the same tasks.
 
     Attributes:
-      teacher: an artefact, a library's entry or a `.npy`.
       temperature: both logits are divided by it.
     """
 
-    teacher: str
     weight: float | Schedule = 1.0
     temperature: float = 1.0
 
@@ -36,10 +56,6 @@ class Distillation(LossTerm):
                 Setting("Distillation", "temperature", self.temperature),
                 remedy="give more than 0",
             )
-
-    @property
-    def forwards(self) -> tuple[Forward, ...]:
-        return (Forward(artefact=self.teacher),)
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         (teacher,) = self.forwards

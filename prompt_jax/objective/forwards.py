@@ -182,6 +182,11 @@ def open_teacher(artefact: str, start: Start, own: PromptLayout, packed: bool) -
         hold several examples, or its rows are of several tasks.
     """
     where = f"teacher {artefact!r}"
+    if not artefact:
+        problem = "a term has no teacher"
+        raise UserError(
+            "Train.terms", problem, "name a saved prompt, or give an earlier stage @PassTeacher()"
+        )
     (prompt,) = start.prompts((artefact,), own, where)
     layout = prompt.layout
     if layout != own and packed:
@@ -192,6 +197,9 @@ def open_teacher(artefact: str, start: Start, own: PromptLayout, packed: bool) -
             "examples",
             "bind Data.packed=False",
         )
+    if layout != own and "infix" in (layout.placement, own.placement):
+        problem = "stands elsewhere than the run's prompt, and one of them between fields"
+        raise UserError(where, problem, "take a teacher of the same rows and marks")
     if layout != own and layout.factors:
         raise UserError(where, "has rows by task or language", "take a plain prompt")
     if prompt.folds:

@@ -14,7 +14,7 @@ without terms minimises `Loss` itself. New terms are subclasses of `LossTerm`.
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,10 @@ class LossTerm(abc.ABC):
     def export(self, module: nnx.Module) -> dict[str, np.ndarray]:
         """Arrays of its module that are saved beside the prompt, by name; by default none."""
         return {}
+
+    def taught_by(self, teacher: str) -> Self:
+        """The term with a saved prompt as its teacher; most have none, and stay as they are."""
+        return self
 
     @abc.abstractmethod
     def open(self, vocabulary, layout: PromptLayout) -> Measure:

@@ -58,7 +58,7 @@ OWN = ("mixture/", "own/")  # names of arrays that only their method understands
 # in PromptLayout. `visibility`: {"input", "prompt"} as in Visibility, and "computed_once" where it
 # is so. `backbone`: {"name", "digest"}. `tokenizer`: its digest, or null. `metric`: {name: value},
 # or null. More may be there: `prefix_positions`, as in LayerEdit, where it is not "none";
-# `factors`, where rows have owners.
+# `factors`, where rows have owners; `marks`, where they stand between fields.
 FIELDS = (
     "method",
     "settings",
@@ -123,6 +123,7 @@ class Prompt:
             decoder=rows["decoder"],
             factors=of,
             computed_once=self.visibility.computed_once,
+            marks=tuple(self.manifest.get("marks", ())),
         )
 
     @property

@@ -15,7 +15,7 @@ from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.factors import Factors, length, rows_of, told
 from prompt_jax.settings import settings
 
-Placement = Literal["prefix", "after_bos", "suffix", "before_eos"]
+Placement = Literal["prefix", "after_bos", "suffix", "before_eos", "infix"]
 
 
 @settings
@@ -25,7 +25,11 @@ class PromptLayout:
     Attributes:
       encoder: rows in the encoder's sequence of each example.
       placement: `prefix`: before the text; `after_bos`: after its first token; `suffix`: after its
-        last (EOS included); `before_eos`: after the text and before its EOS.
+        last (EOS included); `before_eos`: after the text and before its EOS; `infix`: between its
+        fields, in equal parts, each behind one of `marks`.
+      marks: ids of pieces that stand between fields, in their order, for `infix`: sentinels, say,
+        written `<extra_id_0>` in the text. The first of each counts; rows whose mark a text lacks
+        stand at its end, before its EOS. Marks stay in the text.
       decoder: rows before the decoder's start token.
       factors: whose the encoder's rows are, where not every example has the same ones.
       computed_once: the encoder's rows take no column of an example (`Visibility.computed_once`).
@@ -38,10 +42,17 @@ class PromptLayout:
     decoder: int = 0
     factors: Factors = ()
     computed_once: bool = False
+    marks: tuple[int, ...] = ()
 
     def check(self):
         if self.encoder < 0 or self.decoder < 0:
             raise UserError(f"PromptLayout {self.encoder}, {self.decoder}", "lengths are >= 0")
+        if (self.placement == "infix") != bool(self.marks):
+            remedy = "give marks to the placement 'infix', and to no other"
+            raise UserError(f"PromptLayout {self.placement!r}", f"marks {self.marks}", remedy)
+        if len(self.marks) > self.encoder:
+            problem = f"{len(self.marks)} marks, for {self.encoder} rows"
+            raise UserError(f"PromptLayout {self.encoder}", problem, "give fewer marks")
         if self.factors and self.encoder != length(self.factors):
             raise UserError(
                 f"PromptLayout {self.encoder}", f"the factors have {length(self.factors)}"
@@ -84,10 +95,24 @@ def encoder_slots(tokens: np.ndarray, layout: PromptLayout, task: str | None = N
     if layout.computed_once:
         return np.zeros(n, np.int32)
     ends_in_eos = n > 0 and tokens[-1] == EOS
+    if layout.placement == "infix":
+        return _between(tokens, layout, task, n - ends_in_eos)
     before = {"prefix": 0, "after_bos": min(1, n), "suffix": n, "before_eos": n - ends_in_eos}
     at = before[layout.placement]
     slots = np.zeros(n + layout.encoder, np.int32)
     slots[at : at + layout.encoder] = layout.rows(task)
+    return slots
+
+
+def _between(tokens, layout: PromptLayout, task: str | None, end: int) -> np.ndarray:
+    """int32 [n + P]: the slots of rows that stand behind marks; those without one at `end`."""
+    found = [np.flatnonzero(tokens == mark)[:1] + 1 for mark in layout.marks]
+    places = [int(at[0]) if len(at) else end for at in found]
+    parts = np.array_split(layout.rows(task), len(places))
+    slots = np.zeros(len(tokens), np.int32)
+    pairs = [*zip(places, parts, strict=True)]
+    for at, part in sorted(pairs[::-1], key=lambda pair: -pair[0]):  # from the end on
+        slots = np.insert(slots, at, part)
     return slots
 
 

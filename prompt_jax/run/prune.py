@@ -1,4 +1,4 @@
-"""A stage's prompt without the rows, and the pieces of rows, that matter least.
+"""A stage's prompt without the rows and keys, and the pieces of them, that matter least.
 
 XPrompt, Ma et al. 2022 (https://arxiv.org/abs/2210.04457), section 3.2. Each row is multiplied by a
 gate that is 1. How much row i matters is the mean over batches of |d loss / d gate_i|, which is
@@ -6,11 +6,18 @@ gate that is 1. How much row i matters is the mean over batches of |d loss / d g
 into equal pieces, each with a gate of its own, and the pieces that matter least are set to 0. What
 stays keeps the values it had (rewinding), and the next stage trains it again; pieces stay 0 there
 under the rule `KeepZeros`.
+
+E2VPT, Han et al. 2023 (https://arxiv.org/abs/2307.13770), does the same with rows that enter every
+layer. Here the keys and values of an attention may be pruned too: a key and its value share their
+gates, and so do the rows, or the keys, of one place in all layers, so that every layer has equally
+many; pieces have gates of their own in every layer. The released code takes means of gradients with
+their signs, where batches cancel; these are of absolute ones.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +26,15 @@ from flax import nnx
 
 from prompt_jax import hosts
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.model.bundle import PromptBundle
-from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.model.bundle import ATTENTIONS, AXES, put
+from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd
 from prompt_jax.settings import settings
+
+ROWS = "encoder_layers/rows"  # of every layer, in place of those that enter the first
+Names = tuple[str, ...]  # of arrays
 
 
 @settings
@@ -34,9 +44,13 @@ class PruneRows(OnEnd):
     Attributes:
       keep: how many encoder rows stay.
       batches: of the stage's own training data, by which rows and pieces are judged.
-      pieces: into how many each row is cut (the paper's code: not published; 16 here as in E2VPT);
-        1: rows alone are pruned.
-      keep_pieces: how many pieces of all rows that stay; None: all.
+      pieces: into how many each row, or key, is cut (the paper's code: not published; 16 here as in
+        E2VPT); 1: whole ones alone are pruned.
+      keep_pieces: how many pieces of all rows stay, of each layer in the mean where every layer has
+        rows; None: all.
+      keep_keys: how many keys of each attention stay, with their values; None: all.
+      keep_key_pieces: how many pieces of an attention's keys stay, of each layer in the mean; None:
+        all.
       by: what is kept: what matters most by the `gradient`, or as much at `random`, the control.
     """
 
@@ -44,22 +58,27 @@ class PruneRows(OnEnd):
     batches: int = 32
     pieces: int = 1
     keep_pieces: int | None = None
+    keep_keys: int | None = None
+    keep_key_pieces: int | None = None
     by: Literal["gradient", "random"] = "gradient"
 
     def check(self):
-        for name, value in (
-            ("keep", self.keep),
-            ("batches", self.batches),
-            ("pieces", self.pieces),
-        ):
+        whole = {"keep": self.keep, "batches": self.batches, "pieces": self.pieces}
+        if self.keep_keys is not None:
+            whole["keep_keys"] = self.keep_keys
+        for name, value in whole.items():
             if value < 1:
                 raise UserError(Setting("PruneRows", name, value), remedy="give at least 1")
-        most = self.keep * self.pieces
-        if self.keep_pieces is not None and not 1 <= self.keep_pieces <= most:
+        self._check_pieces("keep_pieces", self.keep_pieces, self.keep, "rows")
+        self._check_pieces("keep_key_pieces", self.keep_key_pieces, self.keep_keys or 0, "keys")
+
+    def _check_pieces(self, name: str, value: int | None, count: int, of: str) -> None:
+        most = count * self.pieces
+        if value is not None and not 1 <= value <= most:
             raise UserError(
-                Setting("PruneRows", "keep_pieces", self.keep_pieces),
-                f"{self.keep} rows have {most} pieces",
-                f"give 1 to {most}",
+                Setting("PruneRows", name, value),
+                f"{count} {of} have {most} pieces",
+                f"give 1 to {most}" if most else "bind PruneRows.keep_keys too",
             )
 
     def files(self, done: Done) -> tuple[str, ...]:
@@ -71,31 +90,53 @@ class PruneRows(OnEnd):
 
     def run(self, done: Done) -> None:
         prompt = load_prompt(done.prompt)
-        D = prompt.array.shape[1]
-        if D % self.pieces:
-            raise UserError(
-                Setting("PruneRows", "pieces", self.pieces),
-                f"a row has {D} numbers",
-                f"give a divisor of {D}",
-            )
-        gates = Gates(done, prompt.bundle(), self.batches)
-        of_rows = gates.importance(prompt.array, 1)[:, 0]
-        rows = self._best(of_rows, self.keep, done.run.seed)
-        kept = prompt.array[rows]
-        facts = {"of": prompt.manifest["sha256"], "rows": rows.tolist(), "by": self.by}
-        facts["importance"] = [float(score) for score in of_rows]
-        if self.keep_pieces is not None:
-            of_pieces = gates.importance(kept, self.pieces)
-            best = self._best(of_pieces.ravel(), self.keep_pieces, done.run.seed + 1)
-            mask = np.zeros(of_pieces.size, np.float32)
-            mask[best] = 1.0
-            mask = mask.reshape(of_pieces.shape)
-            kept = kept * np.repeat(mask, D // self.pieces, axis=1)
-            facts["pieces"] = mask.astype(int).tolist()
+        gates = Gates(done, prompt, self.batches)
+        parts = self._parts(gates.arrays)
+        facts: dict[str, dict[str, Any]] = {}
+        whole = {part.names: (part.count, 1) for part in parts.values()}
+        for (name, part), scores in zip(parts.items(), gates.importance(whole), strict=True):
+            best = self._best(scores[:, 0], part.keep, gates.seed)
+            gates.cut(part.names, best)
+            facts[name] = {"numbers": best.tolist(), "importance": scores[:, 0].tolist()}
+        cut = {name: part for name, part in parts.items() if part.keep_pieces is not None}
+        shapes = {part.names: (*part.layers, part.keep, self.pieces) for part in cut.values()}
+        for (name, part), scores in zip(cut.items(), gates.importance(shapes), strict=True):
+            most = (part.keep_pieces or 0) * math.prod(part.layers)
+            mask = np.zeros(scores.size, np.float32)
+            mask[self._best(scores.ravel(), most, gates.seed + 1)] = 1.0
+            gates.multiply(part.names, mask.reshape(scores.shape))
+            facts[name]["pieces"] = mask.reshape(scores.shape).astype(int).tolist()
         if hosts.writes():
+            rows = facts.pop("rows")
+            said = {"of": prompt.manifest["sha256"], "rows": rows.pop("numbers"), "by": self.by}
             settings = {**prompt.manifest["settings"], "length": self.keep}
-            manifest = {**prompt.manifest, "settings": settings, "metric": None, "pruned": facts}
-            save_prompt(self.files(done)[0], {**prompt.arrays, "encoder": kept}, manifest)
+            if self.keep_keys is not None:
+                settings["keys"] = self.keep_keys
+            pruned = {"settings": settings, "metric": None, "pruned": {**said, **rows, **facts}}
+            save_prompt(self.files(done)[0], gates.arrays, {**prompt.manifest, **pruned})
+
+    def _parts(self, arrays: dict[str, np.ndarray]) -> dict[str, "Part"]:
+        """What is pruned: the rows, and the keys of each attention that has some."""
+        names = {"rows": (ROWS,) if ROWS in arrays else ("encoder",)}
+        if self.keep_keys is not None:
+            of = {f"{attention}_keys": place for attention, place in ATTENTIONS.items()}
+            pairs = {name: (f"{place}/keys", f"{place}/values") for name, place in of.items()}
+            names |= {name: pair for name, pair in pairs.items() if pair[0] in arrays}
+        parts = {}
+        for name, some in names.items():
+            *layers, count, width = arrays[some[0]].shape
+            kept = (self.keep, self.keep_pieces)
+            if name != "rows":
+                kept = (self.keep_keys or count, self.keep_key_pieces)
+            if width % self.pieces:
+                offender = Setting("PruneRows", "pieces", self.pieces)
+                problem = f"a row of {name} has {width} numbers"
+                raise UserError(offender, problem, f"give a divisor of {width}")
+            if kept[0] > count:
+                offender = Setting("PruneRows", "keep_keys", kept[0])
+                raise UserError(offender, f"the stage tunes {count} keys", f"give at most {count}")
+            parts[name] = Part(some, tuple(layers), count, *kept)
+        return parts
 
     def _best(self, scores: np.ndarray, count: int, seed: int) -> np.ndarray:
         """The numbers of so many of the best, ascending; or of any."""
@@ -104,41 +145,97 @@ class PruneRows(OnEnd):
         return np.sort(np.argsort(-scores, kind="stable")[:count])
 
     def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        name = type(later.method).__name__
         method = later.method.begun_from(files[0], self.keep)
         if method is None:
-            raise UserError(
-                "PruneRows",
-                f"a later stage trains {type(later.method).__name__}, whose rows do not begin with "
-                "a saved prompt's",
-                "give later stages prompt tuning",
-            )
+            problem = f"a later stage trains {name}, whose rows do not begin with a saved prompt's"
+            raise UserError("PruneRows", problem, "give later stages prompt tuning")
+        if self.keep_keys is not None:
+            method = method.with_keys(self.keep_keys)
+        if method is None:
+            offender = Setting("PruneRows", "keep_keys", self.keep_keys)
+            raise UserError(offender, f"a later stage trains {name}, which has no keys", "drop it")
         return dataclasses.replace(later, method=method)
 
 
+class Part(NamedTuple):
+    """Rows, or the keys of an attention, that are pruned.
+
+    Attributes:
+      names: of the arrays, which share their gates.
+      layers: (L,), or () where there are none.
+      count: how many rows or keys there are.
+      keep, keep_pieces: how many stay; pieces of each layer in the mean, None: all.
+    """
+
+    names: Names
+    layers: tuple[int, ...]
+    count: int
+    keep: int
+    keep_pieces: int | None
+
+
 class Gates:
-    """The gates of rows and pieces on a stage's own training data."""
+    """The gates of rows, keys and pieces on a stage's own training data.
 
-    def __init__(self, done: Done, bundle: PromptBundle, batches: int):
-        self.job, self.run = Run(done.run, done.folder), done.run
+    Attributes:
+      arrays: of the prompt, as pruned so far, and others that are to have gates.
+      layout: of its rows, as pruned so far.
+      job: the stage's.
+    """
+
+    def __init__(self, done: Done, prompt: Prompt, batches: int):
+        self.job, self.run, self.seed = Run(done.run, done.folder), done.run, done.run.seed
         self.text = done.run.data.read()
-        self.bundle, self.batches = bundle, batches
+        self.layout = done.run.method.layout
+        self.arrays, self.batches = dict(prompt.arrays), batches
+        self._bundle = prompt.bundle()
 
-    def importance(self, rows_PD: np.ndarray, pieces: int) -> np.ndarray:
-        """float32 [P, pieces]: how much each piece of each row matters to the stage's loss, where
-        examples carry these rows alone."""
+    def importance(self, shapes: Mapping[Names, tuple[int, ...]]) -> list[np.ndarray]:
+        """float32, of each shape: how much what each gate multiplies matters to the stage's loss;
+        `gated` multiplies all arrays of the names before a shape by the same gates."""
+        if not shapes:
+            return []
         graphdef, weights = nnx.split(self.job.backbone.model)
-        P, D = rows_PD.shape
-        layout = dataclasses.replace(self.run.method.layout, encoder=P)
-        self.job.data = self.text.open(self.job.backbone.vocabulary, layout, self.run.seed)
+        self.job.data = self.text.open(self.job.backbone.vocabulary, self.layout, self.seed)
 
         @jax.jit
-        def gradient(weights, rows_PD, batch) -> jax.Array:
-            def loss(gates_Pq):
-                gated = rows_PD * jnp.repeat(gates_Pq, D // pieces, axis=1)
-                bundle = dataclasses.replace(self.bundle, encoder=gated[None])
+        def gradient(weights, arrays, batch) -> list[jax.Array]:
+            def loss(gates: list[jax.Array]):
+                of = {name: own for some, own in zip(shapes, gates, strict=True) for name in some}
+                bundle = self._bundle
+                for name, array in arrays.items():
+                    array = gated(array, of[name]) if name in of else array
+                    bundle = put(bundle, name, jnp.expand_dims(array, AXES[name].index("X")))
                 return self.run.loss.of(nnx.merge(graphdef, weights)(batch, bundle), batch)[0]
 
-            return jnp.abs(jax.grad(loss)(jnp.ones((P, pieces))))
+            ones = [jnp.ones(shape) for shape in shapes.values()]
+            return jax.tree.map(jnp.abs, jax.grad(loss)(ones))
 
-        steps = [gradient(weights, rows_PD, self.job.batch(n)[0]) for n in range(self.batches)]
-        return np.asarray(sum(steps) / self.batches, np.float32)
+        steps = [gradient(weights, self.arrays, self.job.batch(n)[0]) for n in range(self.batches)]
+        return [np.asarray(sum(of) / self.batches, np.float32) for of in zip(*steps, strict=True)]
+
+    def cut(self, names: Names, chosen: np.ndarray) -> None:
+        """Leaves only the chosen rows, or keys, of these arrays."""
+        if names[0] in ("encoder", ROWS):
+            self.layout = dataclasses.replace(self.layout, encoder=len(chosen))
+        self._put({name: self.arrays[name][..., chosen, :] for name in names})
+
+    def multiply(self, names: Names, mask: np.ndarray) -> None:
+        """Multiplies the pieces of these arrays."""
+        self._put({name: np.asarray(gated(self.arrays[name], mask)) for name in names})
+
+    def _put(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays |= arrays
+        if ROWS in arrays:
+            self.arrays["encoder"] = arrays[ROWS][0]
+
+
+def gated(x: Any, gates: Any) -> Any:
+    """x [..., D] times gates [..., q], each of which is for D / q numbers.
+
+    >>> gated(np.ones((1, 4)), np.array([[2.0, 0.0]])).tolist()
+    [[2.0, 2.0, 0.0, 0.0]]
+    """
+    spread = gates.repeat(x.shape[-1] // gates.shape[-1], axis=-1)
+    return x * spread.reshape((1,) * (x.ndim - spread.ndim) + spread.shape)

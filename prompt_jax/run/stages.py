@@ -80,6 +80,38 @@ class PassWeights(OnEnd):
 
 
 @settings
+class PassPrompt(OnEnd):
+    """Later stages begin with the prompt that this one ended with.
+
+    So PVP (Song et al. 2023, "pre-train the prompt module") begins a target of a few examples with
+    a prompt that a mixture of other tasks has trained.
+    """
+
+    def files(self, done: Done) -> tuple[str, ...]:
+        return (done.prompt,)
+
+    def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        method = later.method.begun_from(files[0])
+        if method is None:
+            name = type(later.method).__name__
+            problem = f"a later stage trains {name}, which does not begin with a saved prompt"
+            raise UserError("PassPrompt", problem, "give later stages prompt tuning")
+        return dataclasses.replace(later, method=method)
+
+
+@settings
+class PassTeacher(OnEnd):
+    """The stage's prompt is the teacher of later stages' terms that have one."""
+
+    def files(self, done: Done) -> tuple[str, ...]:
+        return (done.prompt,)
+
+    def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
+        terms = tuple(term.taught_by(files[0]) for term in later.terms)
+        return dataclasses.replace(later, terms=terms)
+
+
+@settings
 class Stage:
     """A run, and what is done with what it leaves."""
 
@@ -131,12 +163,13 @@ def parts(root: Train | Stages) -> dict[str, int]:
 
 def shaped(program: Stages) -> list[Train]:
     """The runs of all stages, for shapes alone: where a run begins from weights that an earlier
-    stage will leave, it names those that the earlier stage begins from."""
+    stage will leave, it names those that the earlier stage begins from, of which it has no more."""
     runs, begun = resolved(program, epath.Path("D")), {}
     for number, run in enumerate(runs):
         name = begun.get(run.backbone.name, run.backbone.name)
-        left = stage_folder(epath.Path("D"), number + 1) / "prompt" / "last"
-        begun[f"files:{left}"] = name
+        done = Done(run, stage_folder(epath.Path("D"), number + 1))
+        left = [file for step in program.stages[number].on_end for file in step.files(done)]
+        begun |= {f"files:{file}": name for file in left}
         runs[number] = dataclasses.replace(
             run, backbone=dataclasses.replace(run.backbone, name=name)
         )

@@ -11,9 +11,13 @@ S [n, D] and target embeddings T [n, D']:
     mlp          a hidden layer of 4 D' and ReLU, Adam at 3e-4, batches of 50, 25 epochs (v2v-nn)
 
 The paper skips the 1,000 commonest pieces and fits 4,000; the next tenth as many are held out here.
+
+    relative     no map: rows are sought that lie among the target's pieces as those of the prompt
+                 lie among the source's (`relative.py`, PTfer)
 """
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +28,14 @@ import optax
 
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.prompts import evaluate_prompts
 from prompt_jax.methods.base import plain_rows
 from prompt_jax.methods.parts.start import embedding_of
 from prompt_jax.prompt.artefact import SIDES, Prompt, check_backbone, load_prompt, save_prompt
+from prompt_jax.transfer import relative
 
-HOWS = ("linear", "combination", "mlp")
+HOWS = ("linear", "combination", "mlp", "relative")
 RATE, BATCH, EPOCHS = 3e-4, 50, 25
 
 # Rows [n, D] of the source to rows [n, D'] of the target.
@@ -44,7 +51,11 @@ class Fit:
       skip: commonest shared pieces that are left out.
       pieces: shared pieces that are fitted.
       ridge: of `combination`.
-      seed: of `mlp`.
+      seed: of `mlp` and `relative`.
+      search: of `relative`.
+      scored_on: (task, split) that chooses among the candidates of `relative`; None: the
+        cosine of their profiles does.
+      max_examples: of that split.
     """
 
     how: str = "linear"
@@ -52,6 +63,9 @@ class Fit:
     pieces: int = 4000
     ridge: float = 0.1
     seed: int = 0
+    search: relative.Search = relative.Search()  # noqa: RUF009 (frozen)
+    scored_on: tuple[str, str] | None = None
+    max_examples: int | None = None
 
 
 def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dict[str, Any]:
@@ -72,6 +86,8 @@ def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dic
     old, new = load_backbone(source, "float32"), load_backbone(target, "float32")
     check_backbone(saved, old, remedy="give the former to --from")
     pairs, held_out = shared_rows(old, new, fit)
+    if fit.how == "relative":
+        return _sought(saved, old, new, pairs, output, fit)
     mapped = fitted(fit, *pairs)
     arrays = {side: mapped(rows) for side, rows in saved.arrays.items()}
     record = {
@@ -83,6 +99,55 @@ def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dic
     }
     save_prompt(output, arrays, manifest_of(saved, new, record))
     return record
+
+
+def _sought(
+    saved: Prompt, old: Backbone, new: Backbone, pairs, output: str, fit: Fit
+) -> dict[str, Any]:
+    """Writes the artefact that `relative` finds; what was found."""
+    by_side = {
+        side: relative.candidates(fit.search, rows, *pairs, seed=fit.seed)
+        for side, rows in saved.arrays.items()
+    }
+    several = [
+        dict(zip(by_side, made, strict=True)) for made in zip(*by_side.values(), strict=True)
+    ]
+    arrays = [{side: rows for side, (rows, _) in made.items()} for made in several]
+    record: dict[str, Any] = {"how": fit.how, "from": old.name, "pieces": len(pairs[0])}
+    alike = [float(np.mean([one for _, one in made.values()])) for made in several]
+    number = relative.best_of(alike, "max")
+    if fit.scored_on is not None:
+        scores, record["metric"], direction = _scores(saved, new, arrays, fit)
+        number = relative.best_of(scores, direction)
+        record |= {"scores": scores, "scored_on": "/".join(fit.scored_on)}
+    record["step"] = min((number + 1) * fit.search.every, fit.search.steps)
+    record["cosine"] = alike[number]
+    save_prompt(output, arrays[number], manifest_of(saved, new, record))
+    return record
+
+
+def _scores(
+    saved: Prompt, new: Backbone, arrays: Sequence[dict[str, np.ndarray]], fit: Fit
+) -> tuple[list[float], str, str]:
+    """Each candidate's score, by the metric that chose the prompt's own checkpoint."""
+    chosen_by = saved.manifest.get("selection")
+    if not chosen_by or fit.scored_on is None:
+        raise UserError("--task", f"{saved.path!r} does not say by which metric", "leave it out")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{n}" for n in range(len(arrays))]
+        for path, some in zip(paths, arrays, strict=True):
+            save_prompt(path, some, manifest_of(saved, new, {"how": fit.how}))
+        asked = opening(new.name, paths)
+        report, _ = evaluate_prompts(asked, *fit.scored_on, max_examples=fit.max_examples)
+    rows = report.get("prompts", [report])
+    metric = chosen_by["metric"]
+    if metric not in rows[0]:
+        raise UserError(
+            f"--task={fit.scored_on[0]}",
+            f"has no {metric!r}, by which {saved.path!r} was chosen",
+            "give the prompt's own task",
+        )
+    return [float(row[metric]) for row in rows], metric, chosen_by["direction"]
 
 
 def shared_rows(source: Backbone, target: Backbone, fit: Fit):

@@ -1,6 +1,7 @@
 """What a method's module begins from: sizes, embeddings and pieces of a backbone; saved prompts."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.model.sharding import fetch
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer
+from prompt_jax.prompt.factors import size
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.library import load_value
 
@@ -166,9 +168,13 @@ class Shapes(Start):
         return {side: self._zeros(length) for side, length in lengths.items() if length}
 
     def prompts(self, paths: Sequence[str], layout: PromptLayout, setting: str) -> Sequence[Prompt]:
-        rows = {side: self._zeros(length) for side, length in layout.plain_rows().items()}
+        lengths = layout.plain_rows()
+        if layout.factors:
+            lengths["encoder"] = size(layout.factors)
+        rows = {side: self._zeros(length) for side, length in lengths.items()}
         visibility = {"input": True, "prompt": "all"}
-        manifest = {"placement": layout.placement, "visibility": visibility}
+        factors = [dataclasses.asdict(factor) for factor in layout.factors]
+        manifest = {"placement": layout.placement, "visibility": visibility, "factors": factors}
         return [Prompt(rows, manifest, path) for path in paths or [""]]
 
 
