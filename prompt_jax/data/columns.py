@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from prompt_jax.data import named
 from prompt_jax.data import rows as data_rows
 from prompt_jax.data.contract import Batches, Source
 from prompt_jax.data.packing import Row
 from prompt_jax.data.source import ENCODER_FEATURES, Data, TaskBatches
 from prompt_jax.errors import UserError
-from prompt_jax.objective.columns import Column, Label, Numbers, View
+from prompt_jax.objective.columns import Choices, Column, Label, Numbers, View
 from prompt_jax.prompt.layout import PromptLayout
 
 Arrays = dict[str, np.ndarray]
@@ -78,6 +79,8 @@ def filler(column: Column, batches: TaskBatches, vocabulary: Any) -> Filler:
         return ViewFiller(column, batches, vocabulary)
     if isinstance(column, Label):
         return LabelFiller(column, batches)
+    if isinstance(column, Choices):
+        return ChoicesFiller(column, batches, vocabulary)
     return NumbersFiller(column, batches)
 
 
@@ -132,6 +135,66 @@ class LabelFiller:
     def __call__(self, rows: Sequence[Row]) -> Arrays:
         labels = [self.numbers[row[0].task][row[0].example] if row else -1 for row in rows]
         return {self.column.name: np.asarray(labels, np.int32)}
+
+
+class ChoicesFiller:
+    """The decoder's features of the choices that are not the target."""
+
+    def __init__(self, column: Choices, batches: TaskBatches, vocabulary: Any):
+        self.column, self.batches = column, batches
+        texts = {
+            choice: None
+            for task in batches.tasks
+            for example in task.examples
+            for choice in named.choices_in(task.name, example)
+        }
+        self.tokens = dict(zip(texts, self._tokens(list(texts), vocabulary), strict=True))
+        for task in batches.tasks:
+            for n, example in enumerate(task.examples, start=1):
+                self._check(task.name, n, example)
+
+    def _tokens(self, texts: list[str], vocabulary: Any) -> Sequence[np.ndarray]:
+        limit = self.batches.data.target_length
+        return data_rows.tokenize_texts(texts, vocabulary, limit) if texts else []
+
+    def _check(self, task: str, number: int, example: data_rows.Example) -> None:
+        """UserError for an example whose target is no choice, or whose choices have no room."""
+        if example["targets"] not in named.choices_in(task, example):
+            problem = f"row {number} has the target {example['targets']!r}, none of its choices"
+            raise UserError(f"task {task!r}", problem, "correct the row, or leave the term out")
+        need = self._need(self._others(task, example))
+        if need > self.column.columns and not self.column.skip_longer:
+            raise UserError(
+                f"task {task!r}",
+                f"the choices beside the target of row {number} take {need} columns of "
+                f"{self.column.columns}",
+                f"give the terms width = {need} or more, or skip_longer = True",
+            )
+
+    def _others(self, task: str, example: data_rows.Example) -> list[np.ndarray]:
+        choices = dict.fromkeys(named.choices_in(task, example))
+        return [self.tokens[choice] for choice in choices if choice != example["targets"]]
+
+    def _need(self, texts: Sequence[np.ndarray]) -> int:
+        return sum(len(text) + self.batches.layout.decoder for text in texts)
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays:
+        targets: list[list[tuple[int, np.ndarray]]] = []
+        for row in rows:
+            texts = [
+                (piece.task, text)
+                for piece in row
+                for task in [self.batches.tasks[piece.task]]
+                for text in self._others(task.name, task.examples[piece.example])
+            ]
+            fits = self._need([text for _, text in texts]) <= self.column.columns
+            targets.append(texts if fits else [])
+        arrays = self.batches.decoder_features(targets, self.column.columns)
+        segments = arrays["decoder_segment_ids"]
+        arrays["decoder_source_segment_ids"] = np.minimum(segments, 1)
+        weights = (arrays["decoder_target_tokens"] > 0).astype(np.float32)
+        features: Arrays = {**arrays, "decoder_loss_weights": weights}
+        return {f"{self.column.name}/{name}": value for name, value in features.items()}
 
 
 class NumbersFiller:

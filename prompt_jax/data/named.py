@@ -155,6 +155,28 @@ def registered_choices(name: str) -> tuple[str, ...]:
     return CHOICES.get(name, ())
 
 
+def choices_in(name: str, example: Mapping[str, Any]) -> tuple[str, ...]:
+    """What may be answered to an example of one task by its own name: its own `choices`, else the
+    task's.
+
+    Raises:
+      UserError: there are none.
+    """
+    choices = tuple(example.get("choices", registered_choices(name)))
+    if not choices:
+        raise no_choices(name)
+    return choices
+
+
+def no_choices(task: str) -> UserError:
+    """What is wrong with a task that has no choices."""
+    return UserError(
+        f"task {task!r}",
+        "has no choices to rank",
+        "declare choices=..., give its examples a list `choices`, or take the mode 'generate'",
+    )
+
+
 def piece_metrics(name: str) -> tuple[Callable[[Callable[[str], list]], Metric], ...]:
     """Metrics over the pieces of the backbone's vocabulary, of one task by its own name."""
     if name in _opened:

@@ -252,6 +252,17 @@ class TaskBatches:
                 at = _write(features, b, at, self._encoder(tokens, segment, task))
         return features
 
+    def decoder_features(
+        self, rows: Sequence[Sequence[tuple[int, np.ndarray]]], columns: int
+    ) -> dict[str, np.ndarray]:
+        """The decoder's features of rows of (task, tokens), in so many columns."""
+        features = {name: np.zeros((len(rows), columns), np.int32) for name in DECODER_FEATURES}
+        for b, row in enumerate(rows):
+            at = 0
+            for segment, (task, tokens) in enumerate(row, start=1):
+                at = _write(features, b, at, self._decoder(tokens, segment, task))
+        return features
+
     def _encoder(self, tokens, segment: int, task: int) -> dict[str, np.ndarray]:
         slots = encoder_slots(tokens, self.layout, self.tasks[task].name)
         columns = (place(tokens, slots), np.full_like(slots, segment), slots)

@@ -18,11 +18,12 @@ from prompt_jax.settings import at_least, settings
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A split, and how it is answered, so many rows at once."""
+    """A split, how it is answered, so many rows at once, and whether it is scored (`labelled`)."""
 
     split: Split
     answering: Answering = Answering()  # noqa: RUF009 (frozen)
     batch_size: int = 64
+    labelled: bool = True
 
     def read(self) -> "HeldOutTask":
         """The split as text: what can be checked before any weight is read."""
@@ -57,7 +58,7 @@ class HeldOutTask(OfTasks):
         """Scores prompts whose rows stand as `layouts` say; `journal` keeps every answer."""
         asked = self.evaluation
         sizes = (asked.batch_size, asked.answering)
-        return TaskScorer(self.text, vocabulary, layouts, mesh, *sizes, journal)
+        return TaskScorer(self.text, vocabulary, layouts, mesh, *sizes, journal, asked.labelled)
 
 
 @settings
@@ -76,6 +77,8 @@ class PeriodicEvaluation:
         `Answering`.
       beams: of the search; 1: greedy.
       length_normalised: `rank` compares log-likelihoods per token.
+      labelled: False: the split has no labels, as that of a leaderboard; its answers are written to
+        `predictions`, and nothing is scored.
     """
 
     period: int
@@ -88,6 +91,7 @@ class PeriodicEvaluation:
     mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
     beams: int = 1
     length_normalised: bool = False
+    labelled: bool = True
 
     def check(self):
         at_least(type(self).__name__, 1, {"period": self.period, "batch_size": self.batch_size})
@@ -111,7 +115,7 @@ class PeriodicEvaluation:
         sampling = Sampling(self.examples_per_class, None, self.sample_seed, self.max_examples)
         limits = (data.input_length, data.target_length)
         split = Split(task, self.split, limits, sampling, data.shown(task))
-        return Evaluation(split, self.answering, self.batch_size)
+        return Evaluation(split, self.answering, self.batch_size, self.labelled)
 
     def read(self, data: Source) -> HeldOutTask:
         """The examples of the split."""

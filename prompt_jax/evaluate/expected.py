@@ -9,7 +9,6 @@ from typing import Any
 from prompt_jax.answer.answerer import Answer, Answering
 from prompt_jax.data import named
 from prompt_jax.data.rows import Example
-from prompt_jax.errors import UserError
 from prompt_jax.evaluate.task_metrics import task_metrics
 from prompt_jax.jsonl import UNLABELLED
 from prompt_jax.metrics.aggregate import combined
@@ -34,7 +33,7 @@ def metrics_of(
         some = examples[:SAMPLE]
         choices = named.registered_choices(name)
         if mode == "rank" and not choices and any("choices" not in e for e in some):
-            raise no_choices(name)
+            raise named.no_choices(name)
         right = [Answer(str(e["targets"]), 0.0, target_score=0.0) for e in some]
         texts = [answer.text for answer in right]
         metrics = task_metrics(named.sub_tasks(name)[0], some, right)
@@ -44,15 +43,6 @@ def metrics_of(
             metrics.setdefault("not_a_label", 0.0)
         by_task[name] = metrics
     return combined(by_task)
-
-
-def no_choices(task: str) -> UserError:
-    """What is wrong with ranking a task that has no choices."""
-    return UserError(
-        f"task {task!r}",
-        "has no choices to rank",
-        "declare choices=..., give its examples a list `choices`, or take the mode 'generate'",
-    )
 
 
 def plainly(text: str, example: Mapping[str, Any], is_target: bool = False) -> str:

@@ -19,7 +19,6 @@ from prompt_jax.answer.journal import Journal
 from prompt_jax.data import named
 from prompt_jax.data.rows import Rows, tokenize_texts
 from prompt_jax.data.split import TaskText
-from prompt_jax.evaluate.expected import no_choices
 from prompt_jax.evaluate.task_metrics import task_metrics, wants_scores
 from prompt_jax.metrics import retrieval
 from prompt_jax.metrics.aggregate import combined
@@ -38,6 +37,7 @@ class TaskScorer:
       tasks: the tokenised tasks, in their order.
       choices: the label strings of each task; () where there are none.
       journal: keeps every answer on disk, and knows those that are there.
+      labelled: whether answers are scored.
     """
 
     def __init__(
@@ -49,10 +49,12 @@ class TaskScorer:
         batch_size: int,
         answering: Answering = Answering(),  # noqa: B008 (frozen)
         journal: Journal | None = None,
+        labelled: bool = True,
     ):
         limits = text.split.limits
         self.answerer = Answerer(vocabulary, layouts, mesh, limits, batch_size, answering)
         self.vocabulary, self.mode, self.journal = vocabulary, answering.mode, journal
+        self.labelled = labelled
         self.tasks = text.rows(vocabulary)
         for task in self.tasks:
             for layout in self.answerer.layouts:
@@ -141,16 +143,10 @@ class TaskScorer:
 
     def _question(self, number: int, prompt: int, row: int) -> Question:
         task = self.tasks[number]
-        choices = self._choices_of(number, task.examples[row]) if self.mode == "rank" else ()
-        group = number * (self.mode == "rank")
+        ranks = self.mode == "rank"
+        choices = named.choices_in(task.name, task.examples[row]) if ranks else ()
+        group = number * ranks
         return Question(task.inputs[row], prompt, choices, group, row, task.name)
-
-    def _choices_of(self, task: int, example: dict) -> tuple[str, ...]:
-        """The example's own `choices`, else its task's."""
-        choices = tuple(example.get("choices", self.choices[task]))
-        if not choices:
-            raise no_choices(self.tasks[task].name)
-        return choices
 
     def _by_task(self, answers: list[Answer]) -> Answers:
         ends = np.cumsum([len(task) for task in self.tasks])
@@ -183,7 +179,10 @@ class TaskScorer:
         return combined(by_task), predictions
 
     def _metrics(self, number: int, answers: Sequence[Answer]) -> dict[str, float]:
-        """The task's own metrics, and the share of outputs that are none of its labels."""
+        """The task's own metrics, and the share of outputs that are none of its labels; {} of rows
+        without labels."""
+        if not self.labelled:
+            return {}
         task, texts = self.tasks[number], [answer.text for answer in answers]
         metrics = task_metrics(self.by_name[task.name], task.examples, answers)
         for of_pieces in self.piece_metrics[number]:

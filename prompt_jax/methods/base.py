@@ -113,6 +113,11 @@ class PromptMethod(abc.ABC):
         """The method with so many keys and values in each attention; None where it has none."""
         return None
 
+    def continued(self, path: str) -> "PromptMethod | None":
+        """The method going on from a saved prompt of its own kind, which may still be to be made;
+        None where it cannot."""
+        return self.begun_from(path)
+
     def behind(self, prompt: str, rows: PromptLayout) -> "PromptMethod":
         """The method with a saved prompt before the text, after those that stand there already;
         most put none there."""

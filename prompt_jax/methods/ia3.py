@@ -5,28 +5,45 @@ every attention and (l_ff * g(W_1 x)) W_2 in every MLP, all vectors 1 at first. 
 3 vectors, decoder layers 5: self-attention, attention to the encoder, MLP.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from prompt_jax.errors import UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
+from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
 
 
 @settings
 class IA3(PromptMethod):
-    """(IA)3 as the paper has it: there is nothing to set."""
+    """(IA)3 as the paper has it.
+
+    Attributes:
+      start: saved scales to begin at, as T-Few begins at those of a mixture; None: 1.
+    """
+
+    start: str | None = None
 
     @property
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
+    def continued(self, path: str) -> "IA3":
+        return dataclasses.replace(self, start=path)
+
     def create(self, key: jax.Array, start: Start) -> "Scales":
-        return Scales(start.config)
+        scales = Scales(start.config)
+        saved = None if self.start is None else start.prompt(self.start, "IA3.start")
+        if saved is not None:
+            scales.begin_at(saved)
+        return scales
 
     def count(self, config: T5Config) -> int:
         """L_e (2 H K + F) + L_d (4 H K + F)."""
@@ -47,16 +64,36 @@ class Scales(nnx.Module):
         self.encoder_mlp = _ones(config.num_encoder_layers, F)
         self.decoder_mlp = _ones(config.num_decoder_layers, F)
 
-    def __call__(self, ctx: Context = STILL) -> PromptBundle:
+    def named(self) -> dict[str, PromptParam]:
+        """The scales by their names in a bundle."""
         scales = zip(ATTENTIONS.values(), (self.encoder, self.decoder, self.cross), strict=True)
-        arrays = {
-            f"{place}/{what}/output_scale": scale[...]
-            for place, pair in scales
-            for what, scale in pair.items()
+        return {
+            **{
+                f"{place}/{what}/output_scale": scale
+                for place, pair in scales
+                for what, scale in pair.items()
+            },
+            "encoder_layers/wo/input_scale": self.encoder_mlp,
+            "decoder_layers/wo/input_scale": self.decoder_mlp,
         }
-        arrays["encoder_layers/wo/input_scale"] = self.encoder_mlp[...]
-        arrays["decoder_layers/wo/input_scale"] = self.decoder_mlp[...]
-        return bundle_of(arrays)
+
+    def begin_at(self, saved: Prompt) -> None:
+        """The values of saved scales; one that is not among them stays 1.
+
+        Raises:
+          UserError: the prompt holds something else.
+        """
+        own, where = self.named(), f"IA3.start = {saved.path!r}"
+        for name, value in saved.arrays.items():
+            if name not in own:
+                raise UserError(where, f"holds {name}, which is no scale", "take scales of (IA)3")
+            if own[name].shape != value.shape:
+                problem = f"{name} is {list(value.shape)}, here {list(own[name].shape)}"
+                raise UserError(where, problem, "take scales of this backbone")
+            own[name][...] = jnp.asarray(value, jnp.float32)
+
+    def __call__(self, ctx: Context = STILL) -> PromptBundle:
+        return bundle_of({name: scale[...] for name, scale in self.named().items()})
 
 
 def _ones(layers: int, width: int) -> PromptParam:

@@ -282,7 +282,9 @@ class T5(nnx.Module):
         `batch` holds int32 `encoder_input_tokens` [B, T], `decoder_input_tokens` and
         `decoder_target_tokens` [B, S]; optionally `*_segment_ids`, `*_prompt_slots`, `*_task_ids`
         of the same shapes, and `prompt_ids` [B], the prompt of every row. Without segment ids,
-        columns whose token (for the decoder: target) is not 0 are one segment, as in T5X.
+        columns whose token (for the decoder: target) is not 0 are one segment, as in T5X. A decoder
+        segment reads the encoder's of its number, or that of `decoder_source_segment_ids` [B, S]:
+        so may several read one.
         """
         return self.logits(self.decoded(batch, bundle, dropout_key))
 
@@ -308,7 +310,8 @@ class T5(nnx.Module):
             segments = (real if slots is None else real | (slots > 0)).astype(jnp.int32)
         mask = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
         mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
-        cross = segments[:, :, None] == encoder_segments(batch)[:, None, :]
+        sources = batch.get("decoder_source_segment_ids", segments)
+        cross = sources[:, :, None] == encoder_segments(batch)[:, None, :]
         args = (encoded_BTD, None, 0, mask[:, None], cross[:, None])
         return self.decoder(x, *args, bundle.decoder_layers, shown, dropout_key)[0]
 

@@ -35,4 +35,26 @@ class Numbers:
     fields: tuple[str, ...]
 
 
-Column = View | Label | Numbers
+@dataclass(frozen=True)
+class Choices:
+    """The texts that the row's target was chosen from, but for the target: the example's own
+    `choices`, else its task's.
+
+    The batch gets the decoder's features of W = `columns` columns under `NAME/`, int32 [B, W], in
+    which each text is a segment and all read the row's one segment of the encoder;
+    `Forward(batch=NAME)` is a pass over them, for which nothing is encoded again.
+
+    Attributes:
+      columns: of all these texts of a row, EOS and the decoder's prompt rows included.
+      skip_longer: a row whose texts take more columns has none; False: it is refused.
+    """
+
+    columns: int
+    skip_longer: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"choices_{self.columns}{'_at_most' if self.skip_longer else ''}"
+
+
+Column = View | Label | Numbers | Choices

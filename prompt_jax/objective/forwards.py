@@ -4,6 +4,7 @@
     Forward(prompt=None)         the frozen model without the prompt
     Forward(artefact="DIR")      the frozen model with a saved prompt, a teacher
     Forward(batch="clean")       another view of the rows (`columns.View`), with the run's prompt
+    Forward(batch="choices_64")  other targets of the same inputs (`columns.Choices`)
 
 Of a pass, `encoded`, `decoded` and `logits` are computed when they are first asked for. What is not
 the run's own has no dropout and no gradient, but for a view with the run's prompt.
@@ -48,6 +49,7 @@ class Forward:
 
 
 OWN, BARE = Forward(), Forward(prompt=None)
+INPUTS = "encoder_input_tokens"  # what a view of other inputs has
 
 
 class Pass:
@@ -86,6 +88,22 @@ class Pass:
     def text(self) -> jax.Array:
         """bool [B, T]: the encoder columns that are text, neither prompt nor padding."""
         return is_text(self.batch, "encoder")
+
+
+class OfSameText(Pass):
+    """A pass over other targets of the inputs of another pass, which encodes them."""
+
+    def __init__(self, model: PromptedT5, batch: Batch, encoding: Pass, key):
+        super().__init__(model, batch, encoding.bundle, key)
+        self._encoding = encoding
+
+    @cached_property
+    def _seen(self) -> PromptBundle:
+        return self._encoding._seen
+
+    @cached_property
+    def encoded(self) -> jax.Array:
+        return self._encoding.encoded
 
 
 class FixedPass(Pass):
@@ -152,6 +170,8 @@ class Passes:
         if forward.prompt is None:
             return FixedPass(model, without_prompt(batch), NO_PROMPT)
         key = _own_key(self._key, forward.batch)
+        if forward.batch is not None and f"{forward.batch}/{INPUTS}" not in self.batch:
+            return OfSameText(model, batch, self[OWN], key)
         return Pass(model, batch, model.bundle(batch, key), key)
 
 

@@ -23,7 +23,7 @@ from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.objective.columns import Column, View
+from prompt_jax.objective.columns import Choices, Column, View
 from prompt_jax.objective.forwards import OWN, Forward, Passes, open_teacher, teachers
 from prompt_jax.objective.loss import Loss, Per
 from prompt_jax.objective.optim import Schedule
@@ -192,7 +192,7 @@ def check_terms(
             wanted = ", ".join(column.name for column in term.columns)
             problem = f"{name} looks at columns of the data ({wanted}), one example to a row"
             raise UserError("Train.terms", problem, "bind Data.packed=False")
-        views = {column.name for column in term.columns if isinstance(column, View)}
+        views = {c.name for c in term.columns if isinstance(c, View | Choices)}
         for forward in term.forwards:
             _check_forward(name, forward, layout, trains_model, views)
 

@@ -30,6 +30,8 @@ REGISTERED: dict[str, str] = {
     "Panda": "prompt_jax.objective.panda:Panda",
     "Distillation": "prompt_jax.objective.distillation:Distillation",
     "EncoderClassifier": "prompt_jax.objective.encoder_classifier:EncoderClassifier",
+    "Unlikelihood": "prompt_jax.objective.t_few:Unlikelihood",
+    "LengthNormalised": "prompt_jax.objective.t_few:LengthNormalised",
     "Homeostasis": "prompt_jax.objective.homeostasis:Homeostasis",
     "ProGrad": "prompt_jax.objective.prograd:ProGrad",
     "KeepZeros": "prompt_jax.objective.keep_zeros:KeepZeros",

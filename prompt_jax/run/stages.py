@@ -81,7 +81,8 @@ class PassWeights(OnEnd):
 
 @settings
 class PassPrompt(OnEnd):
-    """Later stages begin with the prompt that this one ended with.
+    """Later stages begin with the prompt that this one leaves, if their method can
+    (`PromptMethod.continued`): T-Few's scales of a mixture, SPoT's rows of a source.
 
     So PVP (Song et al. 2023, "pre-train the prompt module") begins a target of a few examples with
     a prompt that a mixture of other tasks has trained.
@@ -91,11 +92,11 @@ class PassPrompt(OnEnd):
         return (done.prompt,)
 
     def rewire(self, later: Train, done: Done, files: Sequence[str]) -> Train:
-        method = later.method.begun_from(files[0])
+        method = later.method.continued(files[0])
         if method is None:
             name = type(later.method).__name__
             problem = f"a later stage trains {name}, which does not begin with a saved prompt"
-            raise UserError("PassPrompt", problem, "give later stages prompt tuning")
+            raise UserError("PassPrompt", problem, "give later stages prompt tuning or (IA)3")
         return dataclasses.replace(later, method=method)
 
 

@@ -87,11 +87,14 @@ class Start:
             return prompt
         tuned = prompt.manifest["backbone"]
         if tuned["digest"] != self.digest:
+            remedy = "train the source on this backbone"
+            if setting.startswith("FileInit."):
+                remedy += ", or bind FileInit.allow_other_backbone=True"
             raise UserError(
                 f"{setting} = {path!r}",
                 f"was tuned for {tuned['name']!r} ({tuned['digest'][:12]}), not for "
                 f"{self.name!r} ({self.digest[:12]})",
-                "train the source on this backbone, or bind FileInit.allow_other_backbone=True",
+                remedy,
             )
         check_tokenizer(prompt, self)
         return prompt
