@@ -130,6 +130,7 @@ def test_the_shapes_of_a_step_fit(name):
 
 HARDWARE = re.compile(r"^# Hardware: (\d+) x (\d+) GiB", re.MULTILINE)
 BACKBONES = {  # sizes of what recipes name; nothing is fetched
+    "nano_span": "nano",
     "hf:bigscience/T0_3B": "t5_1_1_xl",
     "hf:google-t5/t5-base": "t5_base",
     "hf:google/mt5-base": "mt5_base",

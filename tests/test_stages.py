@@ -14,7 +14,7 @@ from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.methods.frozen import FrozenPrompts
-from prompt_jax.model.bundle import PromptBundle, put
+from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, put
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe import config
 from prompt_jax.run.job import Run
@@ -200,6 +200,26 @@ def test_pieces_are_pruned_and_stay_zero_while_the_next_stage_trains(tiny, tmp_p
     assert pruned.array.tolist() == (whole[pruned.manifest["pruned"]["rows"]] * mask).tolist()
     after = load_prompt(str(model_dir / "stage_2" / "prompt" / "last")).array
     assert ((after != 0) == (mask == 1)).all() and (after != pruned.array)[mask == 1].all()
+
+
+@pytest.mark.slow
+def test_keys_alone_are_pruned(tiny, tmp_path, capsys):
+    (tmp_path / "pruned.gin").write_text(PRUNED)
+    recipe, model_dir = str(tmp_path / "pruned.gin"), tmp_path / "D"
+    flags = [f"--gin_file={recipe}", f"--model_dir={model_dir}", f"--gin_search_paths={tiny}"]
+    flags += ["--gin.Train.method=@PrefixTuning()", "--gin.PrefixTuning.length=3"]
+    flags += ["--gin.PrefixTuning.hidden=None", "--gin.PruneRows.keep=0"]
+    assert main(["train", *flags]) == 2
+    assert "the stage tunes no rows; say how many keys stay" in capsys.readouterr().err
+    assert main(["train", *flags, "--gin.PruneRows.keep_keys=2"]) == 0
+    whole = load_prompt(str(model_dir / "stage_1" / "prompt" / "best")).arrays
+    pruned = load_prompt(str(model_dir / "stage_1" / "prompt" / "pruned_2"))
+    after = load_prompt(str(model_dir / "stage_2" / "prompt" / "last")).arrays
+    for attention, place in ATTENTIONS.items():
+        numbers = pruned.manifest["pruned"][f"{attention}_keys"]["numbers"]
+        name = f"{place}/values"
+        np.testing.assert_array_equal(pruned.arrays[name], whole[name][:, numbers])
+        assert after[name].shape == pruned.arrays[name].shape
 
 
 @pytest.mark.slow

@@ -12,9 +12,12 @@ import pytest
 from etils import epath
 from flax import nnx
 
+from prompt_jax.backbone.load import load_backbone
 from prompt_jax.cli.main import main
 from prompt_jax.errors import UserError
 from prompt_jax.methods.parts.inits import FileInit
+from prompt_jax.methods.parts.start import Start
+from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.objective.distillation import Distillation
 from prompt_jax.objective.forwards import OWN, Forward, Passes
 from prompt_jax.objective.hidden import HiddenDistillation
@@ -142,6 +145,20 @@ def test_the_second_stage_begins_with_the_prompt_of_the_first(name, tmp_path):
     with pytest.raises(UserError, match="trains MultitaskPrompt, which does not begin"):
         bindings = ["Train.method=@MultitaskPrompt()", "MultitaskPrompt.tasks=('a',)"]
         config.load("Stages", [f"runs/{name}.gin"], bindings)
+
+
+def test_a_prefix_begins_with_saved_keys_and_values(tiny, kinds):
+    start = Start(load_backbone(f"files:{tiny}/backbone", "float32"))
+    method = PrefixTuning(length=3, hidden=None).begun_from(kinds["prefix"])
+    assert method is not None
+    arrays = load_prompt(kinds["prefix"]).arrays
+    found = method.fold(method.create(jax.random.key(0), start))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(UserError, match=r"the run needs \[\d+, 2, \d+\]; give PrefixTuning.length"):
+        method.with_keys(2).create(jax.random.key(0), start)
+    assert PrefixTuning(length=3).begun_from(kinds["prefix"]) is None
 
 
 def transfers(folder: Path, gains: dict[str, dict[str, float]]) -> str:

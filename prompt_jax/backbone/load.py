@@ -158,10 +158,13 @@ def _ignored(options: Mapping[str, str | None]) -> list[str]:
     return (options["ignore"] or "").split(",")
 
 
-def read_arrays(name: str) -> tuple[T5Config, dict[str, np.ndarray]]:
-    """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored."""
+def read_arrays(name: str, what: str = "pretraining") -> tuple[T5Config, dict[str, np.ndarray]]:
+    """A backbone's config and its arrays by T5X's per-layer names, in the dtypes stored.
+
+    `what` wants them, for the message where the backbone is a quantised copy.
+    """
     checkpoint = open_checkpoint(name)
-    checkpoint.refuse_quantised("pretraining")
+    checkpoint.refuse_quantised(what)
     return checkpoint.config, dict(checkpoint.arrays)
 
 

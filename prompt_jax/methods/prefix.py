@@ -10,10 +10,13 @@ A prefix stands at no position, so its bias is 0, and every column sees it, pack
 prefixes of a T5 never reach the encoder, these do. L layers, H heads of width K, D model width.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
@@ -47,6 +50,7 @@ class PrefixTuning(PromptMethod):
       scale: standard deviation of what is drawn at first, E or the keys and values themselves.
       dropout_rate: of keys and values while they train, one mask for a batch (P-tuning v2: the
         model's own rate).
+      saved: an artefact of as many keys, from which they begin, without an MLP; None: drawn.
     """
 
     groups: ClassVar = dict.fromkeys(("encoder.mlp", "decoder.mlp", "cross.mlp"), "network")
@@ -56,6 +60,7 @@ class PrefixTuning(PromptMethod):
     activation: Activation = "tanh"
     scale: float = 1.0
     dropout_rate: float = 0.0
+    saved: str | None = None
 
     def check(self):
         if not 0 <= self.dropout_rate < 1:
@@ -69,6 +74,12 @@ class PrefixTuning(PromptMethod):
                 f"with hidden = {self.hidden}",
                 "give at least 1",
             )
+        if self.saved is not None and self.hidden is not None:
+            raise UserError(
+                Setting("PrefixTuning", "saved", self.saved),
+                "keys out of an MLP do not begin with saved ones",
+                "bind PrefixTuning.hidden = None",
+            )
         if not self.attentions:
             raise UserError(
                 Setting("PrefixTuning", "attentions", ()), remedy="give encoder, decoder or cross"
@@ -78,8 +89,18 @@ class PrefixTuning(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
+    def begun_from(self, path: str, length: int | None = None) -> "PrefixTuning | None":
+        return None if self.hidden is not None else dataclasses.replace(self, saved=path)
+
+    def with_keys(self, keys: int) -> "PrefixTuning":
+        return dataclasses.replace(self, length=keys)
+
     def create(self, key: jax.Array, start: Start) -> "Prefixes":
-        return Prefixes(self, start.config, key)
+        prefixes = Prefixes(self, start.config, key)
+        prompt = None if self.saved is None else start.prompt(self.saved, "PrefixTuning.saved")
+        if prompt is not None:
+            prefixes.begin(prompt.arrays, f"PrefixTuning.saved = {self.saved!r}")
+        return prefixes
 
     def count(self, config: T5Config) -> int:
         """Over the attentions: 2 L P H K, or with an MLP P D + D m + m + (m + 1) 2 L H K."""
@@ -104,6 +125,25 @@ class Prefixes(nnx.Module):
             for n, name in enumerate(method.attentions)
         }
         self.encoder, self.decoder, self.cross = (tables.get(name) for name in ATTENTIONS)
+
+    def begin(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
+        """Takes the keys and values [L, P, H K] of an artefact; UserError if they do not fit."""
+        tables = (self.encoder, self.decoder, self.cross)
+        for place, table in zip(ATTENTIONS.values(), tables, strict=True):
+            if table is None:
+                continue
+            names, (P, width) = (f"{place}/keys", f"{place}/values"), table.rows[...].shape
+            held = [arrays[name] for name in names if name in arrays]
+            wanted = (table.depth, P, width // (2 * table.depth))
+            if [x.shape for x in held] != [wanted, wanted]:
+                problem = f"has {names[0]} {[list(x.shape) for x in held[:1]]}"
+                raise UserError(
+                    where,
+                    f"{problem}, the run needs {list(wanted)}",
+                    "give PrefixTuning.length and attentions of that prompt, or take another",
+                )
+            rows = np.stack(held).transpose(2, 0, 1, 3).reshape(P, width)
+            table.rows[...] = jnp.asarray(rows, jnp.float32)
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         tables = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}

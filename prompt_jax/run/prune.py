@@ -42,7 +42,7 @@ class PruneRows(OnEnd):
     """Later stages begin with the rows of this stage's prompt that matter most, in their order.
 
     Attributes:
-      keep: how many encoder rows stay.
+      keep: how many encoder rows stay; 0 where the prompt has none.
       batches: of the stage's own training data, by which rows and pieces are judged.
       pieces: into how many each row, or key, is cut (the paper's code: not published; 16 here as in
         E2VPT); 1: whole ones alone are pruned.
@@ -63,7 +63,7 @@ class PruneRows(OnEnd):
     by: Literal["gradient", "random"] = "gradient"
 
     def check(self):
-        whole = {"keep": self.keep, "batches": self.batches, "pieces": self.pieces}
+        whole = {"batches": self.batches, "pieces": self.pieces}
         if self.keep_keys is not None:
             whole["keep_keys"] = self.keep_keys
         for name, value in whole.items():
@@ -83,10 +83,15 @@ class PruneRows(OnEnd):
 
     def files(self, done: Done) -> tuple[str, ...]:
         rows = done.run.method.layout.encoder
+        if rows and self.keep < 1:
+            raise UserError(Setting("PruneRows", "keep", self.keep), remedy="give at least 1")
+        if not rows and self.keep_keys is None:
+            offender = Setting("PruneRows", "keep_keys", None)
+            raise UserError(offender, "the stage tunes no rows", "say how many keys stay")
         if self.keep > rows:
             offender = Setting("PruneRows", "keep", self.keep)
             raise UserError(offender, f"the stage tunes {rows} rows", f"give at most {rows}")
-        return (str(done.folder / "prompt" / f"pruned_{self.keep}"),)
+        return (str(done.folder / "prompt" / f"pruned_{self.keep or self.keep_keys}"),)
 
     def run(self, done: Done) -> None:
         prompt = load_prompt(done.prompt)
@@ -107,17 +112,26 @@ class PruneRows(OnEnd):
             gates.multiply(part.names, mask.reshape(scores.shape))
             facts[name]["pieces"] = mask.reshape(scores.shape).astype(int).tolist()
         if hosts.writes():
-            rows = facts.pop("rows")
-            said = {"of": prompt.manifest["sha256"], "rows": rows.pop("numbers"), "by": self.by}
-            settings = {**prompt.manifest["settings"], "length": self.keep}
-            if self.keep_keys is not None:
-                settings["keys"] = self.keep_keys
+            said = {"of": prompt.manifest["sha256"], "by": self.by}
+            rows = facts.pop("rows", {})
+            if rows:
+                rows = {"rows": rows.pop("numbers"), **rows}
+            settings = {**prompt.manifest["settings"], **self._lengths()}
             pruned = {"settings": settings, "metric": None, "pruned": {**said, **rows, **facts}}
             save_prompt(self.files(done)[0], gates.arrays, {**prompt.manifest, **pruned})
 
+    def _lengths(self) -> dict[str, int]:
+        """What the manifest's settings say of how many rows and keys there are."""
+        if not self.keep:
+            return {"length": self.keep_keys or 0}
+        keys = {} if self.keep_keys is None else {"keys": self.keep_keys}
+        return {"length": self.keep, **keys}
+
     def _parts(self, arrays: dict[str, np.ndarray]) -> dict[str, "Part"]:
         """What is pruned: the rows, and the keys of each attention that has some."""
-        names = {"rows": (ROWS,) if ROWS in arrays else ("encoder",)}
+        names: dict[str, Names] = {}
+        if "encoder" in arrays:
+            names["rows"] = (ROWS,) if ROWS in arrays else ("encoder",)
         if self.keep_keys is not None:
             of = {f"{attention}_keys": place for attention, place in ATTENTIONS.items()}
             pairs = {name: (f"{place}/keys", f"{place}/values") for name, place in of.items()}
@@ -130,7 +144,7 @@ class PruneRows(OnEnd):
                 kept = (self.keep_keys or count, self.keep_key_pieces)
             if width % self.pieces:
                 offender = Setting("PruneRows", "pieces", self.pieces)
-                problem = f"a row of {name} has {width} numbers"
+                problem = f"a {'row' if name == 'rows' else 'key'} has {width} numbers"
                 raise UserError(offender, problem, f"give a divisor of {width}")
             if kept[0] > count:
                 offender = Setting("PruneRows", "keep_keys", kept[0])
@@ -154,7 +168,9 @@ class PruneRows(OnEnd):
             method = method.with_keys(self.keep_keys)
         if method is None:
             offender = Setting("PruneRows", "keep_keys", self.keep_keys)
-            raise UserError(offender, f"a later stage trains {name}, which has no keys", "drop it")
+            raise UserError(
+                offender, f"a later stage trains {name}, which has no keys", "leave it out"
+            )
         return dataclasses.replace(later, method=method)
 
 

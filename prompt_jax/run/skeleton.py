@@ -74,7 +74,7 @@ class PruneNeurons(OnEnd):
     def run(self, done: Done) -> None:
         prompt = load_prompt(done.prompt)
         gates = Gates(done, prompt, self.batches)
-        whole, arrays = read_arrays(done.run.backbone.name)
+        whole, arrays = read_arrays(done.run.backbone.name, "pruning")
         config = dataclasses.replace(
             whole,
             mlp_dim=max(1, round(self.keep * whole.mlp_dim)),

@@ -201,7 +201,7 @@ STARTS: dict[Strategy, Callable[[Transfer, Nearest, Prompt], list[dict[str, Any]
 
 def _check(run: Any) -> dict[str, str]:
     """What chooses a checkpoint of the target; UserError where SPoT cannot work."""
-    if run.method.begun_from("") is None:
+    if run.method.begun_from("") is None or not run.method.layout.encoder:
         raise UserError(
             "Train.method",
             f"is {type(run.method).__name__}, whose rows do not begin with a saved prompt's",
