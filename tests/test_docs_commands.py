@@ -49,6 +49,7 @@ NOT_RUN = {
     r"^report ": "tests/test_report.py",
     r"^watch ": "tests/test_watch.py; it ends with Ctrl-C",
     r"^inspect ": "tests/test_inspect.py",
+    r"^untrained ": "tests/test_untrained.py",
 }
 # Commands of other programs, in blocks and within sentences, and why no test runs them.
 OTHERS = {

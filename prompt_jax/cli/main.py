@@ -54,6 +54,7 @@ from prompt_jax.cli.serve import serve
 from prompt_jax.cli.show import print_json, print_plans
 from prompt_jax.cli.spot import app as spot_app
 from prompt_jax.cli.tasks import tasks_app
+from prompt_jax.cli.untrained import untrained
 from prompt_jax.cli.watch import watch
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.hosts import chipless
@@ -77,6 +78,7 @@ app.command("bench")(bench)
 app.command("fit")(fit)
 app.command("eval")(evaluate)
 app.command("infer")(infer)
+app.command("untrained")(untrained)
 app.command("export")(export)
 app.command("import")(import_)
 app.command("rehearse")(rehearse)
