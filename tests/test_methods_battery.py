@@ -24,6 +24,7 @@ from prompt_jax.evaluate.prompts import module_of
 from prompt_jax.methods.attempt import Attempt
 from prompt_jax.methods.base import PromptedT5, PromptMethod, PromptParam
 from prompt_jax.methods.context import ContextPrompt
+from prompt_jax.methods.cpt import CPT
 from prompt_jax.methods.deep import DeepPrompt
 from prompt_jax.methods.dept import DePT
 from prompt_jax.methods.e2vpt import E2VPT
@@ -67,6 +68,7 @@ VARIANTS = {  # in place of a class's defaults
     "keys_values": PrefixTuning(length=3, hidden=None, dropout_rate=0.2),
     "keys_values_mlp": PrefixTuning(length=3, hidden=5),
     "context": ContextPrompt(text="abc", length=3),
+    "cpt": CPT(demonstrations=(("ab", "c"),), length=5, output_template=": "),
     "lstm": PTuning(length=3, init=NOISE, residual=True),
     "deep": DeepPrompt(length=3, sides=("encoder", "decoder")),
     "attempt": Attempt(

@@ -139,6 +139,7 @@ BACKBONES = {  # sizes of what recipes name; nothing is fetched
     "hf:google/t5-base-lm-adapt": "t5_1_1_base",
     "hf:google/t5-large-lm-adapt": "t5_1_1_large",
     "hf:google/t5-v1_1-base": "t5_1_1_base",
+    "hf:google/t5-xl-lm-adapt": "t5_1_1_xl",
     "hf:google/t5-xxl-lm-adapt": "t5_1_1_xxl",
 }
 

@@ -2,8 +2,8 @@
 
 Context-aware prompt tuning, Blau et al. 2024 (https://arxiv.org/abs/2410.17222): the context is a
 few demonstrations, and |delta_i| is kept small after each step (`rules.NormBall`). There the rows
-of labels stay, and the labels of the context are predicted as well; here all rows move, and only
-the example's own target is predicted. P = length, D = model width.
+of labels stay, and the labels of the context are predicted as well (`cpt.CPT`); here all rows move,
+and only the example's own target is predicted. P = length, D = model width.
 """
 
 from typing import Any

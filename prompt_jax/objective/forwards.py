@@ -25,6 +25,7 @@ from flax import nnx
 from prompt_jax.errors import UserError
 from prompt_jax.methods.base import FixedPrompt, PromptedT5, method_named
 from prompt_jax.methods.parts.start import Start
+from prompt_jax.model.activations import unsplit
 from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.layers import split_keys
 from prompt_jax.model.logprobs import EOS
@@ -106,6 +107,20 @@ class OfSameText(Pass):
         return self._encoding.encoded
 
 
+class Beside(Pass):
+    """A pass over a few rows beside the batch, which are not split among chips."""
+
+    @cached_property
+    def encoded(self) -> jax.Array:
+        with unsplit():
+            return self._t5.encode(self.batch, self._seen, self._keys[0])
+
+    @cached_property
+    def decoded(self) -> jax.Array:
+        with unsplit():
+            return self._t5.decode(self.encoded, self.batch, self._seen, self._keys[1])
+
+
 class FixedPass(Pass):
     """A pass of the frozen model, without dropout or gradient.
 
@@ -151,6 +166,12 @@ class Passes:
         if forward not in self._made:
             self._made[forward] = self._make(forward)
         return self._made[forward]
+
+    def over(self, name: str, batch: Batch) -> Pass:
+        """A pass with the run's prompt over other rows, whole on every chip; `name` is that of its
+        dropout."""
+        key = _own_key(self._key, name)
+        return Beside(self._model, batch, self._model.bundle(batch, key), key)
 
     def module(self, term: str) -> nnx.Module:
         """The module that the term of that name has made (`LossTerm.create`)."""

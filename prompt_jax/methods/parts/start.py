@@ -67,14 +67,22 @@ class Start:
         Raises:
           UserError: the text has another number of pieces; `setting` is where it is from.
         """
-        ids = pieces_of(self.vocabulary, text)
+        return self.parts((text,), length, setting)[0]
+
+    def parts(
+        self, texts: Sequence[str], length: int, setting: str
+    ) -> tuple[np.ndarray, Sequence[int]]:
+        """The embeddings of the pieces of several texts in turn, float32 [length, D], and how many
+        pieces each has; () where they are not known yet. Errors as of `text`."""
+        pieces = [pieces_of(self.vocabulary, text) for text in texts]
+        ids = [piece for of_text in pieces for piece in of_text]
         if len(ids) != length:
             raise UserError(
                 setting,
                 f"has {len(ids)} pieces, and the prompt {length} rows",
                 f"set PROMPT_LENGTH to {len(ids)}",
             )
-        return self.embedding[np.asarray(ids)]
+        return self.embedding[np.asarray(ids)], [len(of_text) for of_text in pieces]
 
     def prompt(self, path: str, setting: str, allow_other: bool = False) -> Prompt | None:
         """A saved prompt: an artefact, a library's entry or a `.npy`.
@@ -161,6 +169,11 @@ class Shapes(Start):
 
     def text(self, text: str, length: int, setting: str) -> np.ndarray:
         return self._zeros(length)
+
+    def parts(
+        self, texts: Sequence[str], length: int, setting: str
+    ) -> tuple[np.ndarray, Sequence[int]]:
+        return self._zeros(length), ()
 
     def prompt(self, path: str, setting: str, allow_other: bool = False) -> Prompt | None:
         return None
