@@ -24,6 +24,7 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import decode, sharding
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.logprobs import EOS
+from prompt_jax.objective.heads import head_of
 from prompt_jax.progress import Counter
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.settings import settings
@@ -39,7 +40,9 @@ class Answering:
 
     Attributes:
       mode: `generate` writes a text; `rank` takes the likeliest of the given choices, for which the
-        encoder runs once; `retrieve` and `mine` find a target by its vector (`retrieval`).
+        encoder runs once; `retrieve` and `mine` find a target by its vector (`retrieval`); `head`
+        takes the labels to which the head of a run's term gives more than even odds, else the
+        likeliest.
       beams: hypotheses of beam search; 1: greedy.
       alpha: of its length penalty.
       length_normalised: ranks by log-likelihood per token in place of the sum.
@@ -49,7 +52,7 @@ class Answering:
         of waiting for the longest of its batch. The answers are the same.
     """
 
-    mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
+    mode: Literal["generate", "rank", "retrieve", "mine", "head"] = "generate"
     beams: int = 1
     alpha: float = 0.6
     length_normalised: bool = False
@@ -132,7 +135,7 @@ class Answerer:
         if self.how.continuous:
             yield from self._continuous(model, questions, between)
             return
-        answer = self._rank if self.how.mode == "rank" else self._generate
+        answer = {"rank": self._rank, "head": self._by_head}.get(self.how.mode, self._generate)
         for rows, batch in self._batches(questions, between):
             yield rows, answer(model, [questions[i] for i in rows], batch)
 
@@ -213,6 +216,17 @@ class Answerer:
             answers.append(Answer(best, by_choice[best], by_choice))
         return answers
 
+    def _by_head(self, model: Model, questions, batch) -> list[Answer]:
+        head = head_of(nnx.merge(model[0], model[1], model[2]).terms)
+        logits = sharding.fetch(_head(model[0], model[1], model[2], self._put(batch)))
+        answers = []
+        for _, row in zip(questions, logits, strict=False):
+            chosen = [label for label, x in zip(head.labels, row, strict=True) if x > 0]
+            text = head.separator.join(chosen or [head.labels[int(row.argmax())]])
+            by_label = dict(zip(head.labels, map(float, row), strict=True))
+            answers.append(Answer(text, max(by_label.values()), by_label))
+        return answers
+
     def _choices(self, rows: Sequence[tuple[str, ...]]) -> np.ndarray:
         """int32 [batch_size, C, T], zeros where there is no choice.
 
@@ -271,6 +285,14 @@ def rank_scores(scores_BC: jax.Array, choices_BCT: jax.Array, length_normalised:
     length = jnp.sum(choices_BCT > 0, axis=-1)
     scores = scores_BC / jnp.maximum(length, 1) if length_normalised else scores_BC
     return jnp.where(length > 0, scores, -jnp.inf)
+
+
+@partial(jax.jit, static_argnums=0)
+def _head(graphdef, trainable, frozen, batch) -> jax.Array:
+    """float32 [B, K]: logits of the labels of a run's head."""
+    model = nnx.merge(graphdef, trainable, frozen)
+    state = decode.first_state(model.t5, batch, model.bundle(batch))
+    return head_of(model.terms)(state)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,7 +11,7 @@ from prompt_jax.data.contract import Batches, Source
 from prompt_jax.data.packing import Row
 from prompt_jax.data.source import ENCODER_FEATURES, Data, TaskBatches
 from prompt_jax.errors import UserError
-from prompt_jax.objective.columns import Choices, Column, Label, Numbers, View
+from prompt_jax.objective.columns import Choices, Column, Label, Labels, Numbers, View
 from prompt_jax.prompt.layout import PromptLayout
 
 Arrays = dict[str, np.ndarray]
@@ -79,6 +79,8 @@ def filler(column: Column, batches: TaskBatches, vocabulary: Any) -> Filler:
         return ViewFiller(column, batches, vocabulary)
     if isinstance(column, Label):
         return LabelFiller(column, batches)
+    if isinstance(column, Labels):
+        return LabelsFiller(column, batches)
     if isinstance(column, Choices):
         return ChoicesFiller(column, batches, vocabulary)
     return NumbersFiller(column, batches)
@@ -135,6 +137,35 @@ class LabelFiller:
     def __call__(self, rows: Sequence[Row]) -> Arrays:
         labels = [self.numbers[row[0].task][row[0].example] if row else -1 for row in rows]
         return {self.column.name: np.asarray(labels, np.int32)}
+
+
+class LabelsFiller:
+    def __init__(self, column: Labels, batches: TaskBatches):
+        self.column = column
+        numbers = {label: n for n, label in enumerate(column.labels)}
+        self.values = [
+            np.zeros((len(task.examples), len(numbers)), np.float32) for task in batches.tasks
+        ]
+        for task, values in zip(batches.tasks, self.values, strict=True):
+            for n, example in enumerate(task.examples):
+                for label in filter(None, str(example["targets"]).split(column.separator)):
+                    if label not in numbers:
+                        problem = f"row {n + 1} has the label {label!r}"
+                        known = f"none of {', '.join(column.labels)}"
+                        remedy = "bind all labels of the task"
+                        raise UserError(f"task {task.name!r}", f"{problem}, {known}", remedy)
+                    values[n, numbers[label]] = 1
+        count = sum(map(len, self.values))
+        there = sum(values.sum(axis=0) for values in self.values) + np.zeros(len(numbers))
+        self.positive = np.where(there > 0, (count - there) / np.maximum(there, 1), 1.0)
+
+    def __call__(self, rows: Sequence[Row]) -> Arrays:
+        values = np.zeros((len(rows), len(self.column.labels)), np.float32)
+        for b, row in enumerate(rows):
+            for piece in row:
+                values[b] = self.values[piece.task][piece.example]
+        positive = np.broadcast_to(self.positive.astype(np.float32), values.shape)
+        return {self.column.name: values, f"{self.column.name}/positive": positive.copy()}
 
 
 class ChoicesFiller:

@@ -73,8 +73,8 @@ class PeriodicEvaluation:
       max_examples: only the first so many.
       examples_per_class: only so many of each target, as in `Data`: a few-shot split for selection.
       sample_seed: which ones.
-      mode: `generate`, `rank` (the likeliest of the task's choices), `retrieve` or `mine`; see
-        `Answering`.
+      mode: `generate`, `rank` (the likeliest of the task's choices), `retrieve`, `mine` or
+        `head`; see `Answering`.
       beams: of the search; 1: greedy.
       length_normalised: `rank` compares log-likelihoods per token.
       labelled: False: the split has no labels, as that of a leaderboard; its answers are written to
@@ -88,7 +88,7 @@ class PeriodicEvaluation:
     max_examples: int | None = None
     examples_per_class: int | None = None
     sample_seed: int = 0
-    mode: Literal["generate", "rank", "retrieve", "mine"] = "generate"
+    mode: Literal["generate", "rank", "retrieve", "mine", "head"] = "generate"
     beams: int = 1
     length_normalised: bool = False
     labelled: bool = True

@@ -143,6 +143,13 @@ def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
     return total / jnp.maximum(jnp.sum(text, axis=1, keepdims=True), 1)
 
 
+def first_state(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
+    """[B, D]: the decoder's output at its first token, which has read the whole text."""
+    targets = jnp.full((len(batch["encoder_input_tokens"]), 1), EOS, jnp.int32)
+    seen = {**batch, **teacher_forced(batch, bundle, targets)}
+    return t5.decoded(seen, bundle)[:, -1]
+
+
 def teacher_forced(batch, bundle: PromptBundle, targets_BT) -> dict[str, jax.Array]:
     """The decoder's features of a batch of targets, after the columns of the decoder's prompt."""
     T = targets_BT.shape[1]

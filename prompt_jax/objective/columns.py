@@ -28,6 +28,17 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Which of some texts the row's targets name, between separators: float32 [B, K] named `name`,
+    1 or 0. `NAME/positive`, [B, K], is what a label's positives weigh: negatives / positives of
+    the data, 1 where it has none."""
+
+    name: str
+    labels: tuple[str, ...]
+    separator: str
+
+
+@dataclass(frozen=True)
 class Numbers:
     """Numbers that rows carry, such as cached scores: float32 [B, K] named `name`."""
 
@@ -57,4 +68,4 @@ class Choices:
         return f"choices_{self.columns}{'_at_most' if self.skip_longer else ''}"
 
 
-Column = View | Label | Numbers | Choices
+Column = View | Label | Labels | Numbers | Choices

@@ -46,11 +46,13 @@ class Loss:
         so that the loss is a mean per target token, as that of transformers' models.
         `NUM_TOTAL_TARGET_TOKENS`: its target columns, padding among them.
         `AVERAGE_PER_SEQUENCE`: each example's mean per token, and the mean of these.
+      weight: what it is times in what is minimised; 0: a run's terms are all that counts.
     """
 
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | Normaliser | None = None
+    weight: float = 1.0
 
     def check(self):
         if not 0 <= self.label_smoothing < 1:
@@ -109,7 +111,8 @@ class Loss:
             "tokens": jnp.sum(weights),
             **counted,
         }
-        return jnp.sum(loss * shares) / self.scale, sums
+        total = jnp.sum(loss * shares) / self.scale
+        return total if self.weight == 1 else self.weight * total, sums
 
 
 def toward(wanted: jax.Array, logits: jax.Array, batch, temperature: float) -> jax.Array:

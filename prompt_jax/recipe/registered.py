@@ -30,6 +30,7 @@ REGISTERED: dict[str, str] = {
     "Panda": "prompt_jax.objective.panda:Panda",
     "Distillation": "prompt_jax.objective.distillation:Distillation",
     "EncoderClassifier": "prompt_jax.objective.encoder_classifier:EncoderClassifier",
+    "PTEC": "prompt_jax.objective.ptec:PTEC",
     "Unlikelihood": "prompt_jax.objective.t_few:Unlikelihood",
     "LengthNormalised": "prompt_jax.objective.t_few:LengthNormalised",
     "ContextLabels": "prompt_jax.objective.context_labels:ContextLabels",
