@@ -12,9 +12,9 @@ SIGTERM, after which the server must exit with 0.
 
 Prints a line of JSON, and exits with 1 where something in it is not as it must be: replies by
 status; wrong replies, and requests without any reply that were not open at the kill (none of
-both); the longest that was waited for; p50 and p99 of good replies; the largest difference of a
-score; and the resident memory in each tenth of the time after the restart, which may grow by 3 %
-from the second to the last.
+both; a connection may be closed on a body that is too large or no HTTP); the longest that was
+waited for; p50 and p99 of good replies; the largest difference of a score; and the resident memory
+in each tenth of the time after the restart, which may grow by 3 % from the second to the last.
 """
 
 import argparse
@@ -199,7 +199,8 @@ class Soak:
             status, content = await self.call(method, path, body, head, pauses)
         except (TimeoutError, OSError, ValueError, IndexError) as error:
             self.statuses[f"{what} closed"] += 1
-            if not self.open_at_kill(began):
+            shut = isinstance(error, ConnectionError) and what in ("large", "no_http")
+            if not shut and not self.open_at_kill(began):
                 self.lost.append(f"{what}: {type(error).__name__} {error}")
             return None
         took = time.monotonic() - began

@@ -144,7 +144,8 @@ def cloze_rows(name: str, rows: int) -> Iterator[Row]:
 
 
 @lru_cache(maxsize=1)
-def _ratings() -> dict[str, int]:
+def ratings() -> dict[str, int]:
+    """Word -> the sign of its rating in vaderSentiment's lexicon."""
     return {word: 1 if label == "positive" else -1 for _, word, label in vader_entries(1.0)}
 
 
@@ -158,11 +159,11 @@ def sentences(name: str) -> Iterator[str]:
 
 def feeling_rows(names: Sequence[str], rows: int) -> Iterator[Row]:
     """A sentence all of whose rated words (two at least) have one sign to a word for the sign."""
-    ratings = _ratings()
+    rated_words = ratings()
     by_feeling: tuple[list[str], list[str]] = ([], [])
     for sentence in (s for name in names for s in sentences(name)):
         words = re.findall(r"[a-z]+", sentence.lower())
-        rated = [ratings[word] for word in words if word in ratings]
+        rated = [rated_words[word] for word in words if word in rated_words]
         if len(rated) >= 2 and abs(sum(rated)) == len(rated) and not {"not", "no"} & {*words}:
             by_feeling[rated[0] > 0].append(sentence)
     for number in range(rows):

@@ -1,5 +1,6 @@
 """The server: what it answers, what it refuses, and who may do what."""
 
+import asyncio
 import io
 import json
 import shutil
@@ -17,7 +18,7 @@ from prompt_jax.model.sharding import MeshShape
 from prompt_jax.serve import run
 from prompt_jax.serve.app import Server
 from prompt_jax.serve.engine import Engine
-from prompt_jax.serve.guard import Limits, Tokens
+from prompt_jax.serve.guard import Limits, Tokens, discard
 from prompt_jax.serve.observe import Log
 from prompt_jax.serve.openapi import document
 
@@ -162,6 +163,18 @@ WRONG = [
 @pytest.mark.parametrize(("path", "body", "status", "text"), WRONG)
 def test_a_mistake_is_named(client, path, body, status, text):
     problem(client.post(f"/v1/{path}", content=body), status, text)
+
+
+@pytest.mark.parametrize(("pieces", "read"), [(2, 2), (9, 3)])
+def test_a_body_that_is_too_large_is_read_on_for_a_while(pieces, read):
+    """So that its client, which is still sending, sees the reply."""
+    messages = [{"body": b"a" * 100, "more_body": n + 1 < pieces} for n in range(pieces)]
+
+    async def receive():
+        return messages.pop(0)
+
+    asyncio.run(discard(receive, most=250))
+    assert len(messages) == pieces - read
 
 
 def test_unknown_paths_and_methods_have_the_same_shape(client):

@@ -73,6 +73,7 @@ REGISTERED: dict[str, str] = {
     "NameInit": "prompt_jax.methods.parts.inits:NameInit",
     "FileInit": "prompt_jax.methods.parts.inits:FileInit",
     "Pretrain": "prompt_jax.run.pretrain:Pretrain",
+    "BackboneVocabulary": "prompt_jax.run.pretrain:BackboneVocabulary",
     "NewVocabulary": "prompt_jax.run.pretrain:NewVocabulary",
     "CountedEmbeddings": "prompt_jax.run.counted_embeddings:CountedEmbeddings",
     "Corpus": "prompt_jax.data.corpus:Corpus",

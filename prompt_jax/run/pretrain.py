@@ -10,8 +10,8 @@ from etils import epath
 
 from prompt_jax import hosts
 from prompt_jax.backbone.formats import files
-from prompt_jax.backbone.load import digest, read_arrays
-from prompt_jax.backbone.vocabulary import Vocabulary
+from prompt_jax.backbone.load import digest, open_checkpoint, read_arrays
+from prompt_jax.backbone.vocabulary import Vocabulary, is_tokenizer
 from prompt_jax.data.corpus import Corpus
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.run.counted_embeddings import CountedEmbeddings
@@ -60,18 +60,52 @@ class NewVocabulary:
             )
         partial.rename(path)
 
+    def facts(self) -> str:
+        """A line of the card."""
+        return (
+            f"SentencePiece, {self.size} pieces with byte fallback, learned on "
+            f"{', '.join(self.corpus.files)}; 100 sentinels"
+        )
+
+
+@settings
+class BackboneVocabulary:
+    """The SentencePiece model of a backbone that pretraining goes on from.
+
+    Attributes:
+      backbone: its string.
+    """
+
+    backbone: str
+
+    def make(self, path: Path) -> None:
+        """Writes the model file."""
+        source = open_checkpoint(self.backbone).vocabulary
+        if source is None or is_tokenizer(source) or source == "bytes":
+            raise UserError(
+                Setting("BackboneVocabulary", "backbone", self.backbone),
+                "has no SentencePiece model",
+                "name one that has",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(epath.Path(source).read_bytes())
+
+    def facts(self) -> str:
+        """A line of the card."""
+        return f"that of `{self.backbone}`"
+
 
 @settings
 class Pretrain:
     """A backbone from nothing: what `prompt-jax pretrain --gin_file` builds.
 
     Attributes:
-      vocabulary: `NewVocabulary`.
+      vocabulary: `NewVocabulary`, or `BackboneVocabulary` to go on from a finished backbone.
       embeddings: `CountedEmbeddings`, or None: random ones.
       stages: runs in order; each starts from the weights that the one before ended with.
     """
 
-    vocabulary: NewVocabulary
+    vocabulary: NewVocabulary | BackboneVocabulary
     stages: tuple[Train, ...]
     embeddings: CountedEmbeddings | None = None
 
@@ -138,8 +172,7 @@ def write_backbone(run: Pretrain, folder: Path, name: str) -> None:
     count = sum(value.size for value in rounded.values())
     lines = [
         f"- parameters: {count:,}; digest `{digest(rounded)}`",
-        f"- vocabulary: SentencePiece, {run.vocabulary.size} pieces with byte fallback, learned on "
-        f"{', '.join(run.vocabulary.corpus.files)}; 100 sentinels",
+        f"- vocabulary: {run.vocabulary.facts()}",
     ]
     for number, stage in enumerate(run.stages, start=1):
         lines += _stage_facts(number, stage, read_metrics(folder / f"stage_{number}"))

@@ -4,6 +4,7 @@ Plain ASGI, so that bodies are counted as they come and a stream is timed to its
 """
 
 import asyncio
+import contextlib
 import hmac
 import time
 import uuid
@@ -17,6 +18,7 @@ from prompt_jax.serve.observe import Log, Metrics
 
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # asked without a token, never refused
 ADMIN = ("PUT", "DELETE")
+DISCARDING = 2.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Guard:
             async with asyncio.timeout(self.limits.seconds + 5):  # handlers end before
                 await self._guarded(scope, receive, answer)
         except HttpError as error:
+            if error.status == 413:
+                await discard(receive, self.most(scope))
             if not status:
                 await error.response()(scope, receive, answer)
         except TimeoutError:
@@ -121,6 +125,10 @@ class Guard:
                 **facts,
             )
 
+    def most(self, scope: Scope) -> int:
+        """The most bytes that the body of a request may have."""
+        return self.limits.upload if scope["method"] == "PUT" else self.limits.body
+
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in OPEN:
             await self.app(scope, receive, send)
@@ -131,14 +139,25 @@ class Guard:
             raise HttpError(503, "the server is closing")
         if self.open >= self.limits.requests:
             raise HttpError(429, f"{self.open} requests are being answered")
-        most = self.limits.upload if scope["method"] == "PUT" else self.limits.body
         self.open += 1
         self.metrics.open.set(self.open)
         try:
-            await self.app(scope, counted(receive, headers, most), send)
+            await self.app(scope, counted(receive, headers, self.most(scope)), send)
         finally:
             self.open -= 1
             self.metrics.open.set(self.open)
+
+
+async def discard(receive: Receive, most: int) -> None:
+    """Reads on for `most` bytes or DISCARDING seconds: a client that is still sending when its
+    connection is closed may lose the reply (RFC 9112, section 9.6)."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARDING):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 def counted(receive: Receive, headers: dict[bytes, bytes], most: int) -> Receive:
