@@ -37,6 +37,7 @@ from scoreboard_cells import (
     Column,
     Row,
 )
+from scoreboard_words import counted
 
 from prompt_jax.errors import RunError, UserError
 
@@ -112,7 +113,8 @@ def trained(run: Any) -> dict[str, Any]:
 
 
 def untrained(run: Any, kind: str) -> dict[str, Any]:
-    """Metrics of the commonest answer (none if targets are no labels), or of the bare backbone."""
+    """Metrics of the commonest answer (none if targets are no labels), of words counted, or of the
+    bare backbone."""
     from prompt_jax.evaluate.prompts import model_of
     from prompt_jax.methods.base import FixedPrompt
     from prompt_jax.prompt.layout import PromptLayout
@@ -122,8 +124,12 @@ def untrained(run: Any, kind: str) -> dict[str, Any]:
     mesh = train.mesh.build()
     backbone = train.backbone.load(mesh)
     scorer = text.open(backbone.vocabulary, PromptLayout(), train.seed, mesh)
-    bare = kind == "bare"
-    metrics = scorer(*model_of(backbone, FixedPrompt(), mesh))[0] if bare else scorer.majority()
+    if kind == "bare":
+        metrics = scorer(*model_of(backbone, FixedPrompt(), mesh))[0]
+    elif kind == "majority":
+        metrics = scorer.majority()
+    else:
+        metrics = counted(train, scorer, kind)
     return {"metrics": metrics, "steps": 0, "training_seconds": 0.0}
 
 

@@ -16,7 +16,7 @@ class Row:
     name: str
     title: str
     recipe: str
-    kind: Literal["majority", "bare", "trained"] = "trained"
+    kind: Literal["majority", "bare", "words", "centroid", "trained"] = "trained"
     random: bool = False  # on random weights of the column's backbone
     quick: bool = True  # of the quick board as well
     bindings: tuple[str, ...] = ()
@@ -48,8 +48,11 @@ def _suffix(length: int, kind: str = "", title: str = "") -> Row:
     )
 
 
+COUNTED = ("sst2", "trec", "ag_news", "empath", "cola", "rte", "wic")  # labels of texts
 ROWS = (
     Row("majority", "always the commonest answer", PROMPT, "majority"),
+    Row("words", "TF-IDF and logistic regression", PROMPT, "words", columns=COUNTED),
+    Row("centroid", "TF-IDF and the nearest centroid", PROMPT, "centroid", columns=COUNTED),
     Row("zero_shot", "the frozen backbone, no prompt", PROMPT, "bare"),
     Row("prompt", "prompt (Lester et al. 2021)", PROMPT),
     Row("deep", "a prompt in every layer", "runs/scoreboard_deep.gin", quick=False),

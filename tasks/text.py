@@ -45,6 +45,7 @@ BUNDLED_MODULES = (
     "wiki_lingua",
     "xtreme",
     "nano_mixture",
+    "nano_attend_mixture",
     "mnano_mixture",
     "cross_lingual",
     "emoji_topic",
