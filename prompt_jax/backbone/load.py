@@ -27,8 +27,16 @@ from prompt_jax.progress import Counter
 
 # Backbones of this project: nano ships in the wheel, the others lie in a checkout, once made.
 PACKAGE, REPOSITORY = (folder / "backbones" for folder in Path(__file__).parents[1:3])
-SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
-KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
+SHIPPED = {
+    "nano": PACKAGE,
+    "nano_2": REPOSITORY,
+    "nano_span": REPOSITORY,
+    "mnano": REPOSITORY,
+}
+KNOWN = (
+    "nano, nano_2, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, "
+    "random:SIZE?seed=0"
+)
 OPTIONS = {
     **dict.fromkeys(SHIPPED, ()),
     "hf": ("ignore",),
@@ -63,7 +71,8 @@ def load_backbone(
     weights_dtype: str | None = None,
 ) -> Backbone:
     """Load `nano`, `mnano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or
-    `random:SIZE?seed=0`; `nano_span` is nano before its stages after span corruption.
+    `random:SIZE?seed=0`; `nano_span` is nano before its stages after span corruption, `nano_2` nano
+    after one stage more.
 
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
     SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,
@@ -216,7 +225,7 @@ def open_checkpoint(name: str) -> Checkpoint:
 
 
 def open_shipped(name: str) -> Checkpoint:
-    """A backbone of this project: `nano`, `mnano` or `nano_span`."""
+    """A backbone of this project, by its name in SHIPPED."""
     folder = SHIPPED[name] / name
     if folder.is_dir():
         return open_folder(str(folder))

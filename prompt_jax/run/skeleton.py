@@ -25,6 +25,7 @@ from prompt_jax import hosts
 from prompt_jax.backbone.formats import files
 from prompt_jax.backbone.load import digest, read_arrays
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.methods.base import depth_of
 from prompt_jax.model.bundle import AXES
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.artefact import MANIFEST, load_prompt, save_prompt
@@ -104,7 +105,7 @@ class PruneNeurons(OnEnd):
         """The numbers of the neurons and heads that stay, ascending, for each layer."""
         width, shapes = whole.num_heads * whole.head_dim, {}
         for stack, attentions in STACKS.items():
-            layers = vars(whole)[f"num_{stack}_layers"]
+            layers = depth_of(stack, whole)
             of = {f"{stack}_layers/wo": ((layers, whole.mlp_dim), whole.mlp_dim)}
             for name in attentions:
                 alike = 1 if name == "attention" else layers
