@@ -97,7 +97,7 @@ def test_random_weights_are_a_function_of_the_seed(monkeypatch):
 
 
 REFUSALS = {
-    "": "backbone '': unknown; the known forms are nano, nano_2, nano_span, mnano, hf:NAME",
+    "": "backbone '': unknown; the known forms are nano, nano_span, mnano, hf:NAME",
     "t5-small": "backbone 't5-small': unknown; the known forms are nano",
     "orbax:/x": "/x/config.json: no such file; give a folder of `convert`",
     "tfds:/x": "backbone 'tfds:/x': unknown; the known forms are nano, .* orbax:DIR",

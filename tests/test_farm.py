@@ -11,6 +11,7 @@ from compilations import compilations
 from etils import epath
 
 import prompt_jax as pj
+from prompt_jax import progress
 from prompt_jax.cli.main import main
 from prompt_jax.data.digests import path_of, read_digests
 from prompt_jax.errors import Preempted, UserError
@@ -181,9 +182,14 @@ def test_the_better_half_goes_on(load, tmp_path):
     assert all(at_five[r["name"]] >= worst for r in rows if r["status"] == "finished")
 
 
-def test_a_member_that_diverges_leaves_the_others(load, tmp_path):
-    members = members_of({"LEARNING_RATE": (0.1, 1e38)}, load)
-    rows = farm.train_farm(members, str(tmp_path), Farm(), devices=ONE)
+def test_a_member_that_diverges_leaves_the_others(load, tmp_path, monkeypatch):
+    members, lines = members_of({"LEARNING_RATE": (0.1, 1e38)}, load), []
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with progress.shown(lines.append):
+        rows = farm.train_farm(members, str(tmp_path), Farm(), devices=ONE)
+    steps = [line for line in lines if line.startswith("farm of 2: ")]
+    assert steps[0].startswith("farm of 2: 2 of 20 steps  ETA ")
+    assert steps[-1].startswith("farm of 2: 11 of 12 steps"), "one left at step 2"
     assert [row["status"] for row in rows] == ["finished", "diverged"]
     assert "lower LEARNING_RATE" in rows[1]["error"]
 

@@ -116,4 +116,6 @@ def test_pretraining_goes_on_with_the_vocabulary_of_a_backbone(tmp_path):
     BackboneVocabulary(backbone="nano").make(tmp_path / "a" / "spiece.model")
     assert (tmp_path / "a" / "spiece.model").stat().st_size > 100_000
     with pytest.raises(UserError, match="has no SentencePiece model"):
-        BackboneVocabulary(backbone="random:byt5_small").make(tmp_path / "b" / "spiece.model")
+        BackboneVocabulary(backbone="random:nano?vocabulary=bytes").make(
+            tmp_path / "b" / "spiece.model"
+        )

@@ -226,3 +226,11 @@ def test_chromium_draws_it_without_an_error_or_a_request(page, tmp_path, width):
     assert 'data-canvases="10"' in body
     assert 'data-requests=""' in body
     assert json.loads(re.search(r'id="charts">(.*?)</script>', page.read_text())[1])
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_the_model_has_its_page(tiny, tmp_path, capsys):
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path}/run"]
+    assert main([*argv, "--gin.Train.method=@FullTuning()", "--gin.Backbone.dtype='float32'"]) == 0
+    assert "is not written" not in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").is_file()

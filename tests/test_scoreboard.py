@@ -111,7 +111,7 @@ def test_the_page_says_what_the_prompt_is_worth() -> None:
     for row, at in (("prompt", 50.0), ("full", 80.0), ("prompt_random", 25.0)):
         kept += [line(row, "trec", seed, at + step) for seed, step in enumerate((-2.0, 0.0, 2.0))]
     page = table.draw(scoreboard.ROWS, (column,), kept, "make scoreboard")
-    assert "| prompt (Lester et al. 2021) | 9 | 50.0 ± 2.0 |" in page
+    assert "| prompt (Lester et al. 2021), and ten decoder rows | 9 | 50.0 ± 2.0 |" in page
     assert "| the frozen backbone, no prompt | - | - |" in page
     assert "Of 10 that train 0 took more than a minute" in page
     assert "| trec | +30.0 | +25.0 | 2.0 | 50 % |" in page
@@ -124,7 +124,7 @@ def test_the_page_has_a_table_of_languages() -> None:
     kept = [line(row, "far", 0, 60.0, metrics=metrics) for row in ("majority", "prompt")]
     page = table.draw(scoreboard.ROWS, (column,), kept, "c")
     assert "| far | de | fr |\n|---|---|---|\n" in page
-    assert "| prompt (Lester et al. 2021) | 70.0 | 50.0 |\n" in page
+    assert "| prompt (Lester et al. 2021), and ten decoder rows | 70.0 | 50.0 |\n" in page
 
 
 def test_a_row_is_run_in_its_own_columns_and_changes_its_recipe() -> None:
@@ -141,7 +141,10 @@ def test_the_page_says_what_a_row_takes() -> None:
     more = {"trainable": 3840, "artefact_bytes": 16697, "steps": 600}
     kept = [line(row, "trec", 0, 50.0, **more) for row in ("prompt", "prompt_random")]
     page = table.draw(scoreboard.ROWS, (column,), [*kept, line("full", "trec", 0, 80.0)], "c")
-    assert "| prompt (Lester et al. 2021) | 3,840 | 17 kB | 600 | 15 ms | trec |" in page
+    assert (
+        "| prompt (Lester et al. 2021), and ten decoder rows | 3,840 | 17 kB | 600 | 15 ms | trec |"
+        in page
+    )
     assert page.count("3,840") == 1
     assert "trained parameters" not in table.draw(scoreboard.ROWS, (column,), kept[:0], "c")
 

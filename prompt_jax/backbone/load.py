@@ -29,14 +29,10 @@ from prompt_jax.progress import Counter
 PACKAGE, REPOSITORY = (folder / "backbones" for folder in Path(__file__).parents[1:3])
 SHIPPED = {
     "nano": PACKAGE,
-    "nano_2": REPOSITORY,
     "nano_span": REPOSITORY,
     "mnano": REPOSITORY,
 }
-KNOWN = (
-    "nano, nano_2, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, "
-    "random:SIZE?seed=0"
-)
+KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
     **dict.fromkeys(SHIPPED, ()),
     "hf": ("ignore",),
@@ -71,8 +67,7 @@ def load_backbone(
     weights_dtype: str | None = None,
 ) -> Backbone:
     """Load `nano`, `mnano`, `hf:NAME_OR_DIR`, `t5x:DIR`, `orbax:DIR`, `files:DIR` or
-    `random:SIZE?seed=0`; `nano_span` is nano before its stages after span corruption, `nano_2` nano
-    after one stage more.
+    `random:SIZE?seed=0`; `nano_span` is nano before its stages after span corruption.
 
     `dtype`, float32 or bfloat16, is that of weights and activations. `vocabulary` is a
     SentencePiece path or "bytes"; by default the backbone's own, where it has one. With `mesh`,

@@ -14,7 +14,7 @@ from prompt_jax.inspect.tensorboard import TensorBoard
 from prompt_jax.inspect.trackers import FILE as TRACKERS
 from prompt_jax.inspect.trackers import Tracker
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.artefact import TENSORS, load_prompt
 from prompt_jax.run.observe import Observer, Opened, Record
 
 MOST_WEIGHTS = 1 << 28  # numbers of an embedding table that is looked through at the end of a run
@@ -75,7 +75,7 @@ class Report:
 def _prompt(opened: Opened) -> dict[str, Any]:
     """The rows of the prompt beside the vocabulary; {} where it has none, or with a huge table."""
     paths = [opened.folder / "prompt" / name for name in ("best", "last")]
-    path = next((p for p in paths if (p / "manifest.json").exists()), None)
+    path = next((p for p in paths if (p / TENSORS).exists()), None)  # a T5's weights are none
     vocabulary, config = opened.backbone.vocabulary, opened.backbone.config
     # Weights that lie on several hosts are gathered by all of them together, or not at all.
     large = hosts.several() or config.vocab_size * config.emb_dim > MOST_WEIGHTS

@@ -27,7 +27,7 @@ from prompt_jax.data.source import Data
 from prompt_jax.errors import Preempted, RunError, Setting, UserError
 from prompt_jax.hosts.stop import Stop, Stopped, stop_signal
 from prompt_jax.paths import is_local
-from prompt_jax.progress import first_call
+from prompt_jax.progress import Counter, first_call
 from prompt_jax.run import farm_step
 from prompt_jax.run.exports import export_finished
 from prompt_jax.run.folder import open_folder
@@ -243,9 +243,12 @@ class Group:
         """
         try:
             self._fill(stop)
+            counter = Counter(f"farm of {self.count}", self._left(), "steps")
             while self.active:
                 stop.check()
                 self._step()
+                counter.total = counter.done + len(self.active) + self._left()
+                counter.add(len(self.active))
                 for number in list(self.active):
                     self._after(number, stop)
                 self._fill(stop)
@@ -263,6 +266,12 @@ class Group:
             for number in list(self.active):
                 self._leave(number)
         return self.later
+
+    def _left(self) -> int:
+        """The steps that members have before them; those that wait begin at 0."""
+        running = sum(active.end - active.step for active in self.active.values())
+        steps = [member.settings.steps for member in self.waiting]
+        return running + sum(min(self.until or most, most) for most in steps)
 
     def _fill(self, stop: Stop) -> None:
         """Members that wait enter free slots."""
