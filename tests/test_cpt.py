@@ -52,6 +52,7 @@ def test_rows_are_the_demonstrations_each_with_its_room(backbone):
         )
 
 
+@pytest.mark.slow
 def test_steps_keep_every_row_within_its_ball_and_labels_where_they_were(tiny, tmp_path):
     """Steps far too long, with the loss on the context's labels, of which the run has a record."""
     run = Train(

@@ -217,6 +217,7 @@ def test_a_row_is_found_by_its_cosines_with_anchors():
     assert table.std() == pytest.approx(float((S @ turn).std()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_recycle_seeks_rows_and_says_how_alike_they_are(tiny, tmp_path, capsys):
     np.save(tmp_path / "p.npy", RNG.normal(size=(4, 16)).astype(np.float32))
     words = [f"--prompt={tmp_path}/p.npy", "--how=relative", "--steps=20", "--skip=0"]
