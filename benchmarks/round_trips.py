@@ -70,6 +70,12 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--output")
     asked = parser.parse_args()
+    for flag, given, known in (
+        ("kinds", asked.kinds, methods(4)),
+        ("formats", asked.formats, FORMATS),
+    ):
+        if unknown := set(given.split(",")) - set(known):
+            parser.error(f"--{flag}: no {min(unknown)!r}; there are {', '.join(known)}")
     backbone, failed = load_backbone("nano", "float32"), False
     print("| prompt | format | outcome |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:

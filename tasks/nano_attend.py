@@ -19,6 +19,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import normalize
 
 from prompt_jax.tasks.nano_choose import FEELINGS, choose, ratings
 from prompt_jax.tasks.nano_teacher import Teacher, read_teacher
@@ -59,42 +62,20 @@ def plain_words(text: str) -> list[str]:
     return [word for word in re.findall(r"[A-Za-z]+", text) if len(word) >= 4 and word.islower()]
 
 
-def spherical_means(vectors: np.ndarray, count: int, rounds: int = 15) -> np.ndarray:
-    """Centres [count, V] of length 1 of vectors [N, V] of length 1: k-means by cosine, seed 0."""
-    rng = np.random.default_rng([20, 0])
-    centres = vectors[rng.choice(len(vectors), count, replace=False)].astype(np.float32)
-    for _ in range(rounds):
-        of = nearest(vectors, centres)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, of, vectors)
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(norms > 0, sums / np.maximum(norms, 1e-9), centres)
-    return centres
-
-
-def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """[N]: the centre nearest to each vector."""
-    parts = [
-        (vectors[at : at + 8192].astype(np.float32) @ centres.T).argmax(axis=1)
-        for at in range(0, len(vectors), 8192)
-    ]
-    return np.concatenate(parts)
-
-
 @lru_cache(maxsize=1)
 def centred() -> tuple[Teacher, np.ndarray]:
     """The teacher, and its vectors without their mean, of length 1."""
     teacher = read_teacher()
     vectors = teacher.vectors - teacher.vectors.mean(axis=0, dtype=np.float32)
-    return teacher, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return teacher, normalize(vectors)
 
 
 @lru_cache(maxsize=1)
 def clusters() -> Clusters:
     """The clusters of the teacher's sentences."""
     teacher, vectors = centred()
-    centres = spherical_means(vectors, CLUSTERS)
-    of = nearest(vectors, centres)
+    grouped = KMeans(CLUSTERS, n_init=1, max_iter=15, random_state=0).fit(vectors)
+    of, centres = grouped.labels_, normalize(grouped.cluster_centers_)
     bags = [set(plain_words(text)) for text in teacher.texts]
     every = Counter(word for bag in bags for word in bag)
     inside: list[Counter[str]] = [Counter() for _ in range(CLUSTERS)]
@@ -131,13 +112,15 @@ def ask(rng, labels: Sequence[str], words: Sequence[str], text: str, right: int)
 def classes_rows(rows: int) -> Iterator[Row]:
     """A sentence to the label of its cluster, among clusters by their words."""
     teacher, vectors = centred()
-    found = clusters()
-    usable = [c for c in range(CLUSTERS) if len(found.words[c]) >= 4 and len(found.members[c]) >= 8]
+    grouped = clusters()
+    usable = [
+        c for c in range(CLUSTERS) if len(grouped.words[c]) >= 4 and len(grouped.members[c]) >= 8
+    ]
     for number in range(rows):
         rng = np.random.default_rng([21, number])
         own = usable[int(rng.integers(len(usable)))]
-        at = int(found.members[own][int(rng.integers(len(found.members[own])))])
-        near = found.centres @ vectors[at]
+        at = int(grouped.members[own][int(rng.integers(len(grouped.members[own])))])
+        near = grouped.centres @ vectors[at]
         drawn = [usable[i] for i in rng.permutation(len(usable))[: 3 * MOST_CLASSES]]
         others = [c for c in drawn if c != own and near[c] < near[own] - 0.15]
         others = others[: int(rng.integers(1, MOST_CLASSES))]
@@ -145,7 +128,9 @@ def classes_rows(rows: int) -> Iterator[Row]:
             continue
         chosen, labels, words = [own, *others], [], []
         for cluster in chosen:
-            known = [found.words[cluster][i] for i in rng.permutation(len(found.words[cluster]))]
+            known = [
+                grouped.words[cluster][i] for i in rng.permutation(len(grouped.words[cluster]))
+            ]
             labels.append(known[0])
             words.append(", ".join(known[1 : 2 + int(rng.integers(1, 3))]))
         if len(set(labels)) < len(labels):
@@ -162,11 +147,11 @@ def _short(rng, text: str) -> str:
 def texts_rows(rows: int) -> Iterator[Row]:
     """A sentence to the label of a sentence of its cluster, among those of others."""
     teacher, vectors = centred()
-    found = clusters()
+    grouped = clusters()
     for number in range(rows):
         rng = np.random.default_rng([22, number])
         at = int(rng.integers(len(teacher.texts)))
-        same = found.members[found.of[at]]
+        same = grouped.members[grouped.of[at]]
         drawn = same[rng.integers(len(same), size=8)]
         near = vectors[drawn] @ vectors[at]
         near[drawn == at] = -1
@@ -179,7 +164,7 @@ def texts_rows(rows: int) -> Iterator[Row]:
         words = [_short(rng, teacher.texts[i]) for i in (right, *far)]
         labels = []
         for i in (right, *far):
-            known = found.words[found.of[i]] or ["other"]
+            known = grouped.words[grouped.of[i]] or ["other"]
             labels.append(known[int(rng.integers(len(known)))])
         if len(set(labels)) == len(labels):
             yield ask(rng, _labels(rng, len(labels), labels), words, teacher.texts[at], 0)
@@ -187,11 +172,11 @@ def texts_rows(rows: int) -> Iterator[Row]:
 
 def subject_rows(rows: int) -> Iterator[Row]:
     """A sentence to a word of its cluster, nothing listed."""
-    teacher, found = centred()[0], clusters()
+    teacher, grouped = centred()[0], clusters()
     for number in range(rows):
         rng = np.random.default_rng([23, number])
         at = int(rng.integers(len(teacher.texts)))
-        known = found.words[found.of[at]][:3]
+        known = grouped.words[grouped.of[at]][:3]
         if known:
             word = known[int(rng.integers(len(known)))]
             yield {"inputs": f"subject: {teacher.texts[at]}", "targets": word}
@@ -214,11 +199,8 @@ def signs() -> tuple[np.ndarray, np.ndarray]:
         [s or rated_sign(t) for s, t in zip(teacher.signs, teacher.texts, strict=True)]
     )
     signed = labels != 0
-    X, y = vectors[signed], labels[signed].astype(np.float32)
-    X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)
-    gram = X.T @ X + 1.0 * np.eye(X.shape[1], dtype=np.float32)  # ridge regression
-    weights = np.linalg.solve(gram, X.T @ y)
-    scores = vectors @ weights[:-1] + weights[-1]
+    line = Ridge(alpha=1.0).fit(vectors[signed], labels[signed])
+    scores = line.predict(vectors)
     rest = np.flatnonzero(teacher.signs == 0)
     order = rest[np.argsort(scores[rest], kind="stable")]
     most = len(order) // 8

@@ -107,7 +107,7 @@ def test_templates_are_weighed(flags, tmp_path, capsys):
     ("more", "message"),
     [
         (["--method=gda"], "--dev_split=validation: has the labels of the rows that are scored"),
-        (["--method=lda"], "--method=lda: is none of gda, tfup, zpe"),
+        (["--method=lda"], "--method=lda: unknown; give gda, tfup or zpe"),
         (["--method=zpe", "--output=x"], "--output=x: zpe has no head; leave it out"),
         (["--method=zpe", "--template=text"], "--template=text: has no {inputs}"),
         (["--method=tfup", "--template={inputs}", "--template=a {inputs}"], "2 templates and 1"),

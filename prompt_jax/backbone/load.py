@@ -27,11 +27,7 @@ from prompt_jax.progress import Counter
 
 # Backbones of this project: nano ships in the wheel, the others lie in a checkout, once made.
 PACKAGE, REPOSITORY = (folder / "backbones" for folder in Path(__file__).parents[1:3])
-SHIPPED = {
-    "nano": PACKAGE,
-    "nano_span": REPOSITORY,
-    "mnano": REPOSITORY,
-}
+SHIPPED = {"nano": PACKAGE, "mnano": REPOSITORY, "nano_span": REPOSITORY}
 KNOWN = "nano, nano_span, mnano, hf:NAME_OR_DIR, t5x:DIR, orbax:DIR, files:DIR, random:SIZE?seed=0"
 OPTIONS = {
     **dict.fromkeys(SHIPPED, ()),

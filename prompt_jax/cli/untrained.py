@@ -112,7 +112,7 @@ def untrained(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Ranks a task's labels better without training: a head, a cache, or weighted templates.
+    """Ranks a task's labels without training: by a head, a cache, or weighted templates.
 
     \b
     Example:
@@ -127,7 +127,7 @@ def untrained(
     from prompt_jax.evaluate.untrained import Untrained, answer_untrained
 
     if method not in ("gda", "tfup", "zpe"):
-        raise UserError(f"--method={method}", "is none of gda, tfup, zpe")
+        raise UserError(f"--method={method}", "unknown", "give gda, tfup or zpe")
     for name, path in (("--predictions", predictions), ("--output", output)):
         if path is not None:
             check_writable(path, name)

@@ -223,7 +223,9 @@ def _ensemble(
     if how.texts is not None:
         (name,) = scored.examples
         if not Path(how.texts).is_file():
-            raise UserError(f"--texts={how.texts}", "no such file")
+            raise UserError(
+                f"--texts={how.texts}", "no such file", "give a file of one text a line"
+            )
         lines = [line for line in read_lines(Path(how.texts)) if line]
         rows = [{"inputs": line, "targets": labels[0], "choices": labels} for line in lines]
         texts = members.evidence(dataclasses.replace(scored, examples={name: rows}), labels)[0]

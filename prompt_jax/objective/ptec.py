@@ -15,7 +15,6 @@ import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.methods.base import TermParam
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.objective.columns import Column, Labels
 from prompt_jax.objective.forwards import OWN, Passes
@@ -56,17 +55,17 @@ class PTEC(LossTerm):
     def columns(self) -> tuple[Column, ...]:
         return (Labels(COLUMN, self.labels, self.separator),)
 
-    def create(self, key: jax.Array, start: Start) -> "LabelHead":
-        return LabelHead(start.config.emb_dim, self.labels, self.separator)
+    def create(self, key: jax.Array, start: Start) -> AnsweringHead:
+        return AnsweringHead(start.config.emb_dim, self.labels, self.separator)
 
     def export(self, module: nnx.Module) -> dict[str, np.ndarray]:
-        assert isinstance(module, LabelHead)
+        assert isinstance(module, AnsweringHead)
         return {"kernel": np.asarray(module.kernel[...]), "bias": np.asarray(module.bias[...])}
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         def measure(passes: Passes, batch) -> jax.Array:
             head = passes.module("PTEC")
-            assert isinstance(head, LabelHead)
+            assert isinstance(head, AnsweringHead)
             logits, wanted = head(passes[OWN].decoded[:, layout.decoder]), batch[COLUMN]
             real = jnp.max(batch["decoder_target_tokens"], axis=1) > 0
             return of_labels(logits, wanted, batch[f"{COLUMN}/positive"], real)
@@ -82,15 +81,3 @@ def of_labels(
     unlikely = (1 - wanted_BK) * jax.nn.log_sigmoid(-logits_BK)
     each_B = -jnp.mean(likely + unlikely, axis=1)
     return jnp.sum(each_B * real_B) / jnp.maximum(jnp.sum(real_B), 1)
-
-
-class LabelHead(AnsweringHead):
-    """h [B, D] to float32 logits [B, K]; 0 at first."""
-
-    def __init__(self, width: int, labels: tuple[str, ...], separator: str):
-        self.labels, self.separator = labels, separator
-        self.kernel = TermParam(jnp.zeros((width, len(labels)), jnp.float32))
-        self.bias = TermParam(jnp.zeros((len(labels),), jnp.float32))
-
-    def __call__(self, state_BD: jax.Array) -> jax.Array:
-        return state_BD.astype(jnp.float32) @ self.kernel[...] + self.bias[...][None]
