@@ -25,7 +25,7 @@ from prompt_jax.export.formats import FORMATS
 from prompt_jax.prompt.artefact import save_prompt
 
 REFUSED = 2  # how a command exits that a user's mistake ended
-TASK = {"task": "empath_topic", "metric": "accuracy", "input_length": 64, "target_length": 8}
+TASK = {"task": "empath_topic", "input_length": 64, "target_length": 8}
 MERGED = ("hf", "t5x")
 TITLES = {"once": "computed once", "both": "suffix and decoder rows", "mixed": "of each input"}
 

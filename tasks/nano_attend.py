@@ -67,15 +67,16 @@ def centred() -> tuple[Teacher, np.ndarray]:
     """The teacher, and its vectors without their mean, of length 1."""
     teacher = read_teacher()
     vectors = teacher.vectors - teacher.vectors.mean(axis=0, dtype=np.float32)
-    return teacher, normalize(vectors)
+    return teacher, np.asarray(normalize(vectors))
 
 
 @lru_cache(maxsize=1)
 def clusters() -> Clusters:
     """The clusters of the teacher's sentences."""
     teacher, vectors = centred()
-    grouped = KMeans(CLUSTERS, n_init=1, max_iter=15, random_state=0).fit(vectors)
-    of, centres = grouped.labels_, normalize(grouped.cluster_centers_)
+    grouped = KMeans(CLUSTERS, max_iter=15, random_state=0).fit(vectors)
+    of = np.asarray(grouped.labels_)
+    centres = np.asarray(normalize(grouped.cluster_centers_))
     bags = [set(plain_words(text)) for text in teacher.texts]
     every = Counter(word for bag in bags for word in bag)
     inside: list[Counter[str]] = [Counter() for _ in range(CLUSTERS)]
@@ -200,7 +201,7 @@ def signs() -> tuple[np.ndarray, np.ndarray]:
     )
     signed = labels != 0
     line = Ridge(alpha=1.0).fit(vectors[signed], labels[signed])
-    scores = line.predict(vectors)
+    scores = np.asarray(line.predict(vectors))
     rest = np.flatnonzero(teacher.signs == 0)
     order = rest[np.argsort(scores[rest], kind="stable")]
     most = len(order) // 8
