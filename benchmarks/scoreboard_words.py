@@ -25,7 +25,9 @@ def classifier(kind: str) -> Any:
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     if kind == "centroid":
         return make_pipeline(words, NearestCentroid())
-    return make_pipeline(words, LogisticRegressionCV(Cs=PENALTIES, cv=3, max_iter=2000))
+    return make_pipeline(
+        words, LogisticRegressionCV(Cs=PENALTIES, cv=3, max_iter=2000, scoring="accuracy")
+    )
 
 
 def counted(run: Any, scorer: TaskScorer, kind: str) -> dict[str, float]:

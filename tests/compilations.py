@@ -24,13 +24,16 @@ class _Names(logging.Handler):
 def compilations() -> Iterator[list[str]]:
     """The names of the functions that are compiled within the block, read from JAX's log.
 
-    What comes from the cache on disk counts too; a call of what this process compiled does not.
+    What comes from the cache on disk counts too, and so do other threads, which `jax.log_compiles`
+    leaves out; a call of what this process compiled does not.
     """
     names: list[str] = []
     handler, logger = _Names(names), logging.getLogger("jax")
     logger.addHandler(handler)
+    before = jax.config.jax_log_compiles
+    jax.config.update("jax_log_compiles", True)
     try:
-        with jax.log_compiles():
-            yield names
+        yield names
     finally:
+        jax.config.update("jax_log_compiles", before)
         logger.removeHandler(handler)

@@ -147,7 +147,8 @@ def test_loading_and_unloading_compile_nothing(engine, backbone, paths, tmp_path
             engine.generate(["a", "say b"], [f"new{n}", "lora"])
         for n in (1, 2, 3):
             engine.unload(f"new{n}")
-        engine.generate(["a"], "plain")
+        for name in paths:  # of every family that is loaded
+            engine.generate(["a"], name)
     assert compiled == []
     assert set(engine.prompts()) == set(paths)
 

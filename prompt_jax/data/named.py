@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from etils import epath
 
 from prompt_jax import synthetic
+from prompt_jax.data.slices import sliced
 from prompt_jax.errors import UserError
 from prompt_jax.filerows import file_task
 from prompt_jax.metrics.text import Metric, accuracy
@@ -95,7 +96,18 @@ def sub_tasks(name: str) -> "Sequence[PlainTask | seqio.Task]":
 
 
 def stream_examples(name: str, split: str) -> Mapping[str, Iterator[dict]]:
-    """The examples of a split, by task name, in source order (`tasks.text.stream_examples`)."""
+    """The examples of a split, or of a part of it such as `train[:500]`, by task name, in source
+    order (`tasks.text.stream_examples`)."""
+    whole, part = sliced(split)
+    streams = _whole_split(name, whole)
+    if part is None:
+        return streams
+    return {
+        task: part.of(stream, f"task '{task}', split {split!r}") for task, stream in streams.items()
+    }
+
+
+def _whole_split(name: str, split: str) -> Mapping[str, Iterator[dict]]:
     task = plain(name)
     if task is None:
         from prompt_jax.tasks import text
@@ -123,7 +135,7 @@ def shortfalls(name: str, split: str) -> list[str]:
         return []
     from prompt_jax.tasks import text
 
-    return text.shortfalls(name, split)
+    return text.shortfalls(name, sliced(split)[0])
 
 
 def files_of(name: str) -> str:

@@ -284,26 +284,44 @@ class Engine:
 
     def warm_up(self, kinds: Sequence[str] = ("generate", "rank", "embed")) -> None:
         """Compiles the shapes that there are for the prompts now loaded, those of ranking for two
-        short choices, by answering requests of them."""
+        and for four short choices, by answering requests of them."""
         shape = self.shape_of(self.worker.wanted)
         narrower = (0, *shape.widths)
-        for kind in kinds:
+        asked = [(kind, 0) for kind in kinds if kind != "rank"]
+        asked += [("rank", choices) for choices in (2, 4) if "rank" in kinds]
+        for kind, choices in asked:
             for rows in shape.rows:
                 for least, width in zip(narrower, shape.widths, strict=False):
-                    asks = [self._blank(kind, least + 1, width) for _ in range(rows)]
-                    self.worker.feed(asks)  # others may ask meanwhile, so that the queue is full
-                    for ask in asks:
-                        ask.wait()
+                    for entry in self._families():
+                        blanks = (
+                            self._blank(kind, choices, entry, least + 1, width) for _ in range(rows)
+                        )
+                        asks = [ask for ask in blanks if ask is not None]
+                        self.worker.feed(asks)  # others may ask meanwhile: the queue may be full
+                        for ask in asks:
+                            ask.wait()
 
-    def _blank(self, kind: str, least: int, width: int) -> Ask:
-        """An ask of at least so many columns, at most `width`."""
-        length = min(width, self.input_length)
-        layout = PromptLayout(encoder=max(0, least - length))
-        entry = Entry({}, layout, Visibility(), None, {})
+    def _families(self) -> list[Entry]:
+        """A prompt of each family whose programs are its own, and none."""
+        known = {(Visibility(), None): NOBODY}
+        for entry in self.table.values():
+            known.setdefault((entry.visibility, entry.module and entry.module[0]), entry)
+        return list(known.values())
+
+    def _blank(self, kind: str, choices: int, entry: Entry, least: int, width: int) -> Ask | None:
+        """An ask of `least` to `width` columns; None where the prompt has none of these."""
+        if entry.module is None:  # its rows may be as many as it takes
+            length = min(width, self.input_length)
+            layout = PromptLayout(encoder=max(0, least - length))
+            entry = Entry({}, layout, entry.visibility, None, {})
+        else:
+            length = min(width - entry.layout.columns, self.input_length)
+            if length < 1 or length + entry.layout.columns < least:
+                return None
         ids = np.full(length, EOS, np.int32)
         if kind == "generate":
             return Ask(ids, entry, Decoding(1))
-        return Ask(ids, entry, choices=[ids[:1], ids[:1]] if kind == "rank" else ())
+        return Ask(ids, entry, choices=[ids[:1]] * choices)
 
     # Requests
 
