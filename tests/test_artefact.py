@@ -25,8 +25,9 @@ from prompt_jax.methods.parts.inits import UniformInit
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
 from prompt_jax.model import t5
 from prompt_jax.model.bundle import Visibility
-from prompt_jax.prompt import artefact
-from prompt_jax.prompt.artefact import MANIFEST, TENSORS, check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt import artefact, files
+from prompt_jax.prompt.artefact import check_backbone, load_prompt, save_prompt
+from prompt_jax.prompt.files import MANIFEST, TENSORS
 from prompt_jax.prompt.layout import PromptLayout
 
 CONFIG = t5.T5Config(50, 8, 2, 4, 16, 1, 1, dtype="float32")
@@ -285,9 +286,9 @@ def test_a_prompt_of_another_backbone_is_refused(saved, tmp_path):
 
 WRITER = """
 import json, sys, numpy as np
-from prompt_jax.prompt import artefact
+from prompt_jax.prompt import artefact, files
 if sys.argv[3] == "renames":
-    artefact.exchange = lambda a, b: False
+    files.exchange = lambda a, b: False
 manifest = json.loads(sys.argv[2])
 n = 0
 while True:
@@ -346,7 +347,7 @@ class Killed(BaseException):
 def test_killed_before_each_system_call(tmp_path, monkeypatch, exchange):
     """The same, at every rename and removal in turn."""
     if not exchange:
-        monkeypatch.setattr(artefact, "exchange", lambda a, b: False)
+        monkeypatch.setattr(files, "exchange", lambda a, b: False)
     points = [(Path, "rename"), (shutil, "rmtree"), (Path, "mkdir"), (os, "fsync")]
     for point, name, call in [(*point, call) for point in points for call in range(1, 5)]:
         folder = tmp_path / f"{name}{call}" / "p"
@@ -384,11 +385,11 @@ def test_two_names_are_exchanged_at_once_here(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    if artefact.exchange(tmp_path / "a", tmp_path / "b"):
+    if files.exchange(tmp_path / "a", tmp_path / "b"):
         assert (tmp_path / "a" / "b").exists() and (tmp_path / "b" / "a").exists()
     else:
         assert (tmp_path / "a" / "a").exists() and (tmp_path / "b" / "b").exists()
-    assert not artefact.exchange(tmp_path / "a", tmp_path / "missing")
+    assert not files.exchange(tmp_path / "a", tmp_path / "missing")
 
 
 def test_in_a_bucket_the_manifest_comes_last(tmp_path, monkeypatch):

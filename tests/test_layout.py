@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from prompt_jax.errors import UserError
-from prompt_jax.model.bundle import Visibility, insert_rows, visible
+from prompt_jax.model.bundle import Visibility
+from prompt_jax.model.columns import insert_rows, visible
 from prompt_jax.prompt.layout import PromptLayout, decoder_slots, encoder_slots, lay_out, place
 
 TEXT = np.array([7, 8, 9, 1], np.int32)

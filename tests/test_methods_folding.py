@@ -20,7 +20,8 @@ from prompt_jax.methods.parts.inits import NameInit, SampledVocabInit, UniformIn
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.methods.scaled import ScaledPrompt
 from prompt_jax.methods.x_gen import XGen
-from prompt_jax.model.bundle import PromptBundle, offset_text, places_of
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.columns import offset_text, places_of
 from prompt_jax.model.sizes import SIZES
 
 BASE, LARGE = SIZES["t5_1_1_base"], SIZES["t5_1_1_large"]

@@ -13,7 +13,8 @@ from prompt_jax.errors import UserError
 from prompt_jax.methods.attempt import Attempt, Mixing
 from prompt_jax.methods.base import Context, PromptedT5, Text, positions_of
 from prompt_jax.methods.parts.start import Shapes
-from prompt_jax.model.bundle import NO_PROMPT, insert_rows
+from prompt_jax.model.bundle import NO_PROMPT
+from prompt_jax.model.columns import insert_rows
 from prompt_jax.model.sizes import SIZES
 from prompt_jax.model.t5 import T5Config
 

@@ -26,7 +26,7 @@ from prompt_jax.errors import UserError
 from prompt_jax.evaluate.scorer import MOST_LABELS
 from prompt_jax.fit import estimate
 from prompt_jax.paths import is_local
-from prompt_jax.prompt.artefact import MANIFEST
+from prompt_jax.prompt.files import MANIFEST
 from prompt_jax.run.folder import open_folder
 from prompt_jax.run.log import check_best_metric
 from prompt_jax.run.settings import Train

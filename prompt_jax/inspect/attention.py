@@ -15,7 +15,8 @@ from flax import nnx
 from prompt_jax.answer.question import Question, features
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.data.rows import Rows
-from prompt_jax.model.bundle import PromptBundle, enter, insert_rows, picked, visible
+from prompt_jax.model.bundle import PromptBundle
+from prompt_jax.model.columns import enter, insert_rows, picked, visible
 from prompt_jax.model.t5 import T5, encoder_segments, encoder_shown
 from prompt_jax.prompt.artefact import Prompt
 

@@ -14,7 +14,8 @@ from prompt_jax.inspect.tensorboard import TensorBoard
 from prompt_jax.inspect.trackers import FILE as TRACKERS
 from prompt_jax.inspect.trackers import Tracker
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.prompt.artefact import TENSORS, load_prompt
+from prompt_jax.prompt.artefact import load_prompt
+from prompt_jax.prompt.files import TENSORS
 from prompt_jax.run.observe import Observer, Opened, Record
 
 MOST_WEIGHTS = 1 << 28  # numbers of an embedding table that is looked through at the end of a run

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from prompt_jax.model.bundle import NO_PROMPT, PromptBundle, insert_rows
+from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
+from prompt_jax.model.columns import insert_rows
 from prompt_jax.model.layers import T5Config
 from prompt_jax.model.t5 import T5, decoder_shown, encoder_segments
 

@@ -19,10 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from prompt_jax.model.activations import REMAT, saveable, split, unsplit
-from prompt_jax.model.bundle import (
-    NO_PROMPT,
-    LayerEdit,
-    PromptBundle,
+from prompt_jax.model.bundle import NO_PROMPT, LayerEdit, PromptBundle
+from prompt_jax.model.columns import (
     enter,
     insert_rows,
     of_row,

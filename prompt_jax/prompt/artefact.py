@@ -11,12 +11,9 @@ Prompts released as a bare `.npy` (google-research/prompt-tuning's are float32 [
 Nothing is ever unpickled.
 """
 
-import ctypes
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +41,17 @@ from prompt_jax.model.bundle import (
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.paths import is_local
 from prompt_jax.prompt import factors
+from prompt_jax.prompt.files import (
+    MANIFEST,
+    TENSORS,
+    read_bytes,
+    read_pair,
+    write_bucket,
+    write_local,
+)
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.version import __version__
 
-TENSORS, MANIFEST = "prompt.safetensors", "manifest.json"
 BESIDE = "terms.safetensors"  # what terms of the objective wanted saved
 REMEDY = "load the former, or give --allow_other_backbone"
 FORMAT_VERSION = 1
@@ -193,9 +197,9 @@ def save_prompt(
         indent=2,
     )
     if is_local(directory):
-        _write_local(Path(directory).resolve(), {TENSORS: tensors, MANIFEST: text.encode() + b"\n"})
+        write_local(Path(directory).resolve(), {TENSORS: tensors, MANIFEST: text.encode() + b"\n"})
     else:
-        _write_bucket(epath.Path(directory), tensors, text + "\n")
+        write_bucket(epath.Path(directory), tensors, text + "\n")
 
 
 def load_prompt(path: epath.PathLike) -> Prompt:
@@ -210,7 +214,7 @@ def load_prompt(path: epath.PathLike) -> Prompt:
     where = where.rstrip("/")
     if where.endswith(".npy") and not names:
         return Prompt({"encoder": _read_npy(where)}, {}, where)
-    text, tensors = _read_pair(where)
+    text, tensors = read_pair(where)
     manifest = _parse_manifest(text, where)
     digest = hashlib.sha256(tensors).hexdigest()
     if digest != manifest["sha256"]:
@@ -321,11 +325,8 @@ def _check_policy(prompt: Prompt) -> None:
         raise UserError(f"{prompt.path}/{MANIFEST}", str(error)) from None
 
 
-# Reading
-
-
 def _read_npy(where: str) -> np.ndarray:
-    data = _read(epath.Path(where), "give an artefact's directory or a .npy")
+    data = read_bytes(epath.Path(where), "give an artefact's directory or a .npy")
     refuse_pointer(where, data[:64])
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
@@ -335,36 +336,6 @@ def _read_npy(where: str) -> np.ndarray:
             where, f"not an array of numbers ({reason})", "save it by np.save"
         ) from None
     return _check_finite(_rows(array, "the file", where), where)
-
-
-def _read_pair(where: str) -> tuple[bytes, bytes]:
-    """manifest.json and prompt.safetensors of one save, although another may land meanwhile."""
-    base = epath.Path(where)
-    if is_local(base) and not base.exists():
-        base = epath.Path(
-            _beside(Path(where).resolve(), "old")
-        )  # a save killed between its two renames
-    if not base.is_dir():
-        state = "is not a directory" if base.exists() else "does not exist"
-        raise UserError(f"prompt {where!r}", state, "give an artefact's directory or a .npy")
-    remedy = f"an artefact has {MANIFEST} and {TENSORS}; copy the whole directory"
-    text = _read(base / MANIFEST, remedy)
-    while True:
-        tensors = _read(base / TENSORS, remedy)
-        again = _read(base / MANIFEST, remedy)
-        if again == text:
-            return text, tensors
-        text = again
-
-
-def _read(path: epath.Path, remedy: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{str(path)!r}", "no such file", remedy) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{str(path)!r}", f"cannot be read ({reason})", remedy) from None
 
 
 def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
@@ -401,68 +372,6 @@ def _parse_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
     rows = {side: _check_finite(_rows(arrays[side], side, name), name) for side in sorted(arrays)}
     _check_sides(rows, name)
     return rows
-
-
-# Writing
-
-
-def _beside(target: Path, what: str) -> Path:
-    return target.parent / f".{target.name}.{what}"
-
-
-def _write_local(target: Path, files: Mapping[str, bytes]) -> None:
-    _check_replaceable(target)
-    new, old = _beside(target, "new"), _beside(target, "old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    for name, data in files.items():
-        with open(new / name, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    if not target.exists():
-        new.rename(target)
-    elif exchange(new, target):
-        shutil.rmtree(new)
-    else:
-        target.rename(old)
-        new.rename(target)
-        shutil.rmtree(old)
-
-
-def _check_replaceable(target: Path) -> None:
-    """Refuses to replace anything but an artefact or an empty directory."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UserError(f"prompt directory {str(target)!r}", "is a file", "give another path")
-    names = [path.name for path in target.iterdir()]
-    if names and TENSORS not in names:
-        raise UserError(
-            f"directory {str(target)!r}",
-            f"holds {names[0]!r} and is no prompt",
-            "give an empty one",
-        )
-
-
-def exchange(a: Path, b: Path) -> bool:
-    """Swaps two names at once (Linux's renameat2); False where that cannot be done, as on NFS."""
-    here, flags = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except AttributeError:
-        return False
-    return rename(here, os.fsencode(a), here, os.fsencode(b), flags) == 0
-
-
-def _write_bucket(target: epath.Path, tensors: bytes, manifest: str) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).unlink(missing_ok=True)
-    (target / TENSORS).write_bytes(tensors)
-    (target / MANIFEST).write_text(manifest)
 
 
 def check_tokenizer(prompt: Prompt, backbone: Tuned) -> None:

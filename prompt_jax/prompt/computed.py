@@ -19,7 +19,8 @@ from flax import nnx
 
 from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import UserError
-from prompt_jax.model.bundle import PromptBundle, arrays_by_name, with_keys_values
+from prompt_jax.model.bundle import PromptBundle, arrays_by_name
+from prompt_jax.model.columns import with_keys_values
 from prompt_jax.model.t5 import T5
 from prompt_jax.prompt.artefact import Prompt, load_prompt
 

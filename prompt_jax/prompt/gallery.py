@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_jax.errors import UserError
-from prompt_jax.prompt.artefact import MANIFEST, Prompt, load_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt
+from prompt_jax.prompt.files import MANIFEST
 from prompt_jax.settings import nearest
 
 CARD = "README.md"

@@ -19,7 +19,8 @@ import numpy as np
 from etils import epath
 
 from prompt_jax.errors import UserError
-from prompt_jax.prompt.artefact import MANIFEST, TENSORS, Prompt, load_prompt, save_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
+from prompt_jax.prompt.files import MANIFEST, TENSORS
 
 ENTRY, VALUE, EMBEDDING = "entry.json", "prompt", "embedding"
 FORMAT_VERSION = 1

@@ -28,7 +28,8 @@ from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import depth_of
 from prompt_jax.model.bundle import AXES
 from prompt_jax.model.t5 import T5Config
-from prompt_jax.prompt.artefact import MANIFEST, load_prompt, save_prompt
+from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.prompt.files import MANIFEST
 from prompt_jax.run.prune import Gates
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd

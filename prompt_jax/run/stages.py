@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.prompt.artefact import MANIFEST
+from prompt_jax.prompt.files import MANIFEST
 from prompt_jax.run.folder import wait_for
 from prompt_jax.run.settings import Train
 from prompt_jax.run.train import train

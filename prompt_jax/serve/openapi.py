@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from prompt_jax.export import peft
-from prompt_jax.prompt import artefact
+from prompt_jax.prompt import files
 from prompt_jax.serve import schema
 from prompt_jax.version import __version__
 
@@ -21,7 +21,7 @@ WHY = {
     429: "Too much waits; Retry-After says when to come again.",
     503: "The server is closing, or the deadline passed first.",
 }
-FILES = (artefact.MANIFEST, artefact.TENSORS, peft.CONFIG, peft.WEIGHTS)  # of an upload
+FILES = (files.MANIFEST, files.TENSORS, peft.CONFIG, peft.WEIGHTS)  # of an upload
 TOKEN = [{"bearer": []}, {}]
 
 
