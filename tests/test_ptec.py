@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from prompt_jax.answer.answerer import Answering
 from prompt_jax.errors import UserError
+from prompt_jax.evaluate.infer import infer
+from prompt_jax.evaluate.opening import opening
+from prompt_jax.evaluate.prompts import evaluate_prompts
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.ptec import of_labels
 from prompt_jax.recipe import config
@@ -59,12 +63,26 @@ def recipe(tiny: Path, folder: Path, *bindings: str) -> Train:
     return config.load("Train", ["runs/ptec_nano.gin"], [*shrunk, *bindings]).root
 
 
-def test_prompt_and_head_train_answer_and_are_saved(tiny, tmp_path):
-    train(recipe(tiny, tmp_path, "LABELS=('a','b')"), str(tmp_path / "D"))
-    head = safetensors.numpy.load_file(tmp_path / "D" / "prompt" / "last" / "terms.safetensors")
+def test_prompt_and_head_train_are_saved_and_answer_again(tiny, tmp_path):
+    run = recipe(tiny, tmp_path, "LABELS=('a','b')")
+    train(run, str(tmp_path / "D"))
+    saved = tmp_path / "D" / "prompt" / "last"
+    head = safetensors.numpy.load_file(saved / "terms.safetensors")
+    said = json.loads(head.pop("PTEC/labels").tobytes())
+    assert said == {"labels": ["a", "b"], "separator": "; "}
     assert {n: x.shape for n, x in head.items()} == {"PTEC/kernel": (16, 2), "PTEC/bias": (2,)}
     assert all(np.abs(x).max() > 0 for x in head.values())
     lines = (tmp_path / "D" / "predictions" / "step_3.jsonl").read_text().splitlines()
+    by_head, asked = Answering(mode="head"), opening(run.backbone.name, [str(saved)])
+    _, again = evaluate_prompts(asked, run.data.task, "validation", answering=by_head)
+    for row, other in zip(map(json.loads, lines), again, strict=True):
+        assert row["prediction"] == other["prediction"]
+        assert list(row["scores"].values()) == pytest.approx(list(other["scores"].values()))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"inputs": again[0]["inputs"]}) + "\n")
+    infer(asked, str(rows), str(tmp_path / "answers.jsonl"), answering=by_head)
+    answer = json.loads((tmp_path / "answers.jsonl").read_text())
+    assert answer["prediction"] == again[0]["prediction"]
     for row in map(json.loads, lines):
         chosen = [label for label, x in row["scores"].items() if x > 0]
         likeliest = max(row["scores"], key=row["scores"].__getitem__)
@@ -84,6 +102,15 @@ def test_prompt_and_head_train_answer_and_are_saved(tiny, tmp_path):
 def test_what_cannot_be_is_one_line(tiny, tmp_path, bindings, message):
     with pytest.raises(UserError, match=message):
         train(recipe(tiny, tmp_path, *bindings), str(tmp_path / "D"))
+
+
+def test_a_prompt_without_a_head_cannot_answer_by_one(kinds, tiny, tmp_path):
+    run = recipe(tiny, tmp_path, "LABELS=('a','b')")
+    by_head = Answering(mode="head")
+    for prompts, message in (([], "--mode=head"), ([kinds["plain"]], "has no head to answer by")):
+        asked = opening(run.backbone.name, prompts)
+        with pytest.raises(UserError, match=message):
+            evaluate_prompts(asked, run.data.task, "validation", answering=by_head)
 
 
 def test_the_mode_wants_a_head(tiny, tmp_path):

@@ -32,7 +32,9 @@ from prompt_jax.paths import check_writable
 Mode = Annotated[
     str,
     typer.Option(
-        "--mode", metavar="MODE", help="generate or rank; with eval also retrieve or mine."
+        "--mode",
+        metavar="MODE",
+        help="generate, rank or head; with eval also retrieve or mine.",
     ),
 ]
 Beams = Annotated[
@@ -307,8 +309,10 @@ def infer(
         --input=rows.jsonl --output=answers.jsonl
     """
     import_methods(methods_module)
-    if mode not in ("generate", "rank"):
-        raise UserError(f"--mode={mode}", "infer has generate and rank")
+    if mode not in ("generate", "rank", "head"):
+        raise UserError(f"--mode={mode}", "infer has generate, rank and head")
+    if mode == "head" and prompt is None:
+        raise UserError("--mode=head", "no prompt, so no head", "give the --prompt that has one")
     answering = _answering(
         mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
     )

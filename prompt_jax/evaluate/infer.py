@@ -15,7 +15,7 @@ from prompt_jax.answer.output import Output
 from prompt_jax.data.rows import tokenize_texts
 from prompt_jax.errors import Preempted, UserError, reading
 from prompt_jax.evaluate.opening import Opening
-from prompt_jax.evaluate.prompts import model_of, module_of
+from prompt_jax.evaluate.prompts import head_of, model_of, module_of
 from prompt_jax.hosts.stop import Stopped, stop_signal
 from prompt_jax.jsonl import check_text, numbered_lines, parse_row
 from prompt_jax.methods.base import FixedPrompt
@@ -85,7 +85,8 @@ def infer(
         module = (
             module_of(saved, loaded.model, computed.weights_of(loaded)) if saved else FixedPrompt()
         )
-        model = model_of(loaded, module, mesh)
+        by_head = answering.mode == "head"
+        model = model_of(loaded, module, mesh, head_of(saved[0]) if by_head else None)
         try:
             for start, answers in windows(answerer.stream(model, questions, stop.check), window):
                 lines = [

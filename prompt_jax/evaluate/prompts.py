@@ -30,8 +30,9 @@ from prompt_jax.metrics.generation import bleu_signatures
 from prompt_jax.model import sharding
 from prompt_jax.model.bundle import Visibility
 from prompt_jax.model.t5 import T5
+from prompt_jax.objective import heads
 from prompt_jax.prompt import computed
-from prompt_jax.prompt.artefact import Prompt
+from prompt_jax.prompt.artefact import Prompt, load_beside
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.stack import PromptStack
 
@@ -65,6 +66,8 @@ def evaluate_prompts(
             f"--journal={journal}", "one process can keep it", "leave it out for several"
         )
     saved = asked.prompts
+    if answering.mode == "head" and not saved:
+        raise UserError("--mode=head", "no prompt, so no head", "give the --prompt that has one")
     train = Split(task, "train", asked.limits)
     shown = Shown(
         default(shots, saved, "demonstrations", 0),
@@ -85,7 +88,7 @@ def evaluate_prompts(
         def open_scorer(layouts: Sequence[PromptLayout]) -> TaskScorer:
             return held_out.scorer(loaded.vocabulary, layouts, mesh, answers_on_disk)
 
-        scorer, answers = answer_all(open_scorer, loaded, saved, mesh)
+        scorer, answers = answer_all(open_scorer, loaded, saved, mesh, answering.mode == "head")
     report = {"task": task, "split": split, "examples": sum(map(len, scorer.tasks))}
     if fewer := held_out.shortfalls():
         report["published"] = "; ".join(fewer)
@@ -126,18 +129,20 @@ def answer_all(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     mesh: Mesh,
+    by_head: bool = False,
 ) -> tuple[TaskScorer, list[Answers]]:
-    """The answers with each prompt, all in the same batches where they may be."""
+    """The answers with each prompt, all in the same batches where they may be; `by_head`: by the
+    head that each was saved with, one after another."""
     if not prompts:
         scorer = open_scorer([PromptLayout()])
         return scorer, [scorer.answer(model_of(backbone, FixedPrompt(), mesh))]
     answers: dict[int, Answers] = {}
-    for numbers in together(prompts):
+    groups = [[n] for n in range(len(prompts))] if by_head else together(prompts)
+    for numbers in groups:
         some = [prompts[n] for n in numbers]
         scorer = open_scorer([prompt.layout for prompt in some])
-        model = model_of(
-            backbone, module_of(some, backbone.model, computed.weights_of(backbone)), mesh
-        )
+        module = module_of(some, backbone.model, computed.weights_of(backbone))
+        model = model_of(backbone, module, mesh, head_of(some[0]) if by_head else None)
         answers |= dict(zip(numbers, scorer.answer_all(model, len(some)), strict=True))
     return scorer, [answers[n] for n in range(len(prompts))]
 
@@ -163,9 +168,16 @@ def module_of(prompts: Sequence[Prompt], t5: T5, weights: str | None = None) -> 
     return FixedPrompt(PromptStack(prompts, made).bundle())
 
 
-def model_of(backbone: Backbone, module: nnx.Module, mesh: Mesh) -> Model:
-    """A model to answer with; the prompt is on every device of every process."""
-    graphdef, params = nnx.split(PromptedT5(backbone.model, module))
+def head_of(prompt: Prompt) -> nnx.Dict:
+    """The head that a prompt was saved with; UserError if there is none."""
+    return heads.restored(load_beside(prompt.path), f"prompt {prompt.path!r}")
+
+
+def model_of(
+    backbone: Backbone, module: nnx.Module, mesh: Mesh, head: nnx.Dict | None = None
+) -> Model:
+    """A model to answer with; the prompt and its head are on every device of every process."""
+    graphdef, params = nnx.split(PromptedT5(backbone.model, module, head))
     return graphdef, nnx.State({}), jax.device_put(params, sharding.params(mesh, params))
 
 

@@ -60,7 +60,7 @@ class PTEC(LossTerm):
 
     def export(self, module: nnx.Module) -> dict[str, np.ndarray]:
         assert isinstance(module, AnsweringHead)
-        return {"kernel": np.asarray(module.kernel[...]), "bias": np.asarray(module.bias[...])}
+        return module.arrays()
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         def measure(passes: Passes, batch) -> jax.Array:

@@ -161,7 +161,7 @@ def columns_of(terms: Sequence[LossTerm]) -> tuple[Column, ...]:
 def exported(terms: Sequence[LossTerm], modules: Mapping[str, nnx.Module]) -> dict[str, np.ndarray]:
     """What terms want saved beside the prompt: `NAME/array`."""
     return {
-        f"{name}/{key}": np.asarray(value, np.float32)
+        f"{name}/{key}": value
         for term in terms
         for name in [type(term).__name__]
         if name in modules

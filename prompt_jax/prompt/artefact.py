@@ -162,6 +162,18 @@ def save_beside(directory: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> 
     (epath.Path(directory) / BESIDE).write_bytes(data)
 
 
+def load_beside(directory: epath.PathLike) -> dict[str, np.ndarray]:
+    """What `save_beside` wrote; {} where it wrote nothing."""
+    path = epath.Path(directory) / BESIDE
+    if not path.exists():
+        return {}
+    try:
+        return safetensors.numpy.load(read_bytes(path, "copy the whole directory"))
+    except safetensors.SafetensorError as error:
+        problem = f"not a safetensors file ({error})"
+        raise UserError(str(path), problem, "copy it again") from None
+
+
 def save_prompt(
     directory: epath.PathLike, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> None:
