@@ -178,7 +178,7 @@ def stage(job: Job, folder: Path) -> None:
         if names.count(name) > 1 or name in (*ON_HOST, "job.sh"):
             raise JobError(f"files: {path}: the name {name} is taken in the folder; rename it")
         if not Path(path).is_file():
-            raise JobError(f"files: {path} is no file, seen from {Path.cwd()}")
+            raise JobError(f"files: {path} is not a file, seen from {Path.cwd()}")
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*job.files, *(HERE / name for name in ON_HOST)]:
         shutil.copy(path, folder)

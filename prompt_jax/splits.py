@@ -58,7 +58,7 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
         key, _, column = option.partition("=")
         if key not in COLUMNS or not column or key in columns:
             remedy = "write ?inputs=COLUMN&targets=COLUMN after the file"
-            raise UserError(name, f"'{option}' is no column", remedy)
+            raise UserError(name, f"'{option}' is not a column", remedy)
         columns[key] = urllib.parse.unquote(column)
     return path, columns
 

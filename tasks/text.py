@@ -317,7 +317,7 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"
     raise UserError(
         f"task '{name}'",
-        "there is none of this name",
+        "no such family",
         f"{hint} (a module of your own needs --tasks_module)",
     )
 

@@ -160,7 +160,9 @@ def bucc_rows(data: DataSet) -> list[Row]:
     for number, pair in read_records(File(gold_path.name, BUCC_ROWS), gold_path, (), data.home):
         for key, texts, where in (("id", foreign, path), ("text", english, english_path)):
             if pair[key] not in texts:
-                raise UserError(f"{gold_path}:{number}", f"'{pair[key]}' is no sentence of {where}")
+                raise UserError(
+                    f"{gold_path}:{number}", f"'{pair[key]}' is not a sentence of {where}"
+                )
         gold[pair["id"]] = pair["text"]
     rows = [(text, english.get(gold.get(name, ""), "")) for name, text in foreign.items()]
     paired = set(gold.values())

@@ -234,7 +234,7 @@ WRONG = {
     ),
     "laid out twice": (
         lambda b: pj.logits(b, APART | {"encoder_prompt_slots": np.zeros((3, 5), np.int32)}),
-        "batch: encoder_prompt_slots is there already; leave the prompt's columns out",
+        "batch: encoder_prompt_slots exists already; leave the prompt's columns out",
     ),
     "tokens of rank 1": (
         lambda b: pj.generate(b, [7, 1]),

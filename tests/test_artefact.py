@@ -254,7 +254,7 @@ def test_arrays_that_are_no_prompt_are_not_saved(tmp_path, arrays, message):
 def test_saving_never_replaces_anything_but_a_prompt(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years")
-    with pytest.raises(UserError, match=r"holds 'thesis.tex' and is no prompt"):
+    with pytest.raises(UserError, match=r"holds 'thesis.tex' and is not a prompt"):
         save_prompt(tmp_path / "home", {"encoder": rows()}, MANIFEST_OF_TOY)
     with pytest.raises(UserError, match=r"is a file; give another path"):
         save_prompt(tmp_path / "home" / "thesis.tex", {"encoder": rows()}, MANIFEST_OF_TOY)

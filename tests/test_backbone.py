@@ -102,7 +102,7 @@ REFUSALS = {
     "orbax:/x": "/x/config.json: no such file; give a folder of `convert`",
     "tfds:/x": "backbone 'tfds:/x': unknown; the known forms are nano, .* orbax:DIR",
     "nano:x": "backbone 'nano:x': unknown",
-    "hf:": "backbone 'hf:': names nothing",
+    "hf:": "backbone 'hf:': names no backbone",
     "nano?seed=1": r"backbone 'nano\?seed=1': unknown",
     "hf:/x?family=t5_1_0": "has the unknown option 'family'; known: ignore",
     "t5x:/x?familly=mt5": "has the unknown option 'familly'; known: family",

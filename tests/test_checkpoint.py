@@ -267,7 +267,7 @@ def test_a_broken_index_is_refused(tied):
     index.write_text(json.dumps({"weight_map": homes}))
     for file in set(homes.values()):
         save_file(arrays, folder / file)
-    with pytest.raises(UserError, match=r"is there twice, in .*00001.* and .*00002"):
+    with pytest.raises(UserError, match=r"is stored twice, in .*00001.* and .*00002"):
         hf.open_hf(str(folder))
     (folder / homes[QUERY]).unlink()
     with pytest.raises(UserError, match=f".*{homes[QUERY]}: no such file"):
@@ -286,16 +286,16 @@ CONFIG_REFUSALS = {
     "eos": ({"eos_token_id": [1, 5]}, r"eos_token_id = \[1, 5\], and only 1 can"),
     "unknown": (
         {"rope_theta": 1e4},
-        r"rope_theta = 10000.0 is no field .* hf:DIR\?ignore=rope_theta",
+        r"rope_theta = 10000.0 is not a field .* hf:DIR\?ignore=rope_theta",
     ),
     "version": (
         {"transformers_version": "main"},
         "transformers_version = 'main' should be a version",
     ),
     "rate": ({"dropout_rate": float("nan")}, "dropout_rate = nan should be from 0 to below 1"),
-    "null": ({"d_model": None}, "'d_model' is missing or no whole number"),
+    "null": ({"d_model": None}, "'d_model' is missing or not a whole number"),
     "kind": ({"num_decoder_layers": "2"}, "num_decoder_layers = '2' should be int"),
-    "type": ({"d_model": "64"}, "'d_model' is missing or no whole number"),
+    "type": ({"d_model": "64"}, "'d_model' is missing or not a whole number"),
     "layers": ({"num_layers": 3, "num_decoder_layers": 2}, "encoder.block.2.* is missing"),
 }
 

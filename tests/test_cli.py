@@ -202,7 +202,7 @@ def test_tasks_list(callee, capsys):
     assert main(["tasks", "list", "--family=cb"]) == 0
     assert "train: 250" in capsys.readouterr().out
     assert main(["tasks", "list", "--family=ca"]) == 2
-    assert "--family=ca: there is none of this name; did you mean cb?" in capsys.readouterr().err
+    assert "--family=ca: no such family; did you mean cb?" in capsys.readouterr().err
 
 
 def test_tasks_list_shows_families_at_80_columns(callee, capsys, monkeypatch):

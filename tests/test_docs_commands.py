@@ -21,7 +21,7 @@ ROOTS = {"train": ("Stages", "Train"), "pretrain": "Pretrain"}
 BLOCKS = [block for page in pages() for block in blocks(page)]
 # Why a command is only parsed and its recipe built: a pattern of its arguments, and the reason.
 NOT_RUN = {
-    r"^fit ": "compiles for a TPU by libtpu, minutes each; tests/test_fit_tpu.py does it",
+    r"^fit ": "compiles for a TPU, minutes each; tests/test_fit_tpu.py does it",
     r"backbone=hf:|BACKBONE=hf:": "asks the Hugging Face hub",
     r"runs/superglue\.gin": "needs T5 base of the hub, SuperGLUE's files and an accelerator",
     r"cross_lingual_mnano\.gin --model_dir=runs/pos": "needs the Universal Dependencies treebanks",
@@ -53,7 +53,7 @@ NOT_RUN = {
 }
 # Commands of other programs, in blocks and within sentences, and why no test runs them.
 OTHERS = {
-    r"pip install|^python -m venv": "asks a package index; tests/test_install.py builds the wheel",
+    r"pip install|^python3 -m venv": "asks a package index; tests/test_install.py builds the wheel",
     r"^uvx ": "asks a package index",
     r"hf download": "asks the Hugging Face hub",
     r"^make ": "targets of the Makefile, which a test below looks up; CI runs test, lint and types",

@@ -157,8 +157,8 @@ def broken_adapter(folder: Path, prompt: str, **changes) -> str:
         ({"task_type": "CAUSAL_LM"}, "task_type is 'CAUSAL_LM'"),
         ({"modules_to_save": ["lm_head"]}, "lm_head of the model were tuned too"),
         ({"num_virtual_tokens": 4}, rf"is \[3, {WIDTH}\], adapter_config.json says 4 x 1 rows"),
-        ({"num_virtual_tokens": None}, "num_virtual_tokens is no whole number"),
-        ({"peft_type": "NEW"}, "NEW is no prompt, it is none of PROMPT_TUNING"),
+        ({"num_virtual_tokens": None}, "num_virtual_tokens is not a whole number"),
+        ({"peft_type": "NEW"}, "NEW is not a prompt, it is none of PROMPT_TUNING"),
         ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "depend on the task's number"),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
             "--gin.EXPORT_TO=peft: Train.export_to = 'peft': the prompt has 2 decoder rows, which "
             "'peft' cannot express; take orbax",
         ),
-        (["EXPORT_TO=('orbax', 'npz')"], "'npz' is no format; did you mean npy?"),
+        (["EXPORT_TO=('orbax', 'npz')"], "'npz' is not a format; did you mean npy?"),
         (
             ["EXPORT_TO=npy", "Train.method=@LoRA()"],
             "query/a inside the layers, which 'npy' cannot",

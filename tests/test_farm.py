@@ -241,5 +241,7 @@ def test_what_cannot_be_farmed_is_refused(load, tmp_path, grid, bindings, messag
     assert not (tmp_path / "no").exists()
     with pytest.raises(UserError, match="SEED has no values, or one of them twice"):
         Farm(grid={"SEED": (1, 1)})
-    with pytest.raises(UserError, match=r"SEED has 3, which is no list; give a list of different"):
+    with pytest.raises(
+        UserError, match=r"SEED has 3, which is not a list; give a list of different"
+    ):
         Farm(grid={"SEED": 3})

@@ -129,8 +129,8 @@ def test_other_columns_are_read_as_inputs_and_targets(folder):
     assert read_jsonl("t.csv?inputs=My%20text&targets=label")[0]["inputs"] == "a"
     for name, message in (
         ("t.csv?inputs=text&targets=label", r"t\.csv:2: no column 'text'; it has 'My text'"),
-        ("t.csv?input=text", r"t\.csv\?input=text: 'input=text' is no column; write \?inputs="),
-        ("t.csv?inputs=", r"'inputs=' is no column"),
+        ("t.csv?input=text", r"t\.csv\?input=text: 'input=text' is not a column; write \?inputs="),
+        ("t.csv?inputs=", r"'inputs=' is not a column"),
         ("u.csv?inputs=text", r"u\.csv: no such file"),
     ):
         with pytest.raises(UserError, match=message):

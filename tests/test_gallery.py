@@ -53,7 +53,7 @@ def test_published_prompts_of_others(shared: Path, tmp_path: Path, capsys) -> No
     ("flags", "part"),
     [
         (["get", "nano_empath_topics", "--output=x"], "did you mean nano_empath_topic?"),
-        (["get", "nano_empath_topic", "--output=."], "is there already"),
+        (["get", "nano_empath_topic", "--output=."], "exists already"),
         (["list", "--from=nowhere"], "no such folder"),
         (["list", "--from=."], "holds neither an artefact nor a .npy"),
     ],

@@ -158,7 +158,7 @@ def test_a_wrong_call_is_one_line(job, stub, launcher: str, arguments, part: str
 def test_a_file_that_is_missing_or_named_twice(job, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "host.sh").touch()
-    for files, part in [(["none.whl"], "none.whl is no file"), (["a/host.sh"], "is taken")]:
+    for files, part in [(["none.whl"], "none.whl is not a file"), (["a/host.sh"], "is taken")]:
         done = call("job.py", "stage", "x", job(JOB + f"files = {files}\n"), cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert part in done.stderr

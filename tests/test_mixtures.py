@@ -36,7 +36,7 @@ def test_names() -> None:
         ("empath_topic+", "task '': there is none"),
         (
             "empath_topic+cldr_kint",
-            "task 'cldr_kint': there is none of this name; did you mean cldr_kind",
+            "task 'cldr_kint': no such family; did you mean cldr_kind",
         ),
         ("empath_topic+cldr_kind?cap=0", r"after \? only cap=N is known, with N at least 1"),
         ("empath_topic+cldr_kind?size=9", r"after \? only cap=N"),

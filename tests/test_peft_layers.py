@@ -33,9 +33,17 @@ def changed(source, folder, **changes):
         ("lora", {"init_lora_weights": "new"}, "init_lora_weights = 'new' is not known here; use"),
         ("lora", {"lora_alpha": None}, "lora_alpha is None, no number"),
         ("prefix_tuning", {"task_type": None}, "PEFT then runs the T5 without the prompt's rows"),
-        ("prompt_tuning", {"num_virtual_tokens": 0}, "num_virtual_tokens is no whole number above"),
-        ("ia3", {"peft_type": "ADALORA"}, "ADALORA is no prompt, it changes the weights"),
-        ("ia3", {"peft_type": "VERA"}, "VERA is no prompt, it is none of PROMPT_TUNING, P_TUNING"),
+        (
+            "prompt_tuning",
+            {"num_virtual_tokens": 0},
+            "num_virtual_tokens is not a whole number above",
+        ),
+        ("ia3", {"peft_type": "ADALORA"}, "ADALORA is not a prompt, it changes the weights"),
+        (
+            "ia3",
+            {"peft_type": "VERA"},
+            "VERA is not a prompt, it is none of PROMPT_TUNING, P_TUNING",
+        ),
     ],
 )
 def test_configurations_with_another_formula_say_so(shared, tmp_path, kind, changes, message):
@@ -65,12 +73,12 @@ def test_prefixes_of_another_shape_say_so(shared, tmp_path, backbone, kind, chan
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("lm_head.ia3_l", "'lm_head' is no matrix of a T5's layers; use it through PEFT"),
+        ("lm_head.ia3_l", "'lm_head' is not a matrix of a T5's layers; use it through PEFT"),
         ("encoder.block.7.layer.0.SelfAttention.k.ia3_l", "no matrix of this backbone; give the"),
-        ("encoder.block.0.layer.1.DenseReluDense.wi.ia3_l", "wi' is no matrix of this backbone"),
+        ("encoder.block.0.layer.1.DenseReluDense.wi.ia3_l", "wi' is not a matrix of this backbone"),
         ("encoder.block.0.layer.0.SelfAttention.k.ia3_l", r"k' has scale \[3, 1\] for a matrix"),
         ("encoder.block.0.layer.0.SelfAttention.k.lora_A.weight", r"has \['a'\] alone; copy it"),
-        ("encoder.block.0.layer.0.SelfAttention.k.hada", "k.hada' is no part of a T5's layers"),
+        ("encoder.block.0.layer.0.SelfAttention.k.hada", "k.hada' is not a part of a T5's layers"),
     ],
 )
 def test_an_array_of_another_part_is_named(shared, backbone, name, message):

@@ -206,11 +206,11 @@ STEP = {"SLURM_STEP_NODELIST": "node01", "SLURM_JOB_ID": "1"}
 @pytest.mark.parametrize(
     ("flags", "environ", "line"),
     [
-        ((None,) * 3, STEP | {"SLURM_NTASKS": ""}, "SLURM_NTASKS: '' is no whole number"),
-        ((None,) * 3, STEP | {"SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS: '4(x2)' is no whole"),
+        ((None,) * 3, STEP | {"SLURM_NTASKS": ""}, "SLURM_NTASKS: '' is not a whole number"),
+        ((None,) * 3, STEP | {"SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS: '4(x2)' is not a whole"),
         ((None,) * 3, STEP | {"SLURM_NTASKS": "2"}, "SLURM_PROCID: is not set; give --coord"),
-        ((None,) * 3, {"OMPI_COMM_WORLD_SIZE": ""}, "OMPI_COMM_WORLD_SIZE: '' is no whole"),
-        (("h:1", 2, None), {"SLURM_PROCID": "x"}, "SLURM_PROCID: 'x' is no whole number"),
+        ((None,) * 3, {"OMPI_COMM_WORLD_SIZE": ""}, "OMPI_COMM_WORLD_SIZE: '' is not a whole"),
+        (("h:1", 2, None), {"SLURM_PROCID": "x"}, "SLURM_PROCID: 'x' is not a whole number"),
     ],
 )
 def test_odd_variables_of_a_scheduler_are_named(flags, environ, line):

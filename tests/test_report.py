@@ -50,7 +50,7 @@ def test_the_page_has_every_section(page):
     expected = "runs scores tests curves labels examples data prompt machine settings commands"
     assert sections == expected.split()
     assert "soft minus lora" in text and "@Lora()" in text
-    assert "no explanation" in text and "2112.08348" in text
+    assert "do not explain a prompt" in text and "2112.08348" in text
     assert "prompt-jax train --gin_file=a.gin --model_dir=seed_2" in text
 
 
@@ -109,7 +109,7 @@ def test_a_board_is_rows_by_columns_with_tests_between_rows(tmp_path, capsys):
     assert main(["report", str(file), str(tmp_path), "--output=x.html"]) == 2
     file.write_text('{"row": 1}\n')
     assert main(["report", str(file)]) == 2
-    assert "board.jsonl:1: is no cell of a board" in capsys.readouterr().err
+    assert "board.jsonl:1: is not a cell of a board" in capsys.readouterr().err
 
 
 def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_the_members_of_a_farm_are_listed_with_what_became_of_them(tmp_path, cap
     assert "halved at step 20" in text and "best accuracy" in text and "LEARNING_RATE" in text
     (tmp_path / "farm" / "farm.jsonl").write_text(json.dumps(row) + '\n{"name": "b"}\n')
     assert main(["report", str(tmp_path / "farm")]) == 2
-    assert "farm.jsonl:2: is no member of a farm: it needs name, " in capsys.readouterr().err
+    assert "farm.jsonl:2: is not a member of a farm: it needs name, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_completions_are_openais(client, engine):
 
 
 WRONG = [
-    ("generate", b"{", 400, "the body is no JSON"),
+    ("generate", b"{", 400, "the body is not JSON"),
     ("generate", b"[]", 422, "body: "),
     ("generate", b'{"inputs": "a"}', 422, "inputs: "),
     ("generate", b'{"inputs": []}', 422, "inputs: "),
@@ -149,7 +149,7 @@ WRONG = [
     ("generate", b'{"inputs": ["a"], "temperature": NaN}', 422, "temperature: "),
     ("generate", b'{"inputs": ["a"], "prompt": "nobody"}', 404, "prompt 'nobody': is not loaded"),
     ("generate", b'{"inputs": ["a"], "prompt": ["plain", null]}', 422, "2 names for 1 inputs"),
-    ("generate", b'{"inputs": ["\\ud800"]}', 400, "the body is no JSON"),
+    ("generate", b'{"inputs": ["\\ud800"]}', 400, "the body is not JSON"),
     ("generate", b'{"inputs": ["%s"]}' % (b"a" * 40), 422, "inputs[0]: has 41 tokens"),
     ("generate", b'{"inputs": [%s]}' % b",".join([b'"a"'] * 17), 422, "17 inputs, at most 16"),
     ("generate", b'{"inputs": ["%s"]}' % (b"a" * 20_000), 413, "at most 20000"),
@@ -239,7 +239,7 @@ def test_what_is_no_prompt_is_refused(client, kinds):
     def put(name, data, to="x"):
         return client.put(f"/v1/prompts/{to}", files=[("f", (name, data))], headers=ADMIN)
 
-    problem(put("model.pkl", b"x"), 422, "'model.pkl' is no file of a prompt")
+    problem(put("model.pkl", b"x"), 422, "'model.pkl' is not a file of a prompt")
     problem(put("../manifest.json", b"{}"), 422, "upload/")
     problem(put("adapter_config.json", b"{}"), 422)
     problem(put("manifest.json", b"x" * 400_000), 413)
@@ -349,11 +349,11 @@ def test_flags_are_checked(tmp_path):
     assert run.named_prompts(["a=b", "c=gs://d=e"]) == {"a": "b", "c": "gs://d=e"}
     wrong = {
         "--prompt=a: is not NAME=DIR": lambda: run.named_prompts(["a"]),
-        "the name '-' will not do": lambda: run.named_prompts(["-=b"]),
-        "'a' is there twice": lambda: run.named_prompts(["a=b", "a=c"]),
+        "'-' cannot be a name": lambda: run.named_prompts(["-=b"]),
+        "'a' is given twice": lambda: run.named_prompts(["a=b", "a=c"]),
         "has no token": lambda: run.tokens_of(str(tmp_path / "empty"), None),
         "cannot be read": lambda: run.tokens_of(None, str(tmp_path / "none")),
-        "'x' is no kind of request": lambda: run.kinds_of("rank,x"),
+        "'x' is not a kind of request": lambda: run.kinds_of("rank,x"),
     }
     for message, call in wrong.items():
         with pytest.raises(UserError, match=message):

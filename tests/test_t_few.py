@@ -166,7 +166,7 @@ def test_scales_begin_at_saved_ones(backbone, tmp_path):
         np.testing.assert_array_equal(begun[name], value)
     rows = {"encoder": np.zeros((2, 16), np.float32)}
     prompt = save(tmp_path / "rows", SoftPrompt(length=2), rows, backbone)
-    with pytest.raises(UserError, match="holds encoder, which is no scale"):
+    with pytest.raises(UserError, match="holds encoder, which is not a scale"):
         IA3(start=prompt).create(key, start)
 
 

@@ -64,7 +64,7 @@ def test_check_without_a_backbone_counts_characters(tmp_path):
     report = check_jsonl(str(path))
     assert (report["unit"], report["lengths"]["inputs"]["p100"]) == ("characters", 9)
     assert report["truncated"] == {}
-    with pytest.raises(UserError, match="counts tokens; say whose with --backbone"):
+    with pytest.raises(UserError, match="is counted in tokens; give --backbone"):
         check_jsonl(str(path), input_length=5)
 
 

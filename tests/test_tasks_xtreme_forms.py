@@ -185,7 +185,7 @@ BAD = {
         "validation",
         "bucc2018/zh-en.dev.gold",
         "zh-1\ten-1\nzh-2\ten-9",
-        r"dev\.gold:2: 'en-9' is no sentence of .*zh-en\.dev\.en",
+        r"dev\.gold:2: 'en-9' is not a sentence of .*zh-en\.dev\.en",
     ),
     "tatoeba_sw": (
         "test",

@@ -269,7 +269,7 @@ def test_a_run_projects_after_the_optimizer_and_compiles_once(tiny, tmp_path):
     ("changes", "message"),
     [
         ({"grad_rule": ProGrad()}, "Train.grad_rule = 'ProGrad': add @FrozenKL"),
-        ({"terms": (FrozenKL(), FrozenKL())}, "FrozenKL is there twice"),
+        ({"terms": (FrozenKL(), FrozenKL())}, "FrozenKL is given twice"),
         ({"terms": (FrozenKL(),), "method": FullTuning()}, "needs a frozen model"),
         (
             {"terms": (FrozenKL(),), "method": SoftPrompt(length=4, placement="before_eos")},

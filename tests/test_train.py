@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(run, tiny):
     assert set(facts["prompt"]["drift"]["encoder"]) == {"distance", "relative", "cosine"}
     (lengths,) = facts["lengths"].values()
     assert lengths["examples"] == 60 and lengths["targets"]["percentiles"] == [2, 2, 2]
-    assert "Nearest pieces are no explanation" in (model_dir / "report.html").read_text()
+    assert "Nearest pieces do not explain" in (model_dir / "report.html").read_text()
     assert sorted(p.name for p in (model_dir / "checkpoints").iterdir()) == ["4", "8"]
     backbone = load_backbone(f"files:{tiny}/backbone", "float32")
     prompt = load_prompt(str(model_dir / "prompt" / "last"))

@@ -90,7 +90,7 @@ def test_a_head_is_fitted_saved_and_taken_again(flags, tmp_path, capsys):
     again = report(capsys, *flags, "--method=gda", f"--head={tmp_path}/head")
     assert again == said
     assert main([*flags, "--method=tfup", f"--head={tmp_path}/head"]) == 2
-    assert "has the method 'gda', not 'tfup'; fit anew" in capsys.readouterr().err
+    assert "has the method 'gda', not 'tfup'; fit it again" in capsys.readouterr().err
 
 
 @pytest.mark.slow

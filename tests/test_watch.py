@@ -50,5 +50,11 @@ def test_a_run_that_says_nothing_is_marked(farm):
 def test_one_frame_by_the_program(farm, capsys):
     assert main(["watch", str(farm), "--once"]) == 0
     assert "farm/members/half" in capsys.readouterr().out
-    assert main(["watch", str(farm / "members"), "--once"]) == 2
+    assert main(["watch", str(farm / "members" / "a" / "prompt"), "--once"]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_runs_of_any_names_in_one_folder_are_found(farm):
+    write_run(farm.parent / "alone")
+    names = [run.name.removeprefix(farm.parent.name) for run in find_runs(str(farm.parent))]
+    assert names == ["/alone", "/farm/members/a", "/farm/members/b", "/farm/members/half"]

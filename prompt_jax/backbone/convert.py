@@ -130,7 +130,9 @@ def check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:
         other = written.arrays.stored[name]
         same = one.dtype == other.dtype and one.shape == other.shape
         if not same or not np.array_equal(_bits(one.whole()), _bits(other.whole())):
-            raise RunError(f"{output}: '{name}' reads otherwise than it was; is the disk sound?")
+            raise RunError(
+                f"{output}: '{name}' was not read back as it was written; is the disk sound?"
+            )
 
 
 _RUN_TIME = {"dropout_rate": None, "dtype": None, "remat": None}

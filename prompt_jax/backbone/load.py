@@ -119,7 +119,7 @@ def digest_of(name: str, checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray
         return cached
     if cached != checkpoint.quantised.contents:
         raise UserError(
-            f"'{name}'", "its values are not those that `convert` wrote", "convert it anew"
+            f"'{name}'", "its values are not those that `convert` wrote", "convert it again"
         )
     return checkpoint.quantised.source
 
@@ -233,7 +233,7 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
         raise UserError(f"backbone '{name}'", "unknown", f"the known forms are {KNOWN}")
     rest, _, query = rest.partition("?")
     if colon and not rest:
-        raise UserError(f"backbone '{name}'", "names nothing", f"the known forms are {KNOWN}")
+        raise UserError(f"backbone '{name}'", "names no backbone", f"the known forms are {KNOWN}")
     options: dict[str, str | None] = dict.fromkeys(OPTIONS[kind])
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in options:

@@ -25,7 +25,13 @@ from prompt_jax.cli.options import (
     import_tasks,
     use_data_dir,
 )
-from prompt_jax.cli.show import print_facts, print_json, print_plans, print_table
+from prompt_jax.cli.show import (
+    print_confusion,
+    print_facts,
+    print_json,
+    print_plans,
+    print_table,
+)
 from prompt_jax.errors import UserError
 from prompt_jax.paths import check_writable
 
@@ -240,8 +246,7 @@ def _print_report(asked: str, split: str, report: dict[str, Any]) -> None:
         if len(table) > MANY_LABELS:
             print_table(f"{task}: the commonest mistakes", _mistakes(table))
             continue
-        rows = [{"target": target, **outputs} for target, outputs in table.items()]
-        print_table(f"{task}: rows by target and output", rows)
+        print_confusion(f"{task}: rows by target and output", table)
 
 
 MANY_LABELS = 9  # more columns than a terminal is wide

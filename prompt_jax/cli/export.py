@@ -88,7 +88,7 @@ def export(
     from prompt_jax.export.run import export_prompt
 
     if weights_inside and (merge or format != "stablehlo"):
-        raise UserError("--weights_inside", "is of --format=stablehlo alone", "leave it out")
+        raise UserError("--weights_inside", "works with --format=stablehlo alone", "leave it out")
     own = {"weights_inside": True} if weights_inside else {}
     write = partial(export_prompt, **own) if not merge else export_merged
     record = write(

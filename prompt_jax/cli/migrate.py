@@ -52,4 +52,4 @@ def migrate(
             print(f"{line.place}: {line}: no counterpart: {reason}", file=sys.stderr)
         count = "1 line has" if len(missing) == 1 else f"{len(missing)} lines have"
         where = f"the rest is in {output}" if output else "the rest is on standard output"
-        raise UserError(recipes[-1], f"{count} no counterpart; {where}", "settle them by hand")
+        raise UserError(recipes[-1], f"{count} no counterpart; {where}", "translate them by hand")

@@ -20,22 +20,50 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console, columns = Console(), list(rows[0]) if rows else []
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    widths = [
-        max(len(word) for text in (name, *column) for word in text.split() or [""])
-        for name, column in zip(columns, zip(*cells, strict=True), strict=True)
-    ]
-    widths = [max(widths[0], *(len(row[0]) for row in cells)), *widths[1:]] if cells else []
-    if sum(widths) + 3 * len(widths) + 1 > console.width:  # rich's borders and padding
+    console, widths = Console(), _widths(rows)
+    if not _fits(widths, console.width):
         print_rows(title, rows)
         return
     table = Table(title=Text(title), title_justify="left")
-    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+    for index, (column, width) in enumerate(zip(rows[0] if rows else (), widths, strict=True)):
         table.add_column(column, no_wrap=index == 0, min_width=width)
-    for row in cells:
-        table.add_row(*(Text(text) for text in row))
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(table)
+
+
+def _widths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Least width of each column: its longest word, and of the first its longest cell."""
+    if not rows:
+        return []
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    widths = [
+        max(len(word) for text in (name, *column) for word in text.split() or [""])
+        for name, column in zip(rows[0], zip(*cells, strict=True), strict=True)
+    ]
+    return [max(widths[0], *(len(row[0]) for row in cells)), *widths[1:]]
+
+
+def _fits(widths: Sequence[int], room: int) -> bool:
+    return sum(widths) + 3 * len(widths) + 1 <= room  # rich's borders and padding
+
+
+def print_confusion(title: str, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Prints {target: {output: rows}}; outputs are numbered where their names do not fit."""
+    from rich.console import Console
+
+    rows = [{"target": target, **outputs} for target, outputs in counts.items()]
+    if not _fits(_widths(rows), Console().width):
+        number = {name: str(n) for n, name in enumerate(counts, start=1)}
+        rows = [
+            {
+                "target": f"{number[target]} {target}",
+                **{number.get(name, "none"): value for name, value in outputs.items()},
+            }
+            for target, outputs in counts.items()
+        ]
+        title += " (by the number of its label; none: not a label)"
+    print_table(title, rows)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
@@ -78,6 +106,8 @@ def print_plans(plans: Sequence[Mapping[str, Any]], operative: str, json: bool) 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list | tuple | dict) and not value:
+        return "-"
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
     if isinstance(value, dict):

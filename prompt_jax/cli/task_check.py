@@ -36,7 +36,7 @@ class Limits:
         limits = {"inputs": input_length, "targets": target_length}
         self.limits = {key: limit for key, limit in limits.items() if limit is not None}
         if self.limits and self.vocabulary is None:
-            raise UserError(f"limit {self.limits}", "counts tokens", "say whose with --backbone")
+            raise UserError(f"limit {self.limits}", "is counted in tokens", "give --backbone")
 
     @property
     def unit(self) -> str:

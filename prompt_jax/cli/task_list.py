@@ -78,7 +78,7 @@ def describe_family(tasks: list[dict], name: str) -> list[dict]:
     grouped = families(tasks)
     if name not in grouped:
         remedy = nearest(name, grouped)
-        raise UserError(f"--family={name}", "there is none of this name", remedy)
+        raise UserError(f"--family={name}", "no such family", remedy)
     return [
         {
             "name": entry["name"],

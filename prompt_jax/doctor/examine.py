@@ -86,7 +86,7 @@ def check_task(facts: Facts) -> Line:
     """What is trained on and what is evaluated on can be read."""
     counts = {name: len(examples) for name, examples in facts.examples.items()}
     if not counts:
-        return Line("task", "ok", f"{type(facts.run.data).__name__} is no task")
+        return Line("task", "ok", f"{type(facts.run.data).__name__} is not a task")
     value = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     evaluation = facts.run.evaluation
     if evaluation is None:

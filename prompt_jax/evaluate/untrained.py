@@ -278,7 +278,9 @@ class Fitted:
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
         for name, value in _about(how, labels, members).items():
             if about[name] != value:
-                raise UserError(where, f"has the {name} {about[name]!r}, not {value!r}", "fit anew")
+                raise UserError(
+                    where, f"has the {name} {about[name]!r}, not {value!r}", "fit it again"
+                )
         return cls(HEADS[how.method](arrays), about["alpha"] if how.alpha is None else how.alpha)
 
     def save(self, path: str, how: Untrained, labels: Sequence[str], members: Members) -> None:

@@ -143,7 +143,7 @@ def check_targets(names: Sequence[str], prompt: "Prompt", where: object) -> None
     """
     for name in names:
         if name not in FORMATS:
-            raise UserError(where, f"{name!r} is no format", nearest(name, FORMATS))
+            raise UserError(where, f"{name!r} is not a format", nearest(name, FORMATS))
         lost = get_format(name).load().refusal(prompt)
         if lost is not None:
             remedy = (

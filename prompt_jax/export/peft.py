@@ -137,7 +137,7 @@ def _config(path: Path) -> dict[str, Any]:
     with reading(path, "give an adapter's folder"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise UserError(path, "is no JSON object", "give an adapter's folder")
+            raise UserError(path, "is not a JSON object", "give an adapter's folder")
     wanted = (
         "peft_type",
         "task_type",
@@ -154,7 +154,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise UserError(path, f"peft_type is {kind!r}", "give an adapter's folder")
     if kind not in peft_layers.READ:
         why = WHY_NOT.get(kind, "it is none of " + ", ".join(peft_layers.READ))
-        raise UserError(path, f"{kind} is no prompt, {why}", "use it through PEFT")
+        raise UserError(path, f"{kind} is not a prompt, {why}", "use it through PEFT")
     if task is None and kind not in ("LORA", "IA3"):
         problem = "task_type is null, and PEFT then runs the T5 without the prompt's rows"
         raise UserError(path, problem, "set it to SEQ_2_SEQ_LM if the prompt was trained so")
@@ -166,7 +166,7 @@ def _config(path: Path) -> dict[str, Any]:
     peft_layers.check_fields(config, str(path))
     for name in {"LORA": (), "IA3": ()}.get(kind, ("num_virtual_tokens",)):
         if type(config[name]) is not int or config[name] < 1:
-            raise UserError(path, f"{name} is no whole number above 0", "copy it again")
+            raise UserError(path, f"{name} is not a whole number above 0", "copy it again")
     alpha = config.get("lora_alpha")
     if kind == "LORA" and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
         raise UserError(path, f"lora_alpha is {alpha!r}, no number", "copy it again")

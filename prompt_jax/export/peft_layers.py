@@ -165,7 +165,7 @@ OTHER_FORMULA = {  # fields that must be empty, and what they do otherwise
     "arrow_config": "it chooses between adapters",
     "kasa_config": "it changes the weights by their singular values",
     "use_bdlora": "its matrices have blocks",
-    "target_parameters": "it changes arrays that are no matrix of a layer",
+    "target_parameters": "it changes arrays that are not matrices of a layer",
     "trainable_token_indices": "it trains embeddings of tokens",
     "megatron_config": "it is of a model in parts",
 }
@@ -214,12 +214,12 @@ def convert(
     for module, fields in _by_module(arrays, where).items():
         match = _MODULE.fullmatch(module)
         if match is None:
-            raise UserError(where, f"{module!r} is no matrix of a T5's layers", THROUGH_PEFT)
+            raise UserError(where, f"{module!r} is not a matrix of a T5's layers", THROUGH_PEFT)
         stack, layer, block, matrix = match.groups()
         start, name = f"{stack}_layers/{_BLOCKS[block]}", _MATRICES.get(matrix, matrix)
         path = f"{_KERNELS.get(start)}/{name}/kernel"
         if path not in kernels or int(layer) >= len(kernels[path]):
-            raise UserError(where, f"{module!r} is no matrix of this backbone", OTHER_T5)
+            raise UserError(where, f"{module!r} is not a matrix of this backbone", OTHER_T5)
         kernel = np.asarray(kernels[path][int(layer)], np.float32)
         _check_sizes(fields, kernel, module, where)
         _check_against(config, module, fields, where)
@@ -239,7 +239,7 @@ def _by_module(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[s
     for name, value in arrays.items():
         end = next((end for end in _FIELDS if name.endswith(f".{end}")), None)
         if end is None:
-            raise UserError(where, f"{name!r} is no part of a T5's layers", THROUGH_PEFT)
+            raise UserError(where, f"{name!r} is not a part of a T5's layers", THROUGH_PEFT)
         module = name.removeprefix("base_model.model.").removesuffix(f".{end}")
         modules.setdefault(module, {})[_FIELDS[end]] = value.astype(np.float32)
     return modules

@@ -83,7 +83,7 @@ def import_prompt(
 
     The format's own reader is asked what it makes of `source`, as for an export, first.
 
-    Raises: as `export_prompt`; UserError also for what is no plain prompt, and says why.
+    Raises: as `export_prompt`; UserError also for what is not a plain prompt, and says why.
     """
     if not is_local(source):
         raise UserError(f"--from={source}", remedy="copy it to a local folder first")

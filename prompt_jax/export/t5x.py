@@ -91,7 +91,7 @@ def _from_index(folder: Path) -> tuple[np.ndarray, int | None]:
         optimizer = serialization.msgpack_restore(path.read_bytes())["optimizer"]
         leaf, step = optimizer["target"], int(optimizer["state"]["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r}", "no whole T5X checkpoint", "copy it again") from error
+        raise UserError(f"{str(path)!r}", "not a whole T5X checkpoint", "copy it again") from error
     for name in PARAMETER:
         if not isinstance(leaf, dict) or name not in leaf:
             raise _no_prompt(folder)

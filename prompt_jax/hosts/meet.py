@@ -57,7 +57,7 @@ def find(
 def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:
     text = environ.get(name, default)
     if not text.isdecimal():
-        problem = f"{text!r} is no whole number" if name in environ else "is not set"
+        problem = f"{text!r} is not a whole number" if name in environ else "is not set"
         raise UserError(name, problem, FLAGS)
     return int(text)
 

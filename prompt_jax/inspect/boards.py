@@ -43,7 +43,7 @@ def _read_lines(
             line = json.loads(text)
             known = line if isinstance(line, dict) else {}
             if not all(n in known and isinstance(known[n], kind) for n, kind in wanted.items()):
-                raise ValueError(f"is no {what}: it needs {', '.join(wanted)}")
+                raise ValueError(f"is not a {what}: it needs {', '.join(wanted)}")
             lines.append(line)
     return lines
 

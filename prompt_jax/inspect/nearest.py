@@ -15,7 +15,7 @@ import numpy as np
 from prompt_jax.backbone.vocabulary import Vocabulary
 
 WARNING = (
-    "Nearest pieces are no explanation of a prompt: prompts can be tuned to solve a task while "
+    "Nearest pieces do not explain a prompt: prompts can be tuned to solve a task while "
     "their nearest pieces spell any text one likes (Khashabi et al. 2022, Prompt Waywardness, "
     "https://arxiv.org/abs/2112.08348)."
 )

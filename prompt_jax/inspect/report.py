@@ -335,25 +335,25 @@ def _prompts(group: Group) -> list[dict[str, Any]]:
     if not facts:
         return []
     told, shown = facts["norms_of_pieces"], []
-    norms = ", ".join(f"{share}: {value:.3g}" for share, value in told.items())
     for side, found in facts["sides"].items():
         drift = facts.get("drift", {}).get(side)
         note = (
-            f"Compared with the {facts['compared_pieces']} commonest pieces, whose norms are "
-            f"{norms}. Mean cosine between rows: {found['mean_cosine_of_rows']:.3f}."
+            f"Compared with the {facts['compared_pieces']:,} commonest pieces, whose norms lie "
+            f"between {told['5 %']:.3g} and {told['95 %']:.3g} (5 to 95 %; median "
+            f"{told['50 %']:.3g}). Mean cosine between rows: {found['mean_cosine_of_rows']:.3f}."
         )
         if drift:
             note += (
-                f" From their start the rows moved {drift['distance']:.3g} on average, "
-                f"{100 * drift['relative']:.0f} % of its norm; "
-                f"cosine with it {drift['cosine']:.3f}."
+                f" Since step 0 the rows have moved {drift['distance']:.3g} on average, "
+                f"{100 * drift['relative']:.0f} % of their first norm. The cosine between "
+                f"first and last is {drift['cosine']:.3f}."
             )
         rows = [
             {
                 "row": n,
                 "norm": row["norm"],
                 "nearest by cosine": _pieces(row["cosine"]),
-                "nearest by Euclid": _pieces(row["euclid"]),
+                "nearest by Euclidean distance": _pieces(row["euclid"]),
             }
             for n, row in enumerate(found["rows"])
         ]

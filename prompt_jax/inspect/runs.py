@@ -96,29 +96,28 @@ def read_facts(folder: epath.Path) -> dict[str, Any]:
 
 
 def find_runs(place: str) -> list[Run]:
-    """The run in a folder, or those of its seeds, stages or members of a farm.
+    """The run in a folder, those of its seeds, stages or members of a farm, or of its subfolders.
 
     Raises:
       UserError: there is none.
     """
     folder = epath.Path(place)
     name = folder.name or place
+    found = _folders(folder, _MEMBERS) or _folders(folder, ("*",))
+    if not found:
+        raise UserError(place, "holds no run", "give the --model_dir of one, or a folder of runs")
+    return [
+        read_run(path, name if path == folder else f"{name}/{path.relative_to(folder)}")
+        for path in found
+    ]
+
+
+def _folders(folder: epath.Path, patterns: Sequence[str]) -> list[epath.Path]:
+    """The folder, if it is a run; else the runs below what the patterns name, in their order."""
     if (folder / "metrics.jsonl").exists():
-        return [read_run(folder, name)]
-    inner = sorted((path for pattern in _MEMBERS for path in folder.glob(pattern)), key=natural)
-    runs = []
-    for path in inner:
-        if (path / "metrics.jsonl").exists():
-            runs.append(read_run(path, f"{name}/{path.relative_to(folder)}"))
-        elif path.is_dir():
-            runs += [
-                read_run(p, f"{name}/{p.relative_to(folder)}")
-                for p in sorted(path.glob("seed_*"), key=natural)
-                if (p / "metrics.jsonl").exists()
-            ]
-    if not runs:
-        raise UserError(place, "holds no run", "give the --model_dir of one")
-    return runs
+        return [folder]
+    inner = sorted((path for pattern in patterns for path in folder.glob(pattern)), key=natural)
+    return [run for path in inner if path.is_dir() for run in _folders(path, _MEMBERS)]
 
 
 def natural(path: epath.Path) -> list[Any]:

@@ -49,7 +49,8 @@ def frame(runs: Sequence[Run], place: str, width: int, now: float) -> Renderable
     """One picture of all runs; `width` in columns, `now` in seconds of the epoch."""
     live = [run for run in runs if not is_over(run)]
     shown = (live or list(runs))[:2]
-    title = f"{place}   {len(runs)} runs, {len(live)} not finished"
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    title = f"{place}   {count}, {len(live)} not finished"
     parts: list[RenderableType] = [Text(title, no_wrap=True, overflow="ellipsis")]
     if len(runs) > 1:
         parts.append(_table(runs, width, now))

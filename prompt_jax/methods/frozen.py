@@ -73,7 +73,7 @@ class FrozenPrompts(PromptMethod):
                     "tune them alike",
                 )
             if not all(per_column(name) for name in prompt.arrays):
-                raise UserError("FrozenPrompts.prompts", f"{prompt.path!r} is no plain prompt")
+                raise UserError("FrozenPrompts.prompts", f"{prompt.path!r} is not a plain prompt")
         if not saved or saved[0].layout != self.layout:
             raise UserError(
                 Setting("FrozenPrompts", "prompts", self.prompts), f"not of {self.layout}"

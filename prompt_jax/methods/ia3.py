@@ -86,7 +86,9 @@ class Scales(nnx.Module):
         own, where = self.named(), f"IA3.start = {saved.path!r}"
         for name, value in saved.arrays.items():
             if name not in own:
-                raise UserError(where, f"holds {name}, which is no scale", "take scales of (IA)3")
+                raise UserError(
+                    where, f"holds {name}, which is not a scale", "take scales of (IA)3"
+                )
             if own[name].shape != value.shape:
                 problem = f"{name} is {list(value.shape)}, here {list(own[name].shape)}"
                 raise UserError(where, problem, "take scales of this backbone")

@@ -187,7 +187,7 @@ def check_terms(
             )
     for name, term in zip(names, terms, strict=True):
         if names.count(name) > 1:
-            raise UserError("Train.terms", f"{name} is there twice", "leave one out")
+            raise UserError("Train.terms", f"{name} is given twice", "leave one out")
         if packed and term.columns:
             wanted = ", ".join(column.name for column in term.columns)
             problem = f"{name} looks at columns of the data ({wanted}), one example to a row"

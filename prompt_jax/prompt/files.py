@@ -83,7 +83,7 @@ def _check_replaceable(target: Path) -> None:
     if names and TENSORS not in names:
         raise UserError(
             f"directory {str(target)!r}",
-            f"holds {names[0]!r} and is no prompt",
+            f"holds {names[0]!r} and is not a prompt",
             "give an empty one",
         )
 

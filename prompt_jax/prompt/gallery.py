@@ -66,7 +66,7 @@ def get(name: str, folder: Path, output: str) -> dict[str, Any]:
     if name not in prompts:
         raise UserError(f"gallery get {name}", "no such prompt", nearest(name, prompts))
     if target.exists():
-        raise UserError(f"--output={output}", "is there already", "give a new name")
+        raise UserError(f"--output={output}", "exists already", "give a new name")
     about = facts(name, prompts[name])
     target.parent.mkdir(parents=True, exist_ok=True)
     copy = shutil.copytree if prompts[name].is_dir() else shutil.copyfile

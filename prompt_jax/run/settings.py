@@ -55,7 +55,7 @@ class Farm:
             remedy = "give a list of different values, as in {'SEED': [0, 1, 2]}"
             problem = f"{name} has no values, or one of them twice"
             if not isinstance(values, list | tuple):
-                problem = f"{name} has {values!r}, which is no list"
+                problem = f"{name} has {values!r}, which is not a list"
             elif values and len(set(map(repr, values))) == len(values):
                 continue
             raise UserError(Setting("Farm", "grid", self.grid), problem, remedy)

@@ -66,10 +66,10 @@ class Admin:
             files: dict[str, bytes] = {}
             for _, part in form.multi_items():
                 if not isinstance(part, UploadFile):
-                    raise HttpError(422, "a part of the form is no file", "body")
+                    raise HttpError(422, "a part of the form is not a file", "body")
                 base = Path((part.filename or "").replace("\\", "/")).name
                 if base not in FILES:
-                    problem = f"{base[:80]!r} is no file of a prompt; give {', '.join(FILES)}"
+                    problem = f"{base[:80]!r} is not a file of a prompt; give {', '.join(FILES)}"
                     raise HttpError(422, problem, "body")
                 files[base] = await part.read()
         if not files:

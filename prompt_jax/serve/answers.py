@@ -31,7 +31,7 @@ async def parsed(request: Request, model: type[M]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise HttpError(400, f"the body is no JSON: {first['msg']}") from None
+            raise HttpError(400, f"the body is not JSON: {first['msg']}") from None
         path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "str"))]
         where = ".".join(path) or "body"
         raise HttpError(422, f"{where}: {first['msg']}", path[0] if path else None) from None

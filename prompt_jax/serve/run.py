@@ -122,7 +122,7 @@ def read_tokens(path: str | None, flag: str) -> tuple[str, ...]:
         raise UserError(f"--{flag}={path}", f"cannot be read ({error})") from None
     tokens = tuple(line.strip() for line in lines if line.strip())
     if not tokens:
-        raise UserError(f"--{flag}={path}", "has no token", "write one a line")
+        raise UserError(f"--{flag}={path}", "has no token", "write one per line")
     return tokens
 
 
@@ -135,7 +135,7 @@ def kinds_of(names: str) -> tuple[str, ...]:
     kinds = tuple(filter(None, names.split(",")))
     if unknown := set(kinds) - set(KINDS):
         remedy = f"give some of {','.join(KINDS)}"
-        raise UserError(f"--warm_up={names}", f"{min(unknown)!r} is no kind of request", remedy)
+        raise UserError(f"--warm_up={names}", f"{min(unknown)!r} is not a kind of request", remedy)
     return kinds
 
 
@@ -147,8 +147,8 @@ def named_prompts(values: Sequence[str]) -> dict[str, str]:
         if not (equals and name and path):
             raise UserError(f"--prompt={value}", "is not NAME=DIR", "give a name and a folder")
         if re.fullmatch(NAME, name) is None:
-            raise UserError(f"--prompt={value}", f"the name {name!r} will not do", NAME_REMEDY)
+            raise UserError(f"--prompt={value}", f"{name!r} cannot be a name", NAME_REMEDY)
         if name in folders:
-            raise UserError(f"--prompt={value}", f"{name!r} is there twice", "give another name")
+            raise UserError(f"--prompt={value}", f"{name!r} is given twice", "give another name")
         folders[name] = path
     return folders

@@ -119,7 +119,7 @@ class Transfer:
                 f"CHECKPOINT_PERIOD = {checkpoints.period}, Checkpoints.keep_period = "
                 f"{checkpoints.keep_period})"
             ),
-            "give an earlier multiple of both periods, or bind them anew",
+            "give an earlier multiple of both periods, or change them",
         )
 
     def _run(

@@ -194,7 +194,7 @@ def config_from(settings: Mapping[str, Any], where: str) -> T5Config:
     wanted = {"format", "family", "vocabulary", *ARCHITECTURE}
     if odd := sorted(wanted ^ set(settings)):
         state = "missing" if odd[0] in wanted else "unknown"
-        raise UserError(where, f"key '{odd[0]}' is {state}", "write the folder anew")
+        raise UserError(where, f"key '{odd[0]}' is {state}", "write the folder again")
     values = {name: settings[name] for name in ARCHITECTURE}
     for name, value in values.items():
         kind = {"mlp_activations": list, **dict.fromkeys(_SWITCHES, bool)}.get(name, int)

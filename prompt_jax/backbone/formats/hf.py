@@ -215,7 +215,7 @@ def settings_from(
         raise UserError(where, f"model_type is {kind}", f"give one of {', '.join(_DEFAULTS)}")
     for key in _REQUIRED:
         if key not in raw or type(raw[key]) is not int or raw[key] < 1:
-            raise UserError(where, f"'{key}' is missing or no whole number", "copy it again")
+            raise UserError(where, f"'{key}' is missing or not a whole number", "copy it again")
     defaults = _DEFAULTS[raw["model_type"]]
     # A null is what transformers takes for "not given".
     given = {name: value for name, value in raw.items() if value is not None}
@@ -225,7 +225,7 @@ def settings_from(
         name = min(unknown)
         raise UserError(
             where,
-            (f"{name} = {raw[name]!r} is no field that is known here, so it may change the model"),
+            (f"{name} = {raw[name]!r} is not a field known here, so it may change the model"),
             f"if it does not, give the backbone as hf:DIR?ignore={name}",
         )
     _check_types(settings, where)
@@ -374,7 +374,7 @@ def _shards(base: Path, index_name: str, opened: Callable[[Path], Any]) -> list[
         for name in part.stored:
             if name in seen:
                 both = f"{seen[name]} and {file}"
-                raise UserError(base, f"'{name}' is there twice, in {both}", "remove one")
+                raise UserError(base, f"'{name}' is stored twice, in {both}", "remove one")
             seen[name] = file
     wrong = sorted(dict(homes.items() ^ seen.items()))
     if wrong:

@@ -142,7 +142,7 @@ def _fields(path: Path, ignore: Collection[str]) -> dict[str, Any]:
             problem = f"{name} = {value!r}, and only {_FIXED[name][0]!r} can be computed here"
             raise UserError(path, problem, remedy.format(name))
         if name not in _USED | _IRRELEVANT:
-            problem = f"{name} = {value!r} is no field that is known here, so it may change the ids"
+            problem = f"{name} = {value!r} is not a field known here, so it may change the ids"
             raise UserError(path, problem, remedy.format(name))
     return fields
 

@@ -81,7 +81,7 @@ def _check_all_dtypes(dtypes: dict[str, tuple[str, Any]], copy: Quantised | None
             for name, (_, kernel_dtype) in of_kernels.items():
                 if str(kernel_dtype) != dtype:
                     raise UserError(
-                        where, f"'{name}' holds {kernel_dtype}, not {dtype}", "convert it anew"
+                        where, f"'{name}' holds {kernel_dtype}, not {dtype}", "convert it again"
                     )
             dtypes = {name: one for name, one in dtypes.items() if name not in of_kernels}
     check_dtypes(dtypes, where)

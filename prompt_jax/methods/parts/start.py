@@ -146,7 +146,7 @@ class Start:
         saved = [load_value(path) for path in paths]
         for prompt in saved:
             if not prompt.manifest:
-                raise UserError(setting, f"{prompt.path!r} is no artefact", "import it")
+                raise UserError(setting, f"{prompt.path!r} is not an artefact", "import it")
             check_backbone(prompt, self)
         return saved
 
