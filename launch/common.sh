@@ -7,6 +7,7 @@ set -euo pipefail
 
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 LAUNCHER=$(basename "$0")
+USER=${USER:-$(id -un)}  # not set in every container
 
 fail() {
   echo "$LAUNCHER: error: $*" >&2

@@ -93,9 +93,7 @@ def features_of(backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
     if missing := [name for name in TEACHER_FORCING if name not in batch]:
         raise UserError("batch", f"no {missing[0]}", f"it needs {', '.join(TEACHER_FORCING)}")
     if laid_out := [name for name in batch if name.endswith("_prompt_slots")]:
-        raise UserError(
-            "batch", f"{laid_out[0]} exists already", "leave the prompt's columns out"
-        )
+        raise UserError("batch", f"{laid_out[0]} exists already", "leave the prompt's columns out")
     tokens = {name: checked_tokens(backbone, name, batch[name], ndim=2) for name in TEACHER_FORCING}
     return {name: np.asarray(value) for name, value in batch.items()} | tokens
 

@@ -15,7 +15,7 @@ def bench(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", metavar="peft|transformers", help="Measure it in the same turns."
+            "--against", metavar="peft|transformers", help="Measure this as well, in turns."
         ),
     ] = None,
     size: Annotated[
@@ -24,7 +24,7 @@ def bench(
     tasks: Annotated[
         str | None,
         typer.Option(
-            "--tasks", metavar="T,T,...", help="Some of SuperGLUE's, or superglue: all of them."
+            "--tasks", metavar="T,T,...", help="Tasks of SuperGLUE, or superglue for all of them."
         ),
     ] = None,
     prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Rows of the prompt.")] = 100,
@@ -32,14 +32,16 @@ def bench(
         int, typer.Option("--columns", metavar="N", help="Tokens of text in a packed step.")
     ] = 4096,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="B", help="Examples of a padded step.")
+        int, typer.Option("--batch", metavar="B", help="Examples in a padded step.")
     ] = 8,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="How often each side is measured.")
     ] = 5,
-    members: Annotated[int, typer.Option("--members", metavar="N", help="Of a farm.")] = 8,
+    members: Annotated[
+        int, typer.Option("--members", metavar="N", help="Members of the farm.")
+    ] = 8,
     steps: Annotated[
-        int, typer.Option("--steps", metavar="N", help="Of each command of a farm.")
+        int, typer.Option("--steps", metavar="N", help="Training steps of each command of a farm.")
     ] = 300,
     json: Json = False,
     debug: Debug = False,

@@ -14,7 +14,12 @@ def convert(
         str, typer.Option("--format", metavar="FORMAT", help="orbax, hf, t5x or files.")
     ],
     output: Annotated[
-        str, typer.Option("--output", metavar="DIR", help="New or empty; for T5X checkpoint_STEP.")
+        str,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="A new or empty folder; for T5X it is called checkpoint_STEP.",
+        ),
     ],
     weights_dtype: Annotated[
         str | None,

@@ -68,7 +68,9 @@ Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="flo
 WeightsDtype = Annotated[
     str | None,
     typer.Option(
-        "--weights_dtype", metavar="DTYPE", help="int8, int4, float8_e4m3fn; none: that of --dtype."
+        "--weights_dtype",
+        metavar="DTYPE",
+        help="int8, int4 or float8_e4m3fn; by default that of --dtype.",
     ),
 ]
 Vocabulary = Annotated[
@@ -83,7 +85,7 @@ Continuous = Annotated[
     bool,
     typer.Option(
         "--continuous",
-        help="generate: a finished row gives its place to the next one; same answers, and faster "
+        help="With generate: a finished row makes room for the next one. Same answers, and faster "
         "where their lengths differ much.",
     ),
 ]
@@ -109,7 +111,7 @@ def evaluate(
         typer.Option(
             "--prompt",
             metavar="DIR",
-            help="Artefact or .npy; repeat it to compare and to vote; none: the bare backbone.",
+            help="Artefact or .npy; repeat to compare and vote; none: the bare backbone.",
         ),
     ] = None,
     mode: Mode = "generate",
@@ -129,7 +131,9 @@ def evaluate(
     journal: Annotated[
         str | None,
         typer.Option(
-            "--journal", metavar="FILE.jsonl", help="Keep the answers here; run again to go on."
+            "--journal",
+            metavar="FILE.jsonl",
+            help="Keep the answers here; the same command continues after an interruption.",
         ),
     ] = None,
     tasks_module: TasksModules = None,
@@ -166,7 +170,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Metrics of saved prompts, or of the bare backbone, on a task.
+    """Scores saved prompts, or the bare backbone, on a task.
 
     \b
     Example:
@@ -281,7 +285,9 @@ def infer(
     choice: Annotated[
         list[str] | None,
         typer.Option(
-            "--choice", metavar="TEXT", help="What is ranked, if rows have no choices. Repeatable."
+            "--choice",
+            metavar="TEXT",
+            help="A choice to rank, for rows that bring none. Repeatable.",
         ),
     ] = None,
     length_normalised: LengthNormalised = False,
@@ -306,7 +312,7 @@ def infer(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answers the rows of a JSONL file. Run it again with the same output to go on.
+    """Answers the rows of a file. Run it again with the same output to continue.
 
     \b
     Example:

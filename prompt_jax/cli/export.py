@@ -69,7 +69,10 @@ def export(
     ] = False,
     weights_inside: Annotated[
         bool,
-        typer.Option("--weights_inside", help="Of stablehlo: in the programs, not beside them."),
+        typer.Option(
+            "--weights_inside",
+            help="With stablehlo: put the weights into the programs, not beside them.",
+        ),
     ] = False,
     unverified: Unverified = False,
     allow_other_backbone: OtherBackbone = False,

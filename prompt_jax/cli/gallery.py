@@ -40,7 +40,7 @@ def list_prompts(source: From = None, json: Json = False, debug: Debug = False) 
 
 @gallery_app.command("get")
 def get_prompt(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `gallery list`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `gallery list` shows.")],
     output: Annotated[
         str,
         typer.Option(
@@ -53,7 +53,7 @@ def get_prompt(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Copies a prompt, with its card, to where `eval` and `infer` can take it.
+    """Copies a prompt, with its card, to a place that `eval` and `infer` can read.
 
     \b
     Example:

@@ -53,14 +53,17 @@ def inspect(
             help="Task for --attention and --ablation; by default the prompt's own.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="SPLIT")] = "validation",
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="Split of that task.")
+    ] = "validation",
     max_examples: Annotated[
         int, typer.Option("--max_examples", metavar="N", min=1, help="Most examples of that task.")
     ] = 64,
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
     picture: Annotated[
-        str | None, typer.Option("--picture", metavar="FILE.png", help="Draw all of it.")
+        str | None,
+        typer.Option("--picture", metavar="FILE.png", help="Also draw it all, with matplotlib."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -108,7 +111,7 @@ def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]
                         "row": n,
                         "norm": round(row["norm"], 3),
                         "by cosine": _pieces(row["cosine"]),
-                        "by Euclid": _pieces(row["euclid"]),
+                        "by distance": _pieces(row["euclid"]),
                     }
                     for n, row in enumerate(rows["rows"])
                 ],

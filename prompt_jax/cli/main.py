@@ -242,7 +242,9 @@ def train(
     profile: Annotated[bool, typer.Option("--profile", help="Trace a few steps (xprof).")] = False,
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", metavar="N,N,...", help="A run for each, in MODEL_DIR/seed_N."),
+        typer.Option(
+            "--seeds", metavar="N,N,...", help="One run for each seed, in MODEL_DIR/seed_N."
+        ),
     ] = None,
     batch_digests: Annotated[
         bool,

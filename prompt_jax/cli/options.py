@@ -37,7 +37,7 @@ ModelDir = Annotated[
     typer.Option(
         "--model_dir",
         metavar="DIR",
-        help="Folder of the run; a run that is there is resumed.",
+        help="Folder of the run; an unfinished run in it is resumed.",
         callback=_named_folder,
     ),
 ]

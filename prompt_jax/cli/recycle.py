@@ -57,16 +57,14 @@ def recycle(
     ] = 2000,
     top: Annotated[
         int,
-        typer.Option(
-            "--top", metavar="N", min=1, help="How many pieces describe a row, of relative."
-        ),
+        typer.Option("--top", metavar="N", min=1, help="relative: how many pieces describe a row."),
     ] = 8192,
     norm: Annotated[
         str,
         typer.Option(
             "--norm",
             metavar="KIND",
-            help="Length of relative's rows: as the table's, or by the ratio to it in the source.",
+            help="relative: scale rows to the table's norms, or by their ratio in the source.",
         ),
     ] = "table",
     task: Annotated[
@@ -89,7 +87,7 @@ def recycle(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A prompt for another backbone, by the embeddings of pieces that both have.
+    """Maps a prompt to another backbone, through the embeddings of pieces that both have.
 
     \b
     Example:

@@ -47,7 +47,7 @@ def rehearse(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random kills.")] = 0,
     bound: Annotated[
-        float, typer.Option("--bound", help="Largest difference between prompts that passes.")
+        float, typer.Option("--bound", help="Largest difference between prompts that still passes.")
     ] = 1e-4,
     gin_search_paths: GinSearchPaths = "",
     tasks_module: TasksModules = None,

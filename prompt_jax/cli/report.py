@@ -26,8 +26,8 @@ def report(
 ) -> None:
     """Shows runs on one page, FILE.html, which opens from disk and needs no network.
 
-    DIR is a run, or a folder of seeds, stages or members of a farm; several are compared. A board,
-    as benchmarks write it, is rows by columns: docs/scoreboard.jsonl.
+    DIR is a run, or a folder of runs: seeds, stages, members of a farm, or any others. Several
+    are compared. A board is the FILE.jsonl of a benchmark, methods by tasks: docs/scoreboard.jsonl.
 
     \b
     Example:

@@ -36,16 +36,16 @@ def serve(
     cache_bytes: Annotated[
         int | None,
         typer.Option(
-            "--cache_bytes", metavar="N", min=1, help="Most memory that the slots may take."
+            "--cache_bytes", metavar="N", min=1, help="Most bytes that the slots may take."
         ),
     ] = None,
     input_length: Annotated[
         int | None,
-        typer.Option("--input_length", metavar="N", min=2, help="Most tokens of an input."),
+        typer.Option("--input_length", metavar="N", min=2, help="Longest input, in tokens."),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max_tokens", metavar="N", min=1, help="Most tokens of an output."),
+        typer.Option("--max_tokens", metavar="N", min=1, help="Longest output, in tokens."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")
@@ -66,7 +66,7 @@ def serve(
         typer.Option(
             "--read_tokens",
             metavar="FILE",
-            help="File of tokens of those who may ask, one a line; without it, anybody.",
+            help="File of bearer tokens for requests, one per line; without it, anybody may ask.",
         ),
     ] = None,
     admin_tokens: Annotated[
@@ -74,7 +74,7 @@ def serve(
         typer.Option(
             "--admin_tokens",
             metavar="FILE",
-            help="File of tokens of those who may load prompts; without it, nobody.",
+            help="File of bearer tokens for loading prompts; without it, nobody may.",
         ),
     ] = None,
     max_body: Annotated[

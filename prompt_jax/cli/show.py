@@ -67,8 +67,16 @@ def print_confusion(title: str, counts: Mapping[str, Mapping[str, int]]) -> None
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
-    """Prints a mapping as a table of two columns."""
-    print_table(title, [{"name": name, "value": value} for name, value in facts.items()])
+    """Prints a mapping as a table of two columns, or as lines where a value has no room in one."""
+    from rich.console import Console
+
+    rows = [{"name": name, "value": value} for name, value in facts.items()]
+    if _fits(_widths(rows), Console().width):
+        print_table(title, rows)
+        return
+    print(title)
+    for name, value in facts.items():
+        print(f"{name}: {_cell(value)}")
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -73,7 +73,7 @@ def embed(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Puts a source into the library: its best prompt and, as its embedding, an early one.
+    """Adds a source to the library: its best prompt and, as its embedding, an early one.
 
     \b
     Example:
@@ -131,7 +131,7 @@ def rank(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """How similar the tasks of a library are, by their embeddings.
+    """Shows how similar the tasks of a library are, by their embeddings.
 
     \b
     Example:
@@ -188,7 +188,7 @@ def transfer(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Trains a target from its nearest sources, and from its own init. Run it again to go on.
+    """Trains a target from its nearest sources, and from its own init. Run it again to continue.
 
     \b
     Example:
@@ -241,7 +241,9 @@ def groups(
     transfers: Annotated[
         str,
         typer.Option(
-            "--transfers", metavar="DIR,DIR", help="Folders of `spot transfer`, one a target."
+            "--transfers",
+            metavar="DIR,DIR",
+            help="Folders of `spot transfer`, one for each target.",
         ),
     ],
     threshold: Annotated[
@@ -254,7 +256,7 @@ def groups(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Which targets to train together: those that gain from each other's prompts (MVLPT).
+    """Finds targets to train together: those that gain from each other's prompts (MVLPT).
 
     \b
     Example:

@@ -32,7 +32,7 @@ tasks_app = typer.Typer(
 def tasks_list(
     family: Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help="The tasks of one family, each in a row."),
+        typer.Option("--family", metavar="NAME", help="List the tasks of one family, one per row."),
     ] = None,
     tasks_module: TasksModules = None,
     data_dir: DataDir = None,
@@ -72,7 +72,7 @@ def tasks_show(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Examples of a task as the model reads them.
+    """Shows examples of a task as the model reads them.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def tasks_check(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Problems, lengths and labels of a file, a folder or a task. Exit code 2 if it cannot be used.
+    """Shows problems, lengths and labels of a file or a task. Exit code 2 if it cannot be used.
 
     \b
     Example:

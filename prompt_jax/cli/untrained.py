@@ -36,7 +36,7 @@ def untrained(
     method: Annotated[str, typer.Option("--method", metavar="METHOD", help="gda, tfup or zpe.")],
     backbone: Backbone,
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task with labels.")],
-    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="What is answered.")],
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to answer.")],
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,13 +52,16 @@ def untrained(
         ),
     ] = None,
     fit_split: Annotated[
-        str, typer.Option("--fit_split", metavar="SPLIT", help="Rows of gda's head, tfup's cache.")
+        str,
+        typer.Option(
+            "--fit_split",
+            metavar="SPLIT",
+            help="Split that gda's head and tfup's cache are made from.",
+        ),
     ] = "train",
     per_class: Annotated[
         int | None,
-        typer.Option(
-            "--per_class", metavar="K", min=1, help="Fit to so many rows of every label alone."
-        ),
+        typer.Option("--per_class", metavar="K", min=1, help="Fit to K rows of each label only."),
     ] = None,
     sample_seed: Annotated[
         int, typer.Option("--sample_seed", metavar="N", min=0, help="Seed that chooses them.")
@@ -66,7 +69,9 @@ def untrained(
     alpha: Annotated[
         float | None,
         typer.Option(
-            "--alpha", metavar="A", help="Weight of the head; else gda's is chosen on --dev_split."
+            "--alpha",
+            metavar="A",
+            help="Weight of the head; by default gda chooses it on --dev_split.",
         ),
     ] = None,
     dev_split: Annotated[
@@ -80,9 +85,10 @@ def untrained(
             help="Plain texts, one a line, by which zpe corrects its members.",
         ),
     ] = None,
-    best: Annotated[bool, typer.Option("--best", help="zpe: the surest member alone.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="zpe: use the surest member only.")] = False,
     head: Annotated[
-        str | None, typer.Option("--head", metavar="FILE", help="A saved head, instead of fitting.")
+        str | None,
+        typer.Option("--head", metavar="FILE", help="Use this saved head instead of fitting one."),
     ] = None,
     output: Annotated[
         str | None,
