@@ -13,6 +13,7 @@ import pytest
 
 from prompt_jax.answer.answerer import Answering
 from prompt_jax.cli.main import main, split_bindings
+from prompt_jax.cli.show import print_confusion, print_facts
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.model.decode import Sampling
 from prompt_jax.recipe import config
@@ -389,6 +390,17 @@ def test_eval_of_several_prompts_is_a_table(callee, capsys):
     assert main([*EVAL, "--prompt=P", "--prompt=Q"]) == 0
     told = capsys.readouterr().out
     assert all(word in told for word in ("P", "Q", "mean", "vote", "75", "t: rows by target"))
+
+
+def test_tables_that_are_too_wide_say_the_same_in_80_columns(capsys):
+    labels = ["animal", "clothing", "economics", "military", "music", "plant", "religion", "sports"]
+    none = {label: 0 for label in (*labels, "(not a label)")}
+    print_confusion("t", {label: none | {label: 7} for label in labels})
+    print_facts("facts", {"digest": "0" * 90})
+    told = capsys.readouterr().out
+    lines = told.splitlines()
+    assert "3 economics" in told and "none" in told and sum("7" in line for line in lines) == 8
+    assert lines[-1] == "digest: " + "0" * 90 and max(map(len, lines[:-1])) <= 80
 
 
 def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):

@@ -74,7 +74,10 @@ def test_prefixes_of_another_shape_say_so(shared, tmp_path, backbone, kind, chan
     "name, message",
     [
         ("lm_head.ia3_l", "'lm_head' is not a matrix of a T5's layers; use it through PEFT"),
-        ("encoder.block.7.layer.0.SelfAttention.k.ia3_l", "no matrix of this backbone; give the"),
+        (
+            "encoder.block.7.layer.0.SelfAttention.k.ia3_l",
+            "not a matrix of this backbone; give the",
+        ),
         ("encoder.block.0.layer.1.DenseReluDense.wi.ia3_l", "wi' is not a matrix of this backbone"),
         ("encoder.block.0.layer.0.SelfAttention.k.ia3_l", r"k' has scale \[3, 1\] for a matrix"),
         ("encoder.block.0.layer.0.SelfAttention.k.lora_A.weight", r"has \['a'\] alone; copy it"),

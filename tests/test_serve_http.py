@@ -156,7 +156,7 @@ WRONG = [
     ("rank", b'{"inputs": ["a"]}', 422, "choices: "),
     ("rank", b'{"inputs": ["a"], "choices": ["a", "a"]}', 422, "1 of them different"),
     ("rank", b'{"inputs": ["a"], "choices": [["a"], ["b"]]}', 422, "2 lists for 1 inputs"),
-    ("embed", b"\xff", 400, "no JSON"),
+    ("embed", b"\xff", 400, "not JSON"),
 ]
 
 
