@@ -158,6 +158,10 @@ def draw(sources: dict[str, str]) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.patches import Arc
 
+    from prompt_jax.inspect.pictures import BLUE, GREY, RED, STYLE
+
+    matplotlib.rcParams.update(STYLE)
+
     names = [name for name in ROOMS if any(room(m) == name for m in sources)]
     sizes = Counter(room(module) for module in sources)
     height = {name: -i for i, name in enumerate(names)}
@@ -165,17 +169,13 @@ def draw(sources: dict[str, str]) -> None:
     for (start, end), count in arrows_between_rooms(sources).items():
         low, high = height[start], height[end]
         arc = Arc((0, (low + high) / 2), abs(high - low), abs(high - low), theta1=90, theta2=270)
-        arc.set(
-            linewidth=0.4 + 0.12 * count, color="#35618f" if high > low else "#c0392b", alpha=0.55
-        )
+        arc.set(linewidth=0.4 + 0.12 * count, color=BLUE if high > low else RED, alpha=0.55)
         axes.add_patch(arc)
     for name in names:
         axes.text(0.3, height[name], name, va="center", fontsize=10, family="monospace")
-        axes.text(
-            3.2, height[name], f"{sizes[name]} files", va="center", fontsize=8, color="#555555"
-        )
+        axes.text(3.2, height[name], f"{sizes[name]} files", va="center", fontsize=8, color=GREY)
     axes.set(xlim=(-len(names) / 2 - 0.5, 6), ylim=(-len(names) + 0.2, 1))
-    axes.set_title("Imports between rooms: each arc leads up the list", fontsize=11, loc="left")
+    axes.set_title("Imports between rooms: each arc leads up the list")
     axes.set_aspect("equal")
     axes.axis("off")
     figure.savefig(FIGURE, bbox_inches="tight", metadata={"Date": None})

@@ -114,7 +114,7 @@ class PassTeacher(OnEnd):
 
 @settings
 class Stage:
-    """A run, and what is done with what it leaves."""
+    """A run, and what is done with its results."""
 
     run: Train
     on_end: tuple[OnEnd, ...] = ()
