@@ -72,4 +72,4 @@ def test_a_journal_is_for_one_process(tiny, monkeypatch, capsys):
     monkeypatch.setattr(hosts, "several", lambda: True)
     words = [f"--backbone=files:{tiny}/backbone", f"--task={tiny}/toy.train.jsonl"]
     assert main(["eval", *words, "--split=validation", "--journal=j.jsonl"]) == 2
-    assert "--journal=j.jsonl: one process can keep it" in capsys.readouterr().err
+    assert "--journal=j.jsonl: can be kept by one process only" in capsys.readouterr().err

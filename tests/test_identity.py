@@ -163,7 +163,7 @@ def test_an_older_folder_without_checkpoints_is_refused(tiny, folder, capsys) ->
     (folder / "run" / "identity.json").unlink()
     shutil.rmtree(folder / "run" / "checkpoints")
     assert train(tiny, folder) == 2
-    assert "holds records of a run and no checkpoints that say which" in capsys.readouterr().err
+    assert "holds records of a run, but no checkpoints that say of which" in capsys.readouterr().err
 
 
 def test_a_damaged_identity_is_one_line(tiny, folder, capsys) -> None:

@@ -121,7 +121,7 @@ def test_a_bad_row_is_named(tiny, tmp_path, line, options, message):
 
 
 def test_a_file_of_something_else_is_left_alone(tiny, rows, tmp_path):
-    with pytest.raises(UserError, match="is there and has no settings beside it"):
+    with pytest.raises(UserError, match="exists, but the settings that belong beside it do not"):
         run(tiny, rows, rows)
     assert len(read(rows)) == 20
 

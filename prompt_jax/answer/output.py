@@ -60,7 +60,9 @@ class Output:
         if self.lines:
             if not beside.exists():
                 raise UserError(
-                    self.path, "is there and has no settings beside it", f"give another {self.flag}"
+                    self.path,
+                    "exists, but the settings that belong beside it do not",
+                    f"give another {self.flag}",
                 )
             with reading(beside, f"give another {self.flag}"):
                 before = dict(json.loads(beside.read_text()))

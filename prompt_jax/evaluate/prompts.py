@@ -63,7 +63,7 @@ def evaluate_prompts(
     """
     if journal is not None and hosts.several():
         raise UserError(
-            f"--journal={journal}", "one process can keep it", "leave it out for several"
+            f"--journal={journal}", "can be kept by one process only", "leave it out with several"
         )
     saved = asked.prompts
     if answering.mode == "head" and not saved:

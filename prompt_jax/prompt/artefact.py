@@ -397,5 +397,5 @@ def check_tokenizer(prompt: Prompt, backbone: Tuned) -> None:
                 f"was tuned with tokenizer {tuned[:12]}, backbone {backbone.name!r} has "
                 f"{words.digest[:12]}"
             ),
-            "load the backbone with the former",
+            "load the backbone with that tokenizer",
         )

@@ -49,7 +49,8 @@ class Factor:
             raise UserError(Setting("Factor", "names", self.names), f"{self.by} {self._needs}")
         if len(set(self.names)) < len(self.names) or MEAN in self.names:
             raise UserError(
-                Setting("Factor", "names", self.names), f"names differ, and none is {MEAN!r}"
+                Setting("Factor", "names", self.names),
+                f"names must differ, and none may be {MEAN!r}",
             )
         if self.default is not None and self.default not in self.names:
             raise UserError(

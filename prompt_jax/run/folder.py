@@ -113,5 +113,7 @@ def wait_for(path: epath.Path | Path) -> None:
         multihost_utils.sync_global_devices(str(path))
         if not path.exists():
             raise UserError(
-                path, "process 0 wrote it, and it is not here", "give all one --model_dir"
+                path,
+                "was written by process 0 and cannot be seen from this process",
+                "give all processes one --model_dir that each can see",
             )

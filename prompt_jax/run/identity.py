@@ -159,7 +159,7 @@ def _check_beginning(folder: epath.Path) -> None:
     if any(record["step"] > 0 for record in read_metrics(folder)):
         raise UserError(
             f"model_dir {str(folder)!r}",
-            "holds records of a run and no checkpoints that say which",
+            "holds records of a run, but no checkpoints that say of which",
             "use another --model_dir",
         )
 

@@ -47,7 +47,9 @@ def train(
       Preempted: after SIGTERM, once the state is saved.
     """
     if settings.farm.grid is not None:
-        raise UserError("FARM", "is a grid of runs, and here is one", "give --gin.FARM=None")
+        raise UserError(
+            "FARM", "is a grid of runs, and this starts a single run", "give --gin.FARM=None"
+        )
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signal())
         folder = stack.enter_context(open_folder(model_dir))
