@@ -37,6 +37,13 @@ def test_a_dry_run_writes_nothing(job, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["job.toml"]
 
 
+def test_a_login_node_without_a_user_variable(job) -> None:
+    path = job(JOB + 'accelerator = "cpu"\nhosts = 1\n' + PLACES)
+    program = ["env", "-u", "USER", "bash", str(LAUNCH / "slurm.sh"), path, "--dry-run"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "squeue --user=" in done.stdout
+
+
 def test_every_launcher_has_a_golden_dry_run() -> None:
     told = {path.stem.split("-")[0] for path in GOLDEN.glob("*.txt")}
     scripts = {path.stem for path in LAUNCH.glob("*.sh")} - {"common", "host", "slurm_job"}
