@@ -392,14 +392,21 @@ def test_eval_of_several_prompts_is_a_table(callee, capsys):
     assert all(word in told for word in ("P", "Q", "mean", "vote", "75", "t: rows by target"))
 
 
+@pytest.mark.parametrize("group", [[], ["tasks"], ["spot"], ["gallery"]])
+def test_the_list_of_commands_cuts_no_sentence(group, capsys):
+    assert main([*group, "--help"]) == 0
+    lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    assert lines and [line for line in lines if not line.endswith(".") or "..." in line] == []
+
+
 def test_tables_that_are_too_wide_say_the_same_in_80_columns(capsys):
     labels = ["animal", "clothing", "economics", "military", "music", "plant", "religion", "sports"]
     none = {label: 0 for label in (*labels, "(not a label)")}
-    print_confusion("t", {label: none | {label: 7} for label in labels})
+    print_confusion("t", {label: none | {label: 99} for label in labels})
     print_facts("facts", {"digest": "0" * 90})
     told = capsys.readouterr().out
     lines = told.splitlines()
-    assert "3 economics" in told and "none" in told and sum("7" in line for line in lines) == 8
+    assert "3 economics" in told and "none" in told and sum("99" in line for line in lines) == 8
     assert lines[-1] == "digest: " + "0" * 90 and max(map(len, lines[:-1])) <= 80
 
 

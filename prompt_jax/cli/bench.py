@@ -46,10 +46,10 @@ def bench(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measures how fast this machine trains and answers, on random weights and tokens.
+    """Measures how fast this machine trains and answers.
 
-    Sides take turns. A ratio is the median over rounds, above 1 where ours is the faster; its
-    spread is the 10th and the 90th percentile.
+    Weights and tokens are random. Sides take turns. A ratio is the median over rounds, above 1
+    where ours is the faster; its spread is the 10th and the 90th percentile.
 
     \b
     Example:

@@ -32,7 +32,9 @@ def convert(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Writes a backbone in another format, without changing a bit, or a quantised copy of it.
+    """Writes a backbone in another format, or a quantised copy of it.
+
+    Values are compared after writing; in another format they are the same bit by bit.
 
     \b
     Example:

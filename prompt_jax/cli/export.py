@@ -79,7 +79,9 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Writes a prompt for another program, and checks it with that program's own reader.
+    """Writes a prompt for another program, and checks it.
+
+    The check is done with that program's own reader, in a new process.
 
     \b
     Example:
@@ -122,7 +124,9 @@ def import_(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Makes an artefact of another program's prompt, and checks it with that program's reader.
+    """Makes an artefact of another program's prompt, and checks it.
+
+    The check is done with that program's own reader, in a new process.
 
     \b
     Example:

@@ -17,12 +17,14 @@ From = Annotated[
     ),
 ]
 
-gallery_app = typer.Typer(rich_markup_mode=None, help="Prompts that ship with the package.")
+gallery_app = typer.Typer(
+    rich_markup_mode=None, help="Lists and copies prompts that ship with the package."
+)
 
 
 @gallery_app.command("list")
 def list_prompts(source: From = None, json: Json = False, debug: Debug = False) -> None:
-    """The prompts that ship with the package, or those in a folder.
+    """Lists the prompts that ship with the package, or in a folder.
 
     \b
     Example:
@@ -35,7 +37,9 @@ def list_prompts(source: From = None, json: Json = False, debug: Debug = False) 
     if json:
         print_json(rows)
     else:
-        print_table("gallery" if source is None else source, rows)
+        shown = ("name", "task", "backbone", "rows", "score")  # cards and --json have the rest
+        table = [{name: row[name] for name in shown} for row in rows]
+        print_table("gallery" if source is None else source, table)
 
 
 @gallery_app.command("get")
@@ -53,7 +57,9 @@ def get_prompt(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Copies a prompt, with its card, to a place that `eval` and `infer` can read.
+    """Copies a prompt, with its card, to a folder of yours.
+
+    `eval`, `infer`, `serve` and `export` take it from there.
 
     \b
     Example:

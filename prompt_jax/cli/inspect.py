@@ -68,7 +68,9 @@ def inspect(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Shows the rows of a prompt: nearest pieces, norms, similarity, drift, attention, ablation.
+    """Shows what the rows of a prompt look like.
+
+    Nearest pieces of the vocabulary, norms, similarity, drift, attention and ablation.
 
     \b
     Example:

@@ -70,22 +70,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(tasks_app, name="tasks")
-app.add_typer(spot_app, name="spot")
-app.add_typer(gallery_app, name="gallery")
-app.command("doctor")(doctor)
-app.command("bench")(bench)
-app.command("fit")(fit)
-app.command("eval")(evaluate)
-app.command("infer")(infer)
-app.command("untrained")(untrained)
-app.command("export")(export)
-app.command("import")(import_)
-app.command("rehearse")(rehearse)
-app.command("serve")(serve)
-app.command("report")(report)
-app.command("inspect")(inspect)
-app.command("watch")(watch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -230,7 +214,6 @@ def program(
         raise UserError(f"--gin.{ctx.obj[0]}", f"only {verbs} take bindings", "remove it")
 
 
-@app.command()
 def train(
     ctx: typer.Context,
     gin_file: GinFiles,
@@ -314,7 +297,6 @@ def train(
             print_json(last)
 
 
-@app.command()
 def pretrain(
     ctx: typer.Context,
     gin_file: GinFiles,
@@ -356,9 +338,28 @@ def pretrain(
             print_json(last)
 
 
-app.command()(convert)
-app.command()(recycle)
-app.command()(migrate)
+# In the order of --help: from a first run to what few need.
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("infer")(infer)
+app.command("report")(report)
+app.command("watch")(watch)
+app.command("inspect")(inspect)
+app.command("export")(export)
+app.command("import")(import_)
+app.command("serve")(serve)
+app.command("doctor")(doctor)
+app.command("fit")(fit)
+app.command("bench")(bench)
+app.command("rehearse")(rehearse)
+app.command("migrate")(migrate)
+app.command("convert")(convert)
+app.command("recycle")(recycle)
+app.command("untrained")(untrained)
+app.command("pretrain")(pretrain)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(gallery_app, name="gallery")
+app.add_typer(spot_app, name="spot")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def migrate(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Turns gin files of T5X or google-research/prompt-tuning into a recipe of this program.
+    """Turns gin files of T5X or prompt-tuning into a recipe.
 
     Give the files of one of their commands in its order, and its --gin. bindings. A line that has
     no counterpart here is named with the reason, and the exit code is 2.

@@ -87,7 +87,9 @@ def recycle(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Maps a prompt to another backbone, through the embeddings of pieces that both have.
+    """Maps a prompt to another backbone.
+
+    The map goes through the embeddings of pieces that both vocabularies have.
 
     \b
     Example:

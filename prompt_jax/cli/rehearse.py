@@ -56,10 +56,10 @@ def rehearse(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Runs a recipe as N local processes, kills some on request, and compares with one process.
+    """Runs a recipe as N local processes and as one, and compares.
 
-    Each of them trains as it would on a host of its own. The steps of a recipe of stages are
-    counted through all stages. Exit code 1 if batches or prompts differ.
+    Some are killed on request. Each of them trains as it would on a host of its own. The steps of
+    a recipe of stages are counted through all stages. Exit code 1 if batches or prompts differ.
 
     \b
     Example:

@@ -24,10 +24,11 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Shows runs on one page, FILE.html, which opens from disk and needs no network.
+    """Shows runs on one HTML page.
 
-    DIR is a run, or a folder of runs: seeds, stages, members of a farm, or any others. Several
-    are compared. A board is the FILE.jsonl of a benchmark, methods by tasks: docs/scoreboard.jsonl.
+    The page opens from disk and needs no network. DIR is a run, or a folder of runs: seeds, stages,
+    members of a farm, or any others. Several are compared. A board is the FILE.jsonl of a
+    benchmark, methods by tasks: docs/scoreboard.jsonl.
 
     \b
     Example:

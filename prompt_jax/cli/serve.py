@@ -126,7 +126,9 @@ def serve(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Answers over HTTP with one backbone and many prompts, all in the same batches.
+    """Answers over HTTP with one backbone and many prompts.
+
+    Requests of different prompts share batches.
 
     \b
     Example:

@@ -20,16 +20,32 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console, widths = Console(), _widths(rows)
-    if not _fits(widths, console.width):
+    console, least = Console(), _widths(rows)
+    if not _fits(least, console.width):
         print_rows(title, rows)
         return
     table = Table(title=Text(title), title_justify="left")
-    for index, (column, width) in enumerate(zip(rows[0] if rows else (), widths, strict=True)):
-        table.add_column(column, no_wrap=index == 0, min_width=width)
+    widths = _shared(rows, least, console.width) if rows else []
+    for column, width in zip(rows[0] if rows else (), widths, strict=True):
+        table.add_column(column, width=width)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(table)
+
+
+def _shared(rows: Sequence[Mapping[str, Any]], least: Sequence[int], room: int) -> list[int]:
+    """Widths of columns: as wide as their texts, less where that is too much for all, never less
+    than `least`, which fits."""
+    from rich.cells import cell_len
+
+    widths = [
+        max(cell_len(text) for text in (name, *(_cell(row[name]) for row in rows)))
+        for name in rows[0]
+    ]
+    while not _fits(widths, room):
+        spare = [width - low for width, low in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def _widths(rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -42,9 +42,7 @@ EarlyStep = Annotated[
     ),
 ]
 
-app = typer.Typer(
-    rich_markup_mode=None, help="Transfer of prompts between tasks (SPoT, Vu et al. 2022)."
-)
+app = typer.Typer(rich_markup_mode=None, help="Transfers prompts between tasks (SPoT).")
 
 
 @app.command("embed")
@@ -73,7 +71,9 @@ def embed(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Adds a source to the library: its best prompt and, as its embedding, an early one.
+    """Adds a source to the library.
+
+    The entry has its best prompt and, as its embedding, an early one.
 
     \b
     Example:
@@ -131,7 +131,9 @@ def rank(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Shows how similar the tasks of a library are, by their embeddings.
+    """Shows how similar the tasks of a library are.
+
+    Their embeddings are compared.
 
     \b
     Example:
@@ -256,7 +258,9 @@ def groups(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Finds targets to train together: those that gain from each other's prompts (MVLPT).
+    """Finds targets to train together (MVLPT).
+
+    They are those that gain from each other's prompts.
 
     \b
     Example:

@@ -24,7 +24,7 @@ SHOWN = 10  # so many errors of `tasks check`
 
 
 tasks_app = typer.Typer(
-    rich_markup_mode=None, help="The registry of tasks, and checks of them and of files."
+    rich_markup_mode=None, help="Lists, shows and checks tasks and files of rows."
 )
 
 
@@ -39,7 +39,9 @@ def tasks_list(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The tasks that can be trained on, by families of names; --json tells all about each task.
+    """Lists the tasks that can be trained on.
+
+    They are shown by families of names; --json tells all about each task.
 
     \b
     Example:

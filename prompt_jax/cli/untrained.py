@@ -118,7 +118,9 @@ def untrained(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Ranks a task's labels without training: by a head, a cache, or weighted templates.
+    """Ranks a task's labels without training anything.
+
+    By a head (gda), a cache (tfup), or weighted templates and prompts (zpe).
 
     \b
     Example:

@@ -17,7 +17,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Shows live runs in the terminal: curves, ETA, tokens/s, share of the peak, memory.
+    """Shows live runs in the terminal.
+
+    Curves, ETA, tokens/s, share of the peak, and memory. Ctrl-C ends it.
 
     \b
     Example:
