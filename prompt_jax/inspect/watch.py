@@ -134,7 +134,10 @@ LEAST_NAME = 12  # characters of a run's name that are shown however narrow the 
 
 
 def _table(runs: Sequence[Run], width: int, now: float) -> Table:
-    columns = (*COLUMNS, *(("tokens/s",) * (width > 99)))
+    metrics = {_metric(run) for run in runs} - {None}
+    named = metrics.pop() if len(metrics) == 1 else None
+    columns = [named if named and name == "metric" else name for name in COLUMNS]
+    columns += ["tokens/s"] * (width > 99)
     rows = [_cells(run, now)[: len(columns)] for run in runs[:MOST_ROWS]]
     taken = sum(max(map(len, cells)) + 1 for cells in zip(columns, *rows, strict=True))
     room = max(width - taken, LEAST_NAME)
