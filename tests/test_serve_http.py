@@ -80,7 +80,8 @@ def post(client, path: str, **body):
 def test_answers_are_those_of_the_engine(client, engine):
     texts = ["say a", "b"]
     wanted = engine.generate(texts, ["plain", None])
-    answer = post(client, "generate", inputs=texts, prompt=["plain", None]).json()
+    body = {"inputs": texts, "prompt": ["plain", None], "top_k": 0.0}  # to JSON an integer
+    answer = post(client, "generate", **body).json()
     assert [o["text"] for o in answer["outputs"]] == [w.text for w in wanted]
     assert [o["finish_reason"] for o in answer["outputs"]] == [w.finish_reason for w in wanted]
     scores = [o["score"] for o in answer["outputs"]]
@@ -145,6 +146,8 @@ WRONG = [
     ("generate", b'{"inputs": []}', 422, "inputs: "),
     ("generate", b'{"inputs": ["a"], "more": 1}', 422, "more: "),
     ("generate", b'{"inputs": ["a"], "max_tokens": "1"}', 422, "max_tokens: "),
+    ("generate", b'{"inputs": ["a"], "max_tokens": 1.5}', 422, "max_tokens: "),
+    ("generate", b'{"inputs": ["a"], "seed": true}', 422, "seed: "),
     ("generate", b'{"inputs": ["a"], "max_tokens": 99}', 422, "max_tokens = 99: give 1 to 8"),
     ("generate", b'{"inputs": ["a"], "temperature": NaN}', 422, "temperature: "),
     ("generate", b'{"inputs": ["a"], "prompt": "nobody"}', 404, "prompt 'nobody': is not loaded"),

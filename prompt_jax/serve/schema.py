@@ -2,17 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from prompt_jax.serve.table import NAME
 
 PATTERN = f"^{NAME}$"
 MOST_TEXTS, MOST_CHOICES, MOST_STOPS = 1024, 256, 16
 
+
+def _whole(value: Any) -> Any:
+    """`5.0` as 5, which JSON Schema calls an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 PromptName = Annotated[str, Field(pattern=PATTERN, examples=["sst2"])]
 Text = Annotated[str, Field(examples=["a moving and funny film"])]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31), WHOLE]], Field(min_length=1)]
 Choices = Annotated[
     list[Annotated[str, Field(examples=["positive"])]],
     Field(min_length=1, max_length=MOST_CHOICES, json_schema_extra={"uniqueItems": True}),
@@ -21,7 +28,7 @@ Seconds = Annotated[float | None, Field(gt=0, description="Until the request is 
 
 
 class Strict(BaseModel):
-    """No value is converted, no unknown field is passed over."""
+    """No value is converted but 5.0 to 5, no unknown field is passed over."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -40,11 +47,13 @@ class Asked(Strict):
 class Sampled(Strict):
     """How tokens are chosen; temperature 0 is greedy."""
 
-    max_tokens: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    top_k: Annotated[int, Field(ge=0, lt=2**31, description="0: all")] = 0
+    top_k: Annotated[int, Field(ge=0, lt=2**31, description="0: all"), WHOLE] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="Input i draws with seed + i.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="Input i draws with seed + i."), WHOLE
+    ] = 0
     stop: Annotated[
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS)]
@@ -88,8 +97,8 @@ class CompletionRequest(Sampled):
         Field(description="Texts, or rows of token ids."),
     ]
     timeout: Seconds = None
-    n: Annotated[int | None, Field(ge=1, le=1)] = None
-    best_of: Annotated[int | None, Field(ge=1, le=1)] = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     echo: Literal[False] | None = None
     logprobs: None = None
     suffix: None = None
