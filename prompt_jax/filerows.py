@@ -10,7 +10,7 @@ from etils import epath
 
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS, UNLABELLED, numbered_lines, parse_row, stream_jsonl
-from prompt_jax.splits import Files, parse, registered_stem, split_files
+from prompt_jax.splits import Files, parse, registered_stem, remember, split_files
 
 HELD_OUT = 10  # one distinct input in so many, of a file without a validation file
 MOST_LABELS = 64  # a file with more distinct targets is no classification
@@ -208,4 +208,6 @@ def file_task(name: str, validation: str | None = None) -> FileTask:
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     stem = registered_stem(parse(name.removeprefix("jsonl:"))[0])
     given = tuple(f for split in files if split != "test" for f in files[split])
-    return FileTask(f"jsonl:{stem}:{digest[:8]}", files, labels_of(given))
+    registered = f"jsonl:{stem}:{digest[:8]}"
+    remember(registered, name.removeprefix("jsonl:"))
+    return FileTask(registered, files, labels_of(given))

@@ -48,6 +48,8 @@ def parse_row(line: bytes, text_keys: tuple[str, ...] = TEXT_KEYS) -> dict:
         if key not in row:
             has = ", ".join(map(repr, row)) or "no keys"
             remedy = f"; name the right one: FILE?{key}=COLUMN" if row and key in TEXT_KEYS else ""
+            if any(isinstance(v, list) and v and isinstance(v[0], dict) for v in row.values()):
+                remedy = "; its rows are within it: write that list alone, or one object a line"
             raise ValueError(f"no key '{key}'; the row has {has}{remedy}")
         check_text(key, row[key])
     return row
@@ -69,11 +71,18 @@ def _twice(line: bytes) -> set[str]:
 def check_text(key: str, value: object) -> None:
     """ValueError unless `value` is a string that UTF-8 can hold."""
     if not isinstance(value, str):
-        raise ValueError(f"'{key}' is {json.dumps(value)[:40]}, not a string; put it in quotes")
+        raise ValueError(f"'{key}' is {json.dumps(value)[:40]}, not a string; {_to_text(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"'{key}' holds half of a surrogate pair; write the whole pair") from None
+
+
+def _to_text(value: object) -> str:
+    """What to do with a value that should be a text."""
+    if value is None:
+        return "write its text, or leave the row out"
+    return "write one text a row" if isinstance(value, list | dict) else "put it in quotes"
 
 
 def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
@@ -143,6 +152,12 @@ def _named(where: str, row: dict, columns: dict[str, str]) -> dict:
         if column not in row:
             has = ", ".join(map(repr, row)) or "no columns"
             raise UserError(where, f"no column '{column}'", f"it has {has}")
+        if type(row[column]) is not int:
+            try:
+                check_text(column, row[column])
+            except ValueError as error:
+                problem, _, remedy = str(error).rpartition("; ")
+                raise UserError(where, problem, remedy) from None
     rest = {key: v for key, v in row.items() if key not in (*columns, *columns.values())}
     values = {key: row[column] for key, column in columns.items()}
     return {k: str(v) if type(v) is int else v for k, v in values.items()} | rest

@@ -17,6 +17,7 @@ import collections.abc
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -34,10 +35,10 @@ _ABSTRACT_CALLABLE = collections.abc.Callable
 def settings(cls: type[T]) -> type[T]:
     """Turns `cls` into a frozen, keyword-only dataclass whose values fit their annotations.
 
-    Understood: int (a bool is none), float (an int is stored as float), str, bool, None, X | Y,
-    Literal, tuple[X, ...], tuple[X, Y], dict[K, V], type[X], Callable, Any and any class. A list
-    becomes a tuple where a tuple is annotated. Then the class's own `check(self)`, if it has one,
-    raises UserError for values out of range.
+    Understood: int (a bool is none), float (finite; an int is stored as float), str, bool, None,
+    X | Y, Literal, tuple[X, ...], tuple[X, Y], dict[K, V], type[X], Callable, Any and any class. A
+    list becomes a tuple where a tuple is annotated. Then the class's own `check(self)`, if it has
+    one, raises UserError for values out of range.
 
     Raises:
       UserError: on construction, as in ``Data.batch_size = 'ten': expected int``.
@@ -53,9 +54,10 @@ def settings(cls: type[T]) -> type[T]:
                 fitted = _fit(value, hints[field.name])
             except _MisfitError:
                 expected = _describe(hints[field.name])
-                raise UserError(
-                    Setting(type(self).__name__, field.name, value), f"expected {expected}"
-                ) from None
+                offender = Setting(type(self).__name__, field.name, value)
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(offender, "is no finite number") from None
+                raise UserError(offender, f"expected {expected}") from None
             object.__setattr__(self, field.name, fitted)
         if has_check:
             self.check()
@@ -70,6 +72,20 @@ def at_least(owner: str, least: int, values: Mapping[str, float | None]) -> None
         if value is not None and value < least:
             remedy = f"give {least} or more" if least == 0 else f"give at least {least}"
             raise UserError(Setting(owner, name, value), remedy=remedy)
+
+
+def above(owner: str, bound: float, values: Mapping[str, float | None]) -> None:
+    """As `at_least`, for the first field that is not more than `bound`."""
+    for name, value in values.items():
+        if value is not None and value <= bound:
+            raise UserError(Setting(owner, name, value), remedy=f"give more than {bound:g}")
+
+
+def shares(owner: str, values: Mapping[str, float]) -> None:
+    """As `at_least`, for the first field that is not from 0 to 1, or is 1."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(Setting(owner, name, value), remedy="give 0 <= value < 1")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -138,7 +154,10 @@ def _fit_plain(value: Any, hint: Any) -> Any:
         raise TypeError(f"settings do not understand the annotation {hint!r}")
     if hint is float:
         _require(value, isinstance(value, int | float) and not isinstance(value, bool))
-        return float(value)
+        try:
+            return _require(float(value), math.isfinite(value))
+        except OverflowError:  # of a whole number
+            raise _MisfitError from None
     if hint is int:
         return _require(value, isinstance(value, int) and not isinstance(value, bool))
     if hint is tuple and isinstance(value, list):
@@ -147,7 +166,7 @@ def _fit_plain(value: Any, hint: Any) -> Any:
 
 
 def _fit_any(value: Any, hints: tuple[Any, ...]) -> Any:
-    if type(value) in hints:
+    if type(value) in hints and type(value) is not float:
         return value
     for hint in hints:
         try:

@@ -104,6 +104,19 @@ def registered_stem(path: str) -> str:
     return re.sub(r"\W", "_", stem_of(epath.Path(path).name))
 
 
+_typed: dict[str, str] = {}  # what the user named, by the name that it is registered under
+
+
+def remember(registered: str, named: str) -> None:
+    """`named` is what errors call the task of a file or folder from now on."""
+    _typed[registered] = named
+
+
+def typed(task: str) -> str:
+    """A task as the user named it: for the registered name of a file or folder, its path."""
+    return _typed.get(task, task)
+
+
 def readable(text: str, typed: str) -> str:
     """A text for people: names of files in place of those that they are registered by.
 

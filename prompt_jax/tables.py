@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 
@@ -12,15 +13,17 @@ from prompt_jax.errors import UserError
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a document
 
+_SEPARATED = re.compile(r"sep=([,;\t|])")
 Rows = Iterator[tuple[int, list[str]]]
 
 
 def read_table(path: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of its last line, {column: text}) of every row below the header.
 
-    Cells are quoted as in RFC 4180: `"say ""no"", please"`. Where the header has semicolons and no
-    comma they separate, as spreadsheets save them in much of Europe. `tabs`: TSV, in which quotes
-    mean nothing unless the whole file is well quoted; it is read twice for that.
+    Cells are quoted as in RFC 4180: `"say ""no"", please"`. Where the header has no comma but
+    semicolons, as spreadsheets save them in much of Europe, or tabs, or bars, these separate; so
+    does what Excel's line `sep=;` says. `tabs`: TSV, in which quotes mean nothing unless the whole
+    file is well quoted; it is read twice for that.
 
     UserError names file and line: another encoding, cells that the header does not name, a quote
     that never ends, two columns of one name.
@@ -51,7 +54,9 @@ def _lines(path: str, tabs: bool) -> tuple[Iterator[str], str]:
         if line.strip():
             break
     header = begun[-1] if begun else ""
-    delimiter = "\t" if tabs else ";" if ";" in header and "," not in header else ","
+    if (said := _SEPARATED.fullmatch(header.rstrip("\r\n"))) and not tabs:
+        return itertools.chain(["\n"] * len(begun), lines), said[1]
+    delimiter = "\t" if tabs else next((mark for mark in ",;\t|" if mark in header), ",")
     return itertools.chain(begun, lines), delimiter
 
 

@@ -274,15 +274,17 @@ def read_records(
     """(number of its line or entry, record) of a file; UserError names file and number."""
     layout = file.read_by()
     keep = file.keep(path.parent) if file.keep else None
-    empty = True
+    empty, entries = True, 0
     with reading(path, f"get the file again from {home}") as place:
         for place.line, unit in layout.units(read_bytes(path)):
+            entries += 1
             for record in layout.records(unit, text):
                 if keep is None or keep(record):
                     empty = False
                     yield place.line, record
     if empty:
-        raise UserError(path, "no rows", f"get the file again from {home}")
+        problem = f"none of its {entries} entries is a row; is their text withheld?"
+        raise UserError(path, problem if entries else "no rows", f"get the file again from {home}")
 
 
 def named_records(

@@ -28,7 +28,7 @@ from prompt_jax.errors import UserError, reading
 from prompt_jax.filerows import FileRows, file_task, held_out, rank, where_of
 from prompt_jax.jsonl import TEXT_KEYS
 from prompt_jax.metrics.text import Metric, accuracy
-from prompt_jax.splits import ENDINGS, names_folder, names_rows
+from prompt_jax.splits import ENDINGS, names_folder, names_rows, typed
 from prompt_jax.tasks import mixtures
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow reads files here; devices are JAX's
@@ -201,7 +201,7 @@ def add_task(
     `postprocess(text, example=, is_target=)` gives what the metrics compare; None: the text.
     """
     if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
-        raise UserError(f"task '{name}'", "this name is taken", "give the task another name")
+        raise UserError(f"task {typed(name)!r}", "this name is taken", "give the task another name")
     task = seqio.TaskRegistry.add(
         name,
         source=source,
@@ -253,9 +253,13 @@ def jsonl_task(
 def _check_choices(name: str, choices: Sequence[str]) -> None:
     """UserError unless they are two or more label strings, each once."""
     if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
-        raise UserError(f"task '{name}'", f"choices={choices!r}", "give strings: ('good', 'bad')")
+        raise UserError(
+            f"task {typed(name)!r}", f"choices={choices!r}", "give strings: ('good', 'bad')"
+        )
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
-        raise UserError(f"task '{name}'", f"choices={choices!r}", "give two or more, each once")
+        raise UserError(
+            f"task {typed(name)!r}", f"choices={choices!r}", "give two or more, each once"
+        )
 
 
 def task_from_jsonl(name: str, validation: str | None = None) -> seqio.Task:
@@ -316,8 +320,8 @@ def get_task(name: str) -> seqio.Task | seqio.Mixture:
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`prompt-jax tasks list` shows them"
     raise UserError(
-        f"task '{name}'",
-        "no such family",
+        f"task {typed(name)!r}",
+        "no such task",
         f"{hint} (a module of your own needs --tasks_module)",
     )
 
@@ -352,7 +356,9 @@ def stream_examples(name: str, split: str) -> dict[str, Iterator[dict]]:
     having = [task for task in tasks if split in task.splits]
     if not having:
         splits = dict.fromkeys(s for task in tasks for s in task.splits)
-        raise UserError(f"task '{name}'", f"has no split '{split}'", f"it has {', '.join(splits)}")
+        raise UserError(
+            f"task {typed(name)!r}", f"has no split '{split}'", f"it has {', '.join(splits)}"
+        )
     for task in having:
         _check_text_task(task)
     return {task.name: _stream(task, split) for task in having}
@@ -362,7 +368,7 @@ def shortfalls(name: str, split: str) -> list[str]:
     """Of each task whose split `load_examples` gave short of what was published, a line."""
     sources = {task.name: task.source for task in sub_tasks(name) if split in task.splits}
     return [
-        f"{task} {split}: {fewer}"
+        f"{typed(task)} {split}: {fewer}"
         for task, source in sources.items()
         if isinstance(source, RowsSource) and (fewer := source.shortfall(split))
     ]
@@ -372,7 +378,7 @@ def _check_text_task(task: seqio.Task) -> None:
     for key in TEXT_KEYS:
         if key not in task.output_features or task.output_features[key].dtype != tf.string:
             raise UserError(
-                f"task '{task.name}'",
+                f"task {typed(task.name)!r}",
                 f"does not give '{key}' as text",
                 (
                     "declare it with output_features=prompt_jax.tasks.text.TEXT_FEATURES and "
@@ -383,12 +389,14 @@ def _check_text_task(task: seqio.Task) -> None:
 
 def _stream(task: seqio.Task, split: str) -> Iterator[dict]:
     remedy = "mend its source and preprocessors; `inputs` and `targets` are strings"
-    with reading(f"task '{task.name}', split '{split}'", remedy):
+    with reading(f"task {typed(task.name)!r}, split '{split}'", remedy):
         dataset = task.get_dataset(None, split=split, shuffle=False, use_cached=False)
         examples = _examples(dataset)
         first = next(examples, None)
     if first is None:
-        raise UserError(f"task '{task.name}'", f"its split '{split}' is empty", "check its source")
+        raise UserError(
+            f"task {typed(task.name)!r}", f"its split '{split}' is empty", "check its source"
+        )
     yield first
     yield from examples
 

@@ -263,6 +263,27 @@ def test_what_a_later_binding_overrides_is_not_unused(recipe):
     assert swapped.optim == AdamW(weight_decay=0.5)
 
 
+def test_what_stands_in_a_scope_that_is_left_out_is_not_unused(recipe):
+    text = """
+LENGTH = 4
+Train.data = @third/Data()
+third/Data.batch_size = 3
+Train.more = [@first/Data(), @second/Data()]
+Data.task = 'one'
+Data.batch_size = %LENGTH
+first/Data.batch_size = 2
+second/Data.task = 'two'
+"""
+    assert build(recipe(text), bindings=["Train.more=[@first/Data()]"]).root.more == (
+        Data(task="one", batch_size=2),
+    )
+    left_out = ["Train.more=[@first/Data()]", "second/Data.batch_size=3"]
+    assert "second/Data.batch_size is bound but nothing" in refusal(recipe(text), bindings=left_out)
+    assert refusal(recipe("Train.data = @frist/Data()\nfirst/Data.task = 'a'")) == (
+        "frist/Data.task: has no value: nothing is bound in the scope 'frist'; did you mean first?"
+    )
+
+
 def test_a_command_line_binding_is_used_or_refused(recipe):
     bindings = ["Train.steps=5", "TRAIN_STEPS=6"]
     message = refusal(recipe(RECIPE), bindings=bindings)

@@ -129,7 +129,7 @@ def test_vocabulary_that_is_not_there(page, tmp_path):
 def test_task_that_is_not_there(page):
     lines = page("TASK='super_glue_cd'")
     assert failed(lines) == ["task"]
-    assert lines["task"].value.startswith("task 'super_glue_cd': no such family")
+    assert lines["task"].value.startswith("task 'super_glue_cd': no such task")
     assert lines["labels"].fix == lines["truncation"].fix == "first mend task"
 
 

@@ -10,6 +10,7 @@ import seqio
 from pyarrow import parquet
 
 from prompt_jax.cli.main import main
+from prompt_jax.data import named
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import read_jsonl, stream_jsonl
 from prompt_jax.splits import split_files
@@ -43,6 +44,13 @@ def gzipped(content: bytes) -> bytes:
 
 
 TABLE = 'inputs,targets,n\r\n"say ""no"", please",a,1\r\n"two\nlines",b,2\r\n\r\nplain,a,3\r\n'
+
+
+def parted(mark: str) -> str:
+    """The table with another mark between its cells."""
+    return TABLE.replace(",", mark).replace(f'""{mark}', '"",')
+
+
 READ = [
     {"inputs": 'say "no", please', "targets": "a", "n": "1"},
     {"inputs": "two\nlines", "targets": "b", "n": "2"},
@@ -56,7 +64,10 @@ READ = [
         ("t.csv", TABLE),
         ("t.csv.gz", gzipped(TABLE.encode())),
         ("t.csv", "\ufeff" + TABLE),
-        ("t.csv", TABLE.replace(",", ";").replace('"";', '"",')),
+        ("t.csv", parted(";")),
+        ("t.csv", parted("|")),
+        ("t.csv", parted("\t")),
+        ("t.csv", "sep=;\n" + parted(";")),
         (
             "t.tsv",
             TABLE.replace('""', '"')
@@ -136,7 +147,7 @@ def test_other_columns_are_read_as_inputs_and_targets(folder):
         with pytest.raises(UserError, match=message):
             read_jsonl(name)
     (folder / "b.jsonl").write_text('{"text": "a", "label": true}\n{"text": \n')
-    with pytest.raises(UserError, match=r"b\.jsonl:1: 'targets' is true, not a string"):
+    with pytest.raises(UserError, match=r"b\.jsonl:1: 'label' is true, not a string"):
         read_jsonl("b.jsonl?inputs=text&targets=label")
 
 
@@ -250,3 +261,33 @@ def test_a_part_that_is_missing_is_named(folder, name):
     (folder / "train-00000-of-00002.jsonl").write_text(jsonl())
     with pytest.raises(UserError, match=r"train-00001-of-00002\.jsonl: this part is not beside"):
         split_files(name)
+
+
+def test_errors_call_a_file_by_what_the_user_typed(folder):
+    (folder / "rows.train.jsonl").write_text(jsonl())
+    with pytest.raises(UserError, match=r"task '\./rows\.train\.jsonl': has no split 'test'"):
+        named.stream_examples("./rows.train.jsonl", "test")
+    (folder / "other.train.jsonl").write_text(jsonl())
+    for task in text.get_task("rows.train.jsonl+other.train.jsonl").tasks:
+        with pytest.raises(UserError, match=r"task '(rows|other)\.train\.jsonl': has no choices"):
+            raise named.no_choices(task.name)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, "'label' is null, not a string; write its text, or leave the row out"),
+        (True, "'label' is true, not a string; put it in quotes"),
+        (["a"], "'label' is .*, not a string; write one text a row"),
+    ],
+)
+def test_a_value_that_is_no_text_goes_by_the_name_of_its_column(folder, label, message):
+    (folder / "t.jsonl").write_text(json.dumps({"text": "x", "label": label}) + "\n")
+    with pytest.raises(UserError, match=r"^t\.jsonl:1: " + message):
+        read_jsonl("t.jsonl?inputs=text&targets=label")
+
+
+def test_rows_within_an_object_are_named(folder):
+    (folder / "t.json").write_text(json.dumps({"data": ROWS}))
+    with pytest.raises(UserError, match="its rows are within it: write that list alone"):
+        read_jsonl("t.json")

@@ -2,7 +2,8 @@
 
 The damage knows the form of what it damages: fields of JSON take other types or go, lines are
 swapped or cut, bytes change. It is drawn from fixed seeds. `FUZZ_EXAMPLES` sets how many of each
-kind are tried. As many as by default take about ten minutes on two idle cores.
+kind are tried, `FUZZ_SEED` draws others. As many as by default take about ten minutes on two idle
+cores.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow
 import pytest
@@ -36,13 +38,21 @@ from prompt_jax.run.log import read_metrics
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
-fuzz = settings(
+limits = settings(
     max_examples=EXAMPLES,
     derandomize=True,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def fuzz(test):
+    """`test` on examples drawn from FUZZ_SEED, else from its own name."""
+    drawn = os.environ.get("FUZZ_SEED")
+    return limits(test if drawn is None else hypothesis.seed(int(drawn))(test))
+
+
 seeds = given(seed=st.integers(0, 2**32 - 1))
 ODD = (
     None,
@@ -81,7 +91,7 @@ def damaged_json(value: object, rng: random.Random) -> object:
         key = rng.choice(keys)
         match rng.randint(0, 3):
             case 0 | 1:
-                place[key] = rng.choice(ODD)
+                place[key] = copy.deepcopy(rng.choice(ODD))
             case 2:
                 del place[key]
             case 3 if isinstance(place, dict):

@@ -99,6 +99,9 @@ def test_dropout_key_reaches_the_model():
 def test_smoothing_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"^Loss.label_smoothing = 1.0: give 0 <= value < 1$"):
         Loss(label_smoothing=1.0)
+    for name, value in {"loss_normalizing_factor": 0.0, "z_loss": -1.0, "weight": -1.0}.items():
+        with pytest.raises(UserError, match=rf"^Loss.{name} = {value}: give "):
+            Loss(**{name: value})
 
 
 def whole_batch(rows=4, columns=6, vocab=11):

@@ -33,10 +33,10 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("empath_topic+", "task '': there is none"),
+        ("empath_topic+", "task '': no such task"),
         (
             "empath_topic+cldr_kint",
-            "task 'cldr_kint': no such family; did you mean cldr_kind",
+            "task 'cldr_kint': no such task; did you mean cldr_kind",
         ),
         ("empath_topic+cldr_kind?cap=0", r"after \? only cap=N is known, with N at least 1"),
         ("empath_topic+cldr_kind?size=9", r"after \? only cap=N"),

@@ -136,6 +136,24 @@ def test_a_norm_that_lets_nothing_through_is_refused(optimizer):
         optimizer(schedule=CONSTANT, clip_global_norm=0)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "setting", "value"),
+    [
+        (Adafactor, "decay_rate", 0.0),
+        (Adafactor, "clipping_threshold", 0.0),
+        (Adafactor, "weight_decay", -1.0),
+        (Adafactor, "optimizer_start_step", -5),
+        (AdamW, "b1", 1.0),
+        (AdamW, "b2", -0.1),
+        (AdamW, "eps", -1e-8),
+        (AdamW, "weight_decay", -0.1),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(optimizer, setting, value):
+    with pytest.raises(UserError, match=f"{optimizer.__name__}.{setting} = {value}: give "):
+        optimizer(schedule=CONSTANT, **{setting: value})
+
+
 LAYERS = {
     "adafactor": Adafactor(schedule=CONSTANT, multiply_by_parameter_scale=True),
     "factored": Adafactor(schedule=CONSTANT, multiply_by_parameter_scale=True, factored=True),
@@ -228,7 +246,7 @@ def test_a_decay_needs_its_end(decay):
 
 
 def test_a_negative_rate_is_refused():
-    with pytest.raises(UserError, match=r"Schedule.learning_rate = -1.0: give a value >= 0"):
+    with pytest.raises(UserError, match=r"Schedule.learning_rate = -1.0: give 0 or more"):
         Schedule(learning_rate=-1.0)
 
 

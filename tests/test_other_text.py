@@ -142,7 +142,7 @@ def test_withheld_sentences_are_left_out(xtreme):
     bank = xtreme.parent / "ud-treebanks-v2.5" / "UD_French-FTB"
     bank.mkdir(parents=True)
     (bank / "fr_ftb-ud-dev.conllu").write_text(lines[0])
-    with pytest.raises(UserError, match=r"fr_ftb-ud-dev\.conllu: no rows"):
+    with pytest.raises(UserError, match=r"fr_ftb-ud-dev\.conllu: none of its 1 entries is a row"):
         text.load_examples("xtreme_udpos_fr", "validation")
 
 

@@ -114,11 +114,9 @@ def test_a_prompt_without_a_head_cannot_answer_by_one(kinds, tiny, tmp_path):
 
 
 def test_the_mode_wants_a_head(tiny, tmp_path):
-    run = dataclasses.replace(
-        recipe(tiny, tmp_path, "LABELS=('a','b')"), terms=(), group_rates={}, loss=Loss()
-    )
-    with pytest.raises(UserError, match="the mode 'head': answers by the head of a term"):
-        train(run, str(tmp_path / "D"))
+    whole = recipe(tiny, tmp_path, "LABELS=('a','b')")
+    with pytest.raises(UserError, match="mode = 'head': answers by the head of a term"):
+        dataclasses.replace(whole, terms=(), group_rates={}, loss=Loss())
 
 
 def test_the_first_state_is_that_of_training(tiny):

@@ -277,6 +277,11 @@ def test_pruning_is_refused_where_it_cannot_be(tiny, tmp_path, capsys):
     assert "PruneRows.keep = 5: the stage tunes 4 rows; give at most 4" in capsys.readouterr().err
     assert main([*argv, "--gin.PruneRows.keep_pieces=3"]) == 2
     assert "PruneRows.keep_pieces = 3: 2 rows have 2 pieces; give 1 to 2" in capsys.readouterr().err
+    assert main([*argv, "--gin.PruneRows.pieces=2"]) == 2
+    assert "PruneRows.pieces = 2: all pieces stay" in capsys.readouterr().err
+    dry = [*argv, "--dry_run", "--gin.PruneRows.pieces=3", "--gin.PruneRows.keep_pieces=2"]
+    assert main(dry) == 2
+    assert "pieces = 3: a row has 16 numbers; give a divisor of 16" in capsys.readouterr().err
     assert main([*argv, "--gin.PruneRows.keep_keys=3"]) == 2
     told = "PruneRows.keep_keys = 3: a later stage trains SoftPrompt, which has no keys"
     assert told in capsys.readouterr().err

@@ -171,10 +171,10 @@ def test_a_jsonl_file_that_cannot_be_split_is_refused(tmp_path, registry):
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(
         UserError,
-        match=r"task 'super_glue_bc': no such family; did you mean super_glue_cb",
+        match=r"task 'super_glue_bc': no such task; did you mean super_glue_cb",
     ):
         text.get_task("super_glue_bc")
-    with pytest.raises(UserError, match=r"task 'qqqqqq': no such family; `prompt-jax tasks list`"):
+    with pytest.raises(UserError, match=r"task 'qqqqqq': no such task; `prompt-jax tasks list`"):
         text.get_task("qqqqqq")
 
 

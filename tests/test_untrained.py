@@ -93,6 +93,12 @@ def test_a_head_is_fitted_saved_and_taken_again(flags, tmp_path, capsys):
     assert "has the method 'gda', not 'tfup'; fit it again" in capsys.readouterr().err
 
 
+def test_a_file_that_is_not_there_is_refused_before_anything_is_read(flags, capsys):
+    for flag in ("--head=/nope", "--texts=/nope"):
+        assert main([*flags, "--method=gda", "--backbone=hf:/none", flag]) == 2
+        assert capsys.readouterr().err.count("no such file") == 1
+
+
 @pytest.mark.slow
 def test_templates_are_weighed(flags, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("some text\nanother\n")

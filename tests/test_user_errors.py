@@ -41,7 +41,7 @@ def nothing_is_saved(tmp_path: Path) -> bool:
         ("TRAIN_STEPS='ten'", ["Train.steps = 'ten': expected int"]),
         ("BACKBONE='files:/no/such'", ["/no/such", "needs one"]),
         ("BACKBONE='nanoo'", ["backbone 'nanoo': unknown", "the known forms are"]),
-        ("TASK='vader_polarty'", ["task 'vader_polarty': there is none", "did you mean"]),
+        ("TASK='vader_polarty'", ["task 'vader_polarty': no such task", "did you mean"]),
         ("Data.split='dev'", ["no split 'dev'", "it has train, validation"]),
         ("Evaluation.split='dev'", ["no split 'dev'", "it has train, validation"]),
         ("BATCH_SIZE=12", ["BATCH_SIZE = 12", "take a multiple of 8"]),
@@ -94,10 +94,10 @@ def test_data_are_checked_before_any_weight_is_read(fails, tmp_path, monkeypatch
     monkeypatch.setattr(settings, "load_backbone", None)  # calling it would fail otherwise
     code, line = fails("--gin.TASK='nowhere'")
     assert code == 2
-    assert "task 'nowhere': there is none" in line
+    assert "task 'nowhere': no such task" in line
     code, line = fails("--gin.Evaluation.task='nowhere'")
     assert code == 2
-    assert "task 'nowhere': there is none" in line
+    assert "task 'nowhere': no such task" in line
 
 
 def test_a_folder_that_cannot_be_written(fails, tmp_path):

@@ -8,7 +8,7 @@ from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import activations, quantised, t5
-from prompt_jax.settings import settings
+from prompt_jax.settings import settings, shares
 
 
 @settings
@@ -38,6 +38,7 @@ class BackboneSettings:
             raise UserError(
                 Setting("BackboneSettings", "remat", self.remat), remedy=f"give one of {known}"
             )
+        shares("BackboneSettings", {"dropout_rate": self.dropout_rate})
         quantised.check(self.weights_dtype)
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:

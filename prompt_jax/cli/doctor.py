@@ -46,13 +46,15 @@ def doctor(
     """
     from prompt_jax.doctor.examine import examine, examine_stages, recipe_line
     from prompt_jax.recipe import config
-    from prompt_jax.run.stages import Stages
+    from prompt_jax.run.stages import Stages, check_shapes
 
     use_data_dir(data_dir)
     try:
         import_methods(methods_module)
         cfg = config.load(("Stages", "Train"), gin_file, ctx.obj, folders(gin_search_paths))
         import_tasks(tasks_module)
+        if isinstance(cfg.root, Stages):
+            check_shapes(cfg.root)
     except UserError as error:
         lines = [recipe_line(gin_file, error)]
     else:

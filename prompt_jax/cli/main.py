@@ -98,11 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments and not isinstance(error, typer.TyperException):
             raise
-        from prompt_jax.splits import readable
-
-        message, code = _explain(error)
-        typed = [argument.partition("=")[2].strip("\"'") for argument in arguments]
-        return hosts.leave(_complain(readable(message, "+".join(typed)), code))
+        return hosts.leave(_complain(*_explain(error)))
 
 
 def _use_utf8() -> None:

@@ -12,7 +12,7 @@ from prompt_jax.cli.task_list import vocabulary_of
 from prompt_jax.errors import UserError
 from prompt_jax.jsonl import TEXT_KEYS, numbered_lines, parse_row
 from prompt_jax.metrics.text import UNLABELLED
-from prompt_jax.splits import parse, split_files
+from prompt_jax.splits import parse, split_files, typed
 
 if TYPE_CHECKING:
     from prompt_jax.backbone.load import Backbone
@@ -173,9 +173,9 @@ def _check_task(task: Any, limits: Limits, report: dict[str, list]) -> None:
         try:
             (rows,) = load_examples(task.name, split).values()
         except UserError as error:
-            report["errors"].append(f"{task.name} {split}: {error}")
+            report["errors"].append(f"{typed(task.name)} {split}: {error}")
             continue
-        named = [f"{task.name} {split} row {n} of {where}" for n in range(1, len(rows) + 1)]
+        named = [f"{typed(task.name)} {split} row {n} of {where}" for n in range(1, len(rows) + 1)]
         facts = {"task": task.name, "split": split, "source": where, "rows": len(rows)}
         facts |= statistics(rows, named, limits)
         facts["named"] += shortfalls(task.name, split)
@@ -194,7 +194,7 @@ def _refuse(name: str, absent: Sequence[str]) -> None:
 
     task, split = absent[0].split(" ")
     load_examples(task, split)
-    raise UserError(f"task '{name}'", "has no split at hand", ", ".join(absent))
+    raise UserError(f"task {typed(name)!r}", "has no split at hand", ", ".join(absent))
 
 
 def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> dict:

@@ -13,6 +13,7 @@ from prompt_jax.data.source import ENCODER_FEATURES, Data, TaskBatches
 from prompt_jax.errors import UserError
 from prompt_jax.objective.columns import Choices, Column, Label, Labels, Numbers, View
 from prompt_jax.prompt.layout import PromptLayout
+from prompt_jax.splits import typed
 
 Arrays = dict[str, np.ndarray]
 
@@ -96,7 +97,7 @@ def _field(batches: TaskBatches, field: str, asked: str) -> list[data_rows.Colum
         for n, example in enumerate(task.examples, start=1):
             if field not in example:
                 raise UserError(
-                    f"task {task.name!r}",
+                    f"task {typed(task.name)!r}",
                     f"row {n} has no field {field!r}, which {asked} asks for",
                     "add it to every row",
                 )
@@ -128,7 +129,7 @@ class LabelFiller:
             for n, target in enumerate(targets, start=1):
                 if target not in numbers:
                     raise UserError(
-                        f"task {task.name!r}",
+                        f"task {typed(task.name)!r}",
                         f"row {n} has the target {target!r}, none of {', '.join(column.labels)}",
                         "bind all labels of the task",
                     )
@@ -153,7 +154,7 @@ class LabelsFiller:
                         problem = f"row {n + 1} has the label {label!r}"
                         known = f"none of {', '.join(column.labels)}"
                         remedy = "bind all labels of the task"
-                        raise UserError(f"task {task.name!r}", f"{problem}, {known}", remedy)
+                        raise UserError(f"task {typed(task.name)!r}", f"{problem}, {known}", remedy)
                     values[n, numbers[label]] = 1
         count = sum(map(len, self.values))
         there = sum(values.sum(axis=0) for values in self.values) + np.zeros(len(numbers))
@@ -192,11 +193,13 @@ class ChoicesFiller:
         """UserError for an example whose target is no choice, or whose choices have no room."""
         if example["targets"] not in named.choices_in(task, example):
             problem = f"row {number} has the target {example['targets']!r}, none of its choices"
-            raise UserError(f"task {task!r}", problem, "correct the row, or leave the term out")
+            raise UserError(
+                f"task {typed(task)!r}", problem, "correct the row, or leave the term out"
+            )
         need = self._need(self._others(task, example))
         if need > self.column.columns and not self.column.skip_longer:
             raise UserError(
-                f"task {task!r}",
+                f"task {typed(task)!r}",
                 f"the choices beside the target of row {number} take {need} columns of "
                 f"{self.column.columns}",
                 f"give the terms width = {need} or more, or skip_longer = True",

@@ -21,6 +21,7 @@ import numpy as np
 from prompt_jax.data import token_cache
 from prompt_jax.data.rows import Behind, Column, Example, Tokens
 from prompt_jax.errors import UserError
+from prompt_jax.splits import typed
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Demonstrations:
             if others < self.count:
                 raise UserError(
                     f"{self.count} demonstrations (Data.demonstrations, --shots)",
-                    f"task {task!r} has {others} training examples with another input",
+                    f"task {typed(task)!r} has {others} training examples with another input",
                     "give fewer",
                 )
             chosen[number] = self._draw(task, number, example, pool)

@@ -16,7 +16,7 @@ from prompt_jax.data.slices import sliced
 from prompt_jax.errors import UserError
 from prompt_jax.filerows import file_task
 from prompt_jax.metrics.text import Metric, accuracy
-from prompt_jax.splits import names_folder, names_rows
+from prompt_jax.splits import names_folder, names_rows, typed
 
 if TYPE_CHECKING:
     import seqio
@@ -54,7 +54,9 @@ class PlainTask:
             empty = False
             yield row
         if empty:
-            raise UserError(f"task '{self.name}'", f"its split '{split}' is empty", "check it")
+            raise UserError(
+                f"task {typed(self.name)!r}", f"its split '{split}' is empty", "check it"
+            )
 
 
 _opened: dict[str, PlainTask] = {}  # by the names that they are registered under
@@ -115,7 +117,7 @@ def _whole_split(name: str, split: str) -> Mapping[str, Iterator[dict]]:
         return text.stream_examples(name, split)
     if split not in task.splits:
         has = f"it has {', '.join(task.splits)}"
-        raise UserError(f"task '{name}'", f"has no split '{split}'", has)
+        raise UserError(f"task {typed(name)!r}", f"has no split '{split}'", has)
     return {task.name: task.stream(split)}
 
 
@@ -183,7 +185,7 @@ def choices_in(name: str, example: Mapping[str, Any]) -> tuple[str, ...]:
 def no_choices(task: str) -> UserError:
     """What is wrong with a task that has no choices."""
     return UserError(
-        f"task {task!r}",
+        f"task {typed(task)!r}",
         "has no choices to rank",
         "declare choices=..., give its examples a list `choices`, or take the mode 'generate'",
     )

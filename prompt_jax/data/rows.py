@@ -18,6 +18,7 @@ import numpy as np
 from prompt_jax.data import token_cache
 from prompt_jax.errors import UserError
 from prompt_jax.model.logprobs import EOS
+from prompt_jax.splits import typed
 
 Example = dict[str, Any]  # `inputs`, `targets`, and what else a task keeps
 
@@ -172,7 +173,7 @@ def rows_of(name: str, examples: Sequence[Example], vocabulary, limits: tuple[in
     """
     if vocabulary is None:
         raise UserError(
-            f"task {name!r}",
+            f"task {typed(name)!r}",
             "is text; the backbone has no vocabulary",
             "bind VOCABULARY in a recipe, give --vocabulary=FILE.model to eval",
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.splits import typed
 
 
 def per_class(targets: Iterable[str], k: int, seed: int, task: str) -> list[int]:
@@ -26,7 +27,7 @@ def per_class(targets: Iterable[str], k: int, seed: int, task: str) -> list[int]
         if len(numbers) < k:
             raise UserError(
                 Setting("Data", "examples_per_class", k),
-                f"task {task!r} has {len(numbers)} of {target!r}",
+                f"task {typed(task)!r} has {len(numbers)} of {target!r}",
                 "give fewer, or Data.sampled_examples",
             )
         chosen += [numbers[n] for n in _order(len(numbers), seed, f"{task}\n{target}")[:k]]
@@ -41,7 +42,9 @@ def whatever(count: int, k: int, seed: int, task: str) -> list[int]:
     """
     if count < k:
         raise UserError(
-            Setting("Data", "sampled_examples", k), f"task {task!r} has {count}", "give fewer"
+            Setting("Data", "sampled_examples", k),
+            f"task {typed(task)!r} has {count}",
+            "give fewer",
         )
     return sorted(int(i) for i in _order(count, seed, task)[:k])
 

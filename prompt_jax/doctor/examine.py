@@ -31,6 +31,7 @@ from prompt_jax.run.folder import open_folder
 from prompt_jax.run.log import check_best_metric
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Stages, stage_folder
+from prompt_jax.splits import typed
 
 Status = Literal["ok", "warn", "fail"]
 MOST_CUT = 0.01  # a larger share of cut inputs is worth a word
@@ -87,7 +88,7 @@ def check_task(facts: Facts) -> Line:
     counts = {name: len(examples) for name, examples in facts.examples.items()}
     if not counts:
         return Line("task", "ok", f"{type(facts.run.data).__name__} is not a task")
-    value = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    value = ", ".join(f"{typed(name)} {count:,}" for name, count in counts.items())
     evaluation = facts.run.evaluation
     if evaluation is None:
         return Line("task", "warn", f"{value}; never evaluated", "bind Train.evaluation")

@@ -28,7 +28,7 @@ from prompt_jax.run.farm import check, unfit
 from prompt_jax.run.grid import Member
 from prompt_jax.run.identity import FILE as IDENTITY_FILE
 from prompt_jax.run.settings import Farm, Train
-from prompt_jax.run.stages import Done, Stages, resolved, stage_folder
+from prompt_jax.run.stages import Done, Stages, check_shapes, resolved, stage_folder
 from prompt_jax.run.train import PROFILED_FROM
 from prompt_jax.transfer.targets import REPORT
 
@@ -60,6 +60,7 @@ def plan(root: Train | Stages, model_dir: str, also: Also = NOTHING) -> list[Pla
     """
     if not isinstance(root, Stages):
         return [plan_of_run(root, model_dir, also)]
+    check_shapes(root)
     plans, folder = [], epath.Path(model_dir)
     pairs = zip(root.stages, resolved(root, folder), strict=True)
     for number, (stage, run) in enumerate(pairs, start=1):

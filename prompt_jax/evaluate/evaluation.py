@@ -94,8 +94,20 @@ class PeriodicEvaluation:
     labelled: bool = True
 
     def check(self):
-        at_least(type(self).__name__, 1, {"period": self.period, "batch_size": self.batch_size})
-        _ = self.answering
+        counts = {
+            "period": self.period,
+            "batch_size": self.batch_size,
+            "max_examples": self.max_examples,
+            "examples_per_class": self.examples_per_class,
+        }
+        at_least(type(self).__name__, 1, counts)
+        at_least(type(self).__name__, 0, {"sample_seed": self.sample_seed})
+        try:
+            _ = self.answering
+        except UserError as error:
+            assert isinstance(error.where, Setting)
+            where = error.where._replace(owner=type(self).__name__)
+            raise UserError(where, error.problem, error.remedy) from None
 
     @property
     def answering(self) -> Answering:

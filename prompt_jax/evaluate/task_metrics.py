@@ -15,6 +15,7 @@ import numpy as np
 from prompt_jax.answer.answerer import Answer
 from prompt_jax.data.named import PlainTask
 from prompt_jax.errors import UserError, reading
+from prompt_jax.splits import typed
 
 if TYPE_CHECKING:
     import seqio
@@ -56,7 +57,7 @@ def task_metrics(
       UserError: what a metric or the task's postprocessing raises, by their name.
     """
     post = task.postprocess_fn
-    with reading(f"postprocess_fn of task {task.name!r}", MEND):
+    with reading(f"postprocess_fn of task {typed(task.name)!r}", MEND):
         pairs = list(zip(answers, examples, strict=True))
         predictions = [post(answer.text, example=e, is_target=False) for answer, e in pairs]
         targets = [post(e["targets"], example=e, is_target=True) for e in examples]
@@ -69,7 +70,7 @@ def task_metrics(
     metrics: dict[str, float] = {}
     for function, arguments in calls:
         name = _name_of(function)
-        with reading(f"metric {name!r} of task {task.name!r}", MEND):
+        with reading(f"metric {name!r} of task {typed(task.name)!r}", MEND):
             metrics |= _numbers(name, function(*arguments))
     for metric in own_objects(task):
         metrics |= _of_object(task, metric, examples, answers, scores)
@@ -101,7 +102,7 @@ def _of_object(
         "PREDICTION_WITH_AUX": (texts, {"scores": np.array([a.score for a in answers])}),
         "SCORE": scores,
     }
-    where = f"metric {owner.__name__!r} of task {task.name!r}"
+    where = f"metric {owner.__name__!r} of task {typed(task.name)!r}"
     if _kind(metric) not in outputs:
         known = ", ".join(outputs)
         raise UserError(where, f"wants {_kind(metric)}", f"take a metric of {known}")

@@ -42,6 +42,7 @@ from prompt_jax.textfiles import read_lines
 
 HEADS: dict[str, type[GDA] | type[TFUP]] = {"gda": GDA, "tfup": TFUP}
 PLACE = "{inputs}"  # where a template has the row's text
+SAVED = "give a file that `prompt-jax untrained --output` wrote"
 
 
 @settings
@@ -73,6 +74,11 @@ class Untrained:
     head: str | None = None
 
     def check(self):
+        if self.head is not None and not epath.Path(self.head).is_file():
+            raise UserError(f"--head={self.head}", "no such file", SAVED)
+        if self.texts is not None and not Path(self.texts).is_file():
+            remedy = "give a file of one text a line"
+            raise UserError(f"--texts={self.texts}", "no such file", remedy)
         for template in self.templates:
             if PLACE not in template:
                 where = f"--template={template}"
@@ -222,10 +228,6 @@ def _ensemble(
     texts = None
     if how.texts is not None:
         (name,) = scored.examples
-        if not Path(how.texts).is_file():
-            raise UserError(
-                f"--texts={how.texts}", "no such file", "give a file of one text a line"
-            )
         lines = [line for line in read_lines(Path(how.texts)) if line]
         rows = [{"inputs": line, "targets": labels[0], "choices": labels} for line in lines]
         texts = members.evidence(dataclasses.replace(scored, examples={name: rows}), labels)[0]
@@ -269,9 +271,8 @@ class Fitted:
           UserError: it was fitted with another method, prompt, template, backbone or labels.
         """
         where = f"--head={how.head}"
-        remedy = "give a file that `prompt-jax untrained --output` wrote"
         with (
-            reading(str(how.head), remedy),
+            reading(where, SAVED),
             safetensors.safe_open(str(how.head), "numpy") as file,
         ):
             about = json.loads((file.metadata() or {})["prompt_jax"])

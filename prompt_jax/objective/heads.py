@@ -70,8 +70,10 @@ def head_of(modules: Mapping[str, nnx.Module]) -> AnsweringHead:
     for module in modules.values():
         if isinstance(module, AnsweringHead):
             return module
-    raise UserError(
-        "the mode 'head'",
-        "answers by the head of a term, and there is none",
-        "add @PTEC() to Train.terms, or take the mode 'generate'",
-    )
+    raise no_head("the mode 'head'")
+
+
+def no_head(where: object) -> UserError:
+    """What is wrong with a mode that answers by a head where no term has one."""
+    remedy = "add @PTEC() to Train.terms, or take the mode 'generate'"
+    return UserError(where, "answers by the head of a term, and there is none", remedy)

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import token_losses
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, at_least, settings, shares
 
 Normaliser = Literal["NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"]
 COUNTS: dict[str, str] = {  # the sum that counts what a normaliser divides by
@@ -55,11 +54,9 @@ class Loss:
     weight: float = 1.0
 
     def check(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                Setting("Loss", "label_smoothing", self.label_smoothing),
-                remedy="give 0 <= value < 1",
-            )
+        shares("Loss", {"label_smoothing": self.label_smoothing})
+        at_least("Loss", 0, {"z_loss": self.z_loss, "weight": self.weight})
+        above("Loss", 0, {"loss_normalizing_factor": self.scale})
 
     @property
     def scale(self) -> float:

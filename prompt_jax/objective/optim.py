@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.per_layer import clip_by_rms, scale_by_param_rms
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, at_least, settings, shares
 
 
 @settings
@@ -35,10 +35,9 @@ class Schedule:
             raise UserError(
                 Setting("Schedule", "decay", self.decay), remedy="bind Schedule.total_steps as well"
             )
-        values = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
-        for name, value in values.items():
-            if value < 0:
-                raise UserError(Setting("Schedule", name, value), remedy="give a value >= 0")
+        least = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
+        at_least("Schedule", 0, least)
+        at_least("Schedule", 1, {"total_steps": self.total_steps})
 
     def build(self, rate: jax.Array | None = None) -> optax.Schedule:
         """A function of the step (int32 scalar) that gives the rate (float32 scalar).
@@ -91,6 +90,10 @@ class Adafactor:
 
     def check(self):
         check_clip("Adafactor", self.clip_global_norm)
+        more = {"decay_rate": self.decay_rate, "clipping_threshold": self.clipping_threshold}
+        above("Adafactor", 0, more)
+        at_least("Adafactor", 0, {"weight_decay": self.weight_decay})
+        at_least("Adafactor", 0, {"optimizer_start_step": self.optimizer_start_step})
 
     def build(self, rate: jax.Array | None = None) -> optax.GradientTransformation:
         return optax.chain(*self.links(rate))
@@ -143,6 +146,8 @@ class AdamW:
 
     def check(self):
         check_clip("AdamW", self.clip_global_norm)
+        shares("AdamW", {"b1": self.b1, "b2": self.b2})
+        at_least("AdamW", 0, {"eps": self.eps, "weight_decay": self.weight_decay})
 
     def build(self, rate: jax.Array | None = None) -> optax.GradientTransformation:
         return optax.chain(*self.links(rate))

@@ -41,6 +41,7 @@ class PTEC(LossTerm):
     """
 
     owns_parameters = True
+    answers = True
     labels: tuple[str, ...]
     separator: str = ", "
     weight: float | Schedule = 1.0

@@ -41,11 +41,13 @@ class LossTerm(abc.ABC):
       per_token: whether it is multiplied by the batch's target tokens.
       owns_parameters: whether `create` makes parameters; they are a group of `Train.group_rates`
         with the term's name.
+      answers: whether its module answers in the decoder's place (`heads.AnsweringHead`).
       weight: a number, or a schedule of the step.
     """
 
     per_token = True
     owns_parameters = False
+    answers = False
     weight: float | Schedule
 
     @property

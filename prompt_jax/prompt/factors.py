@@ -20,6 +20,7 @@ import numpy as np
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.settings import nearest, settings
+from prompt_jax.splits import typed
 
 By = Literal["all", "task", "language"]
 MEAN = "mean"  # in place of a name: the mean over all names of a factor
@@ -79,7 +80,7 @@ class Factor:
         name = self._language(task) if self.by == "language" else self._task(task)
         if name is None:
             raise UserError(
-                f"task {task!r}",
+                f"task {typed(task)!r}",
                 f"the prompt has no rows for its {self.by}",
                 nearest(bare(task), self.names),
             )

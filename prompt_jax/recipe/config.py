@@ -7,6 +7,7 @@ global state is empty again afterwards, so nothing built here can change later.
 """
 
 import copy
+import functools
 import importlib
 import inspect
 import re
@@ -110,6 +111,11 @@ class _Reference(gin_config.ConfigurableReference):
         """The name of the macro that this is, if it is one."""
         return self.scoped_selector.rsplit("/", 1)[0] if self.name == _MACRO else None
 
+    def opens(self, scopes: tuple[str, ...]) -> bool:
+        """Whether what is bound in these scopes is in force for what this builds."""
+        own = tuple(self.scopes) if self.macro is None else ()
+        return bool(own) and scopes[: len(own)] == own
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, gin_config.ConfigurableReference) and repr(self) == repr(other)
 
@@ -137,14 +143,18 @@ class _Binding:
             return scope
         return f"{scope}/{name}.{parameter}" if scope else f"{name}.{parameter}"
 
+    @functools.cached_property
     def references(self) -> list[_Reference]:
         nested = gin_config.iterate_references(self.value)
         return [reference for reference in nested if isinstance(reference, _Reference)]
 
     def mentions(self, other: "_Binding") -> bool:
-        """Whether this value refers to the macro or the configurable that `other` binds."""
+        """Whether this value refers to the macro or the configurable that `other` binds, or to a
+        scope that `other` stands in."""
         scope, name, _ = other.key
-        return any(r.name == name and r.macro in (None, scope) for r in self.references())
+        scopes = () if name == _MACRO else tuple(scope.split("/"))
+        named = (r.name == name and r.macro in (None, scope) for r in self.references)
+        return any(named) or any(r.opens(scopes) for r in self.references)
 
 
 class _Delegate(gin_config.ParserDelegate):
@@ -240,7 +250,7 @@ class _Recipe:
             key = (f"{scope}/{name}" if scope else name, _MACRO, "value")
             _refuse_renamed(name, place)
         binding = _Binding(key, value, place, self._count, in_file)
-        for reference in binding.references():
+        for reference in binding.references:
             if reference.macro is None:
                 self._check_name(reference.name, place, "reference @")
             else:
@@ -264,7 +274,7 @@ class _Recipe:
                     f"{binding.title} must be given",
                     f"add --gin.{binding.title}=...",
                 )
-            for reference in binding.references():
+            for reference in binding.references:
                 if reference.macro is not None and reference.macro not in macros:
                     hint = nearest(reference.macro, macros)
                     raise UserError(binding.place, f"unknown macro %{reference.macro}", hint)
@@ -330,16 +340,25 @@ class _Recipe:
         for parameter in self._parameters(name).values():
             named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if named and parameter.default is parameter.empty and parameter.name not in bound:
-                title = f"{name}.{parameter.name}"
+                title, scopes = f"{name}.{parameter.name}", {key[0] for key in self._bindings}
+                if scope and "/".join(scope) not in scopes:
+                    empty = f"{'/'.join(scope)}/{title}"
+                    named = [s for s, of, _ in self._bindings if s and of != _MACRO]
+                    problem = f"has no value: nothing is bound in the scope '{'/'.join(scope)}'"
+                    raise UserError(empty, problem, nearest("/".join(scope), named))
                 raise UserError(title, "has no value", f"bind it, or add --gin.{title}=...")
 
     def _locate(self, error: UserError, scope: tuple[str, ...], name: str) -> UserError:
         """The error with the place of the binding that gave the wrong value, where one did."""
         setting = error.where
         where = str(setting)
-        if isinstance(setting, Setting) and setting.owner == self.register(name).__name__:
+        if isinstance(setting, Setting):
+            if setting.owner == self.register(name).__name__:
+                bound = self._bound(scope, name)
+            else:  # of what was built for it
+                name, bound = self._bound_anywhere(setting)
             where = str(setting._replace(owner=name))
-            binding = self._bound(scope, name).get(setting.field)
+            binding = bound.get(setting.field)
             while binding is not None and isinstance(binding.value, _Reference):
                 macro = binding.value.macro
                 if macro is None:
@@ -348,6 +367,13 @@ class _Recipe:
             if binding is not None:
                 where = f"{binding.place}: {where}"
         return UserError(where, error.problem, error.remedy)
+
+    def _bound_anywhere(self, setting: Setting) -> tuple[str, dict[str, _Binding]]:
+        """The name that recipes give the setting's class, and the setting's only binding."""
+        names = [n for n, to in self.registered.items() if to.endswith(f":{setting.owner}")]
+        name = names[0] if len(names) == 1 else setting.owner
+        bound = [b for key, b in self._bindings.items() if key[1:] == (name, setting.field)]
+        return name, {setting.field: bound[0]} if len(bound) == 1 else {}
 
     def check_used(self) -> None:
         used = self._used()
@@ -378,16 +404,20 @@ class _Recipe:
                     if winner is not binding:
                         shadowed.append((binding, max(binding.index, winner.index)))
         for binding, index in shadowed:
-            self._excuse(binding, index, used)
+            used |= self._excused(binding, index)
         return used
 
-    def _excuse(self, shadowed: _Binding, index: int, used: set[_Key]) -> None:
-        """A file could not know that statement `index` would override what used its bindings."""
-        for key, binding in self._bindings.items():
-            late = binding.index > index or not binding.in_file
-            if key not in used and not late and shadowed.mentions(binding):
-                used.add(key)
-                self._excuse(binding, index, used)
+    def _excused(self, shadowed: _Binding, index: int) -> set[_Key]:
+        """What would be used but for statement `index`: a file before it could not know of it."""
+        early = {k: b for k, b in self._bindings.items() if b.index <= index and b.in_file}
+        excused: set[_Key] = set()
+        reached = [shadowed]
+        while reached:
+            asking = reached.pop()
+            more = {k for k, b in early.items() if k not in excused and asking.mentions(b)}
+            excused |= more
+            reached += [early[key] for key in more]
+        return excused
 
 
 _known_to_gin: dict[str, Any] = {}  # gin's registry lives as long as the process

@@ -31,7 +31,7 @@ from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.run.job import Run
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 ROWS = "encoder_layers/rows"  # of every layer, in place of those that enter the first
 Names = tuple[str, ...]  # of arrays
@@ -63,12 +63,13 @@ class PruneRows(OnEnd):
     by: Literal["gradient", "random"] = "gradient"
 
     def check(self):
-        whole = {"batches": self.batches, "pieces": self.pieces}
-        if self.keep_keys is not None:
-            whole["keep_keys"] = self.keep_keys
-        for name, value in whole.items():
-            if value < 1:
-                raise UserError(Setting("PruneRows", name, value), remedy="give at least 1")
+        counts = {"batches": self.batches, "pieces": self.pieces, "keep_keys": self.keep_keys}
+        at_least("PruneRows", 1, counts)
+        at_least("PruneRows", 0, {"keep": self.keep})
+        if self.pieces > 1 and self.keep_pieces is None and self.keep_key_pieces is None:
+            problem = "all pieces stay: nothing says how many are to"
+            offender = Setting("PruneRows", "pieces", self.pieces)
+            raise UserError(offender, problem, "bind PruneRows.keep_pieces too, or leave it out")
         self._check_pieces("keep_pieces", self.keep_pieces, self.keep, "rows")
         self._check_pieces("keep_key_pieces", self.keep_key_pieces, self.keep_keys or 0, "keys")
 
@@ -92,6 +93,9 @@ class PruneRows(OnEnd):
             offender = Setting("PruneRows", "keep", self.keep)
             raise UserError(offender, f"the stage tunes {rows} rows", f"give at most {rows}")
         return (str(done.folder / "prompt" / f"pruned_{self.keep or self.keep_keys}"),)
+
+    def check_shapes(self, done: Done) -> None:
+        self._parts(done.shapes())
 
     def run(self, done: Done) -> None:
         prompt = load_prompt(done.prompt)
@@ -127,7 +131,7 @@ class PruneRows(OnEnd):
         keys = {} if self.keep_keys is None else {"keys": self.keep_keys}
         return {"length": self.keep, **keys}
 
-    def _parts(self, arrays: dict[str, np.ndarray]) -> dict[str, "Part"]:
+    def _parts(self, arrays: Mapping[str, Any]) -> dict[str, "Part"]:
         """What is pruned: the rows, and the keys of each attention that has some."""
         names: dict[str, Names] = {}
         if "encoder" in arrays:

@@ -17,6 +17,7 @@ from prompt_jax.evaluate.contract import RunEvaluation
 from prompt_jax.export.formats import check_targets
 from prompt_jax.methods.base import PromptMethod
 from prompt_jax.model import quantised, sharding
+from prompt_jax.objective.heads import no_head
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.optim import Adafactor, AdamW, check_groups, whole_chain
 from prompt_jax.objective.rules import GradRule, NoRule, PostUpdate
@@ -124,6 +125,10 @@ class Train:
             )
         layout, trains_model = self.method.layout, self.method.trains_model
         check_terms(self.terms, self.grad_rule, layout, trains_model, self.packed)
+        answering = None if self.evaluation is None else self.evaluation.answering
+        by_head = answering is not None and answering.mode == "head"
+        if by_head and not any(term.answers for term in self.terms):
+            raise no_head(Setting(type(self.evaluation).__name__, "mode", "head"))
         split = (self.selection or {}).get("split", "")
         if split.startswith("test"):
             raise UserError(

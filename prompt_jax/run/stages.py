@@ -12,9 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from etils import epath
+from flax import nnx
 
+from prompt_jax.backbone.load import read_config
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.methods.parts.start import Shapes
+from prompt_jax.model.bundle import named
 from prompt_jax.prompt.files import MANIFEST
 from prompt_jax.run.folder import wait_for
 from prompt_jax.run.settings import Train
@@ -34,6 +39,16 @@ class Done:
         """The artefact that it leaves: the checkpoint that its metric chose, else the last."""
         return str(self.folder / "prompt" / ("last" if self.run.selection is None else "best"))
 
+    def shapes(self) -> dict[str, jax.Array]:
+        """The arrays of the prompt, by name, as shapes; of the backbone only its config is read.
+        {} where the prompt begins with one that is not there yet."""
+        config = self.run.backbone.configure(read_config(self.run.backbone.name))
+        method, start = self.run.method, Shapes(config)
+        try:
+            return nnx.eval_shape(lambda: named(method.create(jax.random.key(0), start)()))
+        except UserError:
+            return {}
+
 
 class OnEnd(abc.ABC):
     """What is done with a finished stage, in two halves.
@@ -45,6 +60,9 @@ class OnEnd(abc.ABC):
     @abc.abstractmethod
     def files(self, done: Done) -> tuple[str, ...]:
         """Where `run` leaves its results; known before the stage has trained."""
+
+    def check_shapes(self, done: Done) -> None:  # noqa: B027 (most take any)
+        """UserError for what does not fit the shapes of the prompt that the stage will leave."""
 
     def run(self, done: Done) -> None:  # noqa: B027 (what a stage leaves may be all)
         """Makes the files, on all processes together; not called where they are there already."""
@@ -177,6 +195,17 @@ def shaped(program: Stages) -> list[Train]:
     return runs
 
 
+def check_shapes(program: Stages) -> None:
+    """UserError for an operation that does not fit the prompt of its stage; no weight is read.
+
+    A prompt that begins with one that an earlier stage is still to leave passes.
+    """
+    for number, (stage, run) in enumerate(zip(program.stages, shaped(program), strict=True)):
+        done = Done(run, stage_folder(epath.Path("D"), number + 1))
+        for operation in stage.on_end:
+            operation.check_shapes(done)
+
+
 def run_recipe(
     root: Train | Stages, model_dir: str, *, seeds: str | None = None, **options: Any
 ) -> dict[str, Any]:
@@ -203,6 +232,7 @@ def train_stages(program: Stages, model_dir: str, **options: Any) -> dict[str, A
 
     Returns the last metrics of the last stage.
     """
+    check_shapes(program)
     folder, metrics = epath.Path(model_dir), {}
     pairs = zip(program.stages, resolved(program, folder), strict=True)
     for number, (stage, run) in enumerate(pairs, start=1):

@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from prompt_jax.errors import RunError, Setting, UserError
+from prompt_jax.errors import RunError, UserError
 from prompt_jax.paths import is_local
 from prompt_jax.run.step import TrainState
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 CHECKSUM = "checksum"
 
@@ -38,12 +38,8 @@ class Checkpoints:
     keep_period: int | None = None
 
     def check(self):
-        if self.period < 1 or self.keep < 1:
-            raise UserError(
-                Setting("Checkpoints", "period", self.period),
-                f"with keep = {self.keep}",
-                "give at least 1",
-            )
+        counts = {"period": self.period, "keep": self.keep, "keep_period": self.keep_period}
+        at_least("Checkpoints", 1, counts)
 
 
 class RunCheckpoints:

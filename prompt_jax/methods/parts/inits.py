@@ -11,7 +11,7 @@ import numpy as np
 from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.parts.start import Rows, Start, pieces_of
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, at_least, settings
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes the piece of a byte
 
@@ -53,6 +53,9 @@ class UniformInit(DrawnInit):
     scale: float = 0.5
     symmetric: bool = True
 
+    def check(self):
+        above("UniformInit", 0, {"scale": self.scale})
+
     def __call__(self, key, length, embedding, vocabulary, choices):
         low = -self.scale if self.symmetric else 0.0
         draw = jax.random.uniform(key, (length, embedding.shape[1]), "float32", low, self.scale)
@@ -78,10 +81,7 @@ class SampledVocabInit(DrawnInit):
     byte_pieces: bool = False
 
     def check(self):
-        if self.population < 1:
-            raise UserError(
-                Setting("SampledVocabInit", "population", self.population), remedy="give at least 1"
-            )
+        at_least("SampledVocabInit", 1, {"population": self.population})
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         drawn = np.arange(min(self.population, len(embedding)))
@@ -122,6 +122,9 @@ class ClassLabelInit(DrawnInit):
     population: int = 5000
     byte_pieces: bool = False
 
+    def check(self):
+        at_least("ClassLabelInit", 1, {"population": self.population})
+
     def __call__(self, key, length, embedding, vocabulary, choices):
         labels = self.labels or choices
         if not labels:
@@ -152,6 +155,9 @@ class TextInit(DrawnInit):
     text: str
     population: int = 5000
     byte_pieces: bool = False
+
+    def check(self):
+        at_least("TextInit", 1, {"population": self.population})
 
     def __call__(self, key, length, embedding, vocabulary, choices):
         ids = pieces_of(vocabulary, self.text)[:length]
