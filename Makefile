@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # uv installs three times as fast as pip, which does it where uv cannot: uv reads no pip.conf.
-UV := $(BIN)/uv pip install --quiet --native-tls --python $(BIN)/python -c constraints.txt
+UV := $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -c constraints.txt
 
 # Two processes. One of them runs all tests of a file, so that its fixtures are made once.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile

@@ -84,7 +84,7 @@ def test_backbone_one_array_missing(page, backbone):
     assert lines["backbone"].fix == "copy the checkpoint again"
     blocked = ["digest", "vocabulary", "labels", "truncation", "mesh", "dtype", "disk", "memory"]
     assert failed(lines, "warn") == blocked
-    assert {lines[name].fix for name in blocked} <= {"first mend backbone", "first mend vocabulary"}
+    assert {lines[name].fix for name in blocked} <= {"first fix backbone", "first fix vocabulary"}
 
 
 def test_backbone_a_value_that_is_no_number(page, backbone):
@@ -130,7 +130,7 @@ def test_task_that_is_not_there(page):
     lines = page("TASK='super_glue_cd'")
     assert failed(lines) == ["task"]
     assert lines["task"].value.startswith("task 'super_glue_cd': no such task")
-    assert lines["labels"].fix == lines["truncation"].fix == "first mend task"
+    assert lines["labels"].fix == lines["truncation"].fix == "first fix task"
 
 
 def test_task_without_the_evaluated_split(page):
@@ -189,7 +189,7 @@ def test_mesh_that_does_not_divide_the_weights(page, tmp_path):
     lines = page(write_backbone(tmp_path / "odd", mlp_dim=36), *mesh)
     assert failed(lines) == ["mesh"]
     assert "36) is not divisible by mesh axis model = 8" in lines["mesh"].value
-    assert lines["memory"].fix == "first mend mesh"
+    assert lines["memory"].fix == "first fix mesh"
     assert failed(page(*mesh)) == []
 
 

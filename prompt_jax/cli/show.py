@@ -135,5 +135,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {_cell(item)}" for name, item in value.items())
+        return ", ".join(f"{name}: {_entry(item)}" for name, item in value.items())
     return "-" if value is None else str(value)
+
+
+def _entry(value: Any) -> str:
+    """A value within a mapping: the numbers of a list, such as a shape, are kept together."""
+    text = _cell(value)
+    return f"[{text}]" if isinstance(value, list | tuple) and value else text

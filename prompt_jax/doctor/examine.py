@@ -316,7 +316,7 @@ def _checked(name: str, check: Callable[[Facts], Line], facts: Facts) -> Line:
     try:
         return check(facts)
     except BlockedError as blocked:
-        return Line(name, "warn", "not checked", f"first mend {blocked.args[0]}")
+        return Line(name, "warn", "not checked", f"first fix {blocked.args[0]}")
     except UserError as error:
         return Line(name, "fail", error.fault, error.remedy)
 
