@@ -65,7 +65,7 @@ OTHERS = {
     r"^python -m t5x": "of T5X, in a table beside ours",
     r"^python -m prompt_jax": "tests/test_reading.py starts it so",
     r"^srun ": "wants a cluster; tests/test_launch.py has a stand-in; its flags are read below",
-    r"^(cp|export) ": "a cluster's folders and variables",
+    r"^(mkdir|export) ": "a cluster's folders and variables",
 }
 WITHIN = [(page, command) for page in pages() for command in inline(page)]
 IDS = [f"{block.page}: {' '.join(argv)}"[:90] for block in BLOCKS for argv in block.commands]
