@@ -100,11 +100,12 @@ def inspect(
 
 def _tables(report: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for facts in report["prompts"]:
-        norms = ", ".join(f"{share} {v:.3g}" for share, v in facts["norms_of_pieces"].items())
+        norms = facts["norms_of_pieces"]
         for side, rows in facts["sides"].items():
             title = (
-                f"{facts['prompt']}: {side}, nearest of {facts['compared_pieces']} pieces (norms "
-                f"{norms}); mean cosine between rows {rows['mean_cosine_of_rows']:.3f}"
+                f"{facts['prompt']}: {side}, nearest of {facts['compared_pieces']:,} pieces, whose "
+                f"norms are {norms['5 %']:.3g} to {norms['95 %']:.3g} (5 to 95 %); mean cosine "
+                f"between rows {rows['mean_cosine_of_rows']:.3f}"
             )
             yield (
                 title,

@@ -162,11 +162,11 @@ def _panels(report: dict[str, Any]) -> Iterator[Callable[[Any, Any], None]]:
         for side, found in facts["sides"].items():
             yield partial(_norms, found, facts["norms_of_pieces"], f"Norms: {side}{which}")
             title = f"Cosine between rows: {side}{which}"
-            yield partial(_map, np.asarray(facts["similarity"][side]), title, "row", "row", True)
+            yield partial(_map, np.asarray(facts["similarity"][side]), title, "row", "cosine", True)
         if "attention" in facts:
             mass = 100 * np.asarray(facts["attention"])
-            title = f"Attention of the text, %{which}"
-            yield partial(_map, mass, title, "row", "layer", False)
+            title = f"Attention of the text{which}"
+            yield partial(_map, mass, title, "layer", "%", False)
         for side, rows in facts.get("ablation", {}).get("without", {}).items():
             whole = facts["ablation"]["whole"]
             yield partial(_ablated, whole, rows, f"Score without a row: {side}{which}")
@@ -179,15 +179,25 @@ def _norms(found: dict[str, Any], pieces: dict[str, float], title: str, axes: An
     axes.axhspan(pieces["5 %"], pieces["95 %"], color="#dddddd", label="pieces, 5 to 95 %")
     axes.plot(norms, "o", color=BLUE, markersize=4, label="rows")
     axes.set(title=title, xlabel="row", ylabel="Euclidean norm", ylim=(0, None))
+    _count(axes.xaxis)
     axes.legend(frameon=False, loc="best")
 
 
 def _map(
-    values: np.ndarray, title: str, xlabel: str, ylabel: str, centred: bool, axes: Any, figure: Any
+    values: np.ndarray, title: str, ylabel: str, scale: str, centred: bool, axes: Any, figure: Any
 ) -> None:
     image = _image(axes, values, centred)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    figure.colorbar(image)
+    axes.set(title=title, xlabel="row", ylabel=ylabel)
+    _count(axes.xaxis, axes.yaxis)
+    figure.colorbar(image, label=scale)
+
+
+def _count(*counted: Any) -> None:
+    """Ticks at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in counted:
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _ablated(
@@ -199,6 +209,7 @@ def _ablated(
     axes.bar(range(len(changes)), changes, color=colours)
     axes.axhline(0.0, color="black", linewidth=0.8)
     axes.set(title=title, xlabel="row left out", ylabel=f"points of {metric}")
+    _count(axes.xaxis)
 
 
 def _drifted(rows: Sequence[dict[str, Any]], axes: Any, _: Any) -> None:
