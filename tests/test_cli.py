@@ -434,7 +434,7 @@ def test_infer_calls_the_function(callee, capsys):
     assert (given["choices"], given["answering"]) == (["yes", "no"], Answering(mode="rank"))
     assert json.loads(capsys.readouterr().out) == {"rows": 3}
     assert main([*argv, "--mode=retrieve"]) == 2
-    assert "infer has generate and rank" in capsys.readouterr().err
+    assert "infer has generate, rank and head" in capsys.readouterr().err
 
 
 def test_several_seeds_are_a_farm_or_run_after_one_another(callee, tiny, tmp_path):
