@@ -73,10 +73,11 @@ def closest(a, b) -> float:
     return max(float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-30)) for x, y in pairs)
 
 
-def test_a_member_computes_what_it_computes_alone(load, tmp_path):
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_member_computes_what_it_computes_alone(load, tmp_path, devices):
     """From equal state and batch loss and gradient to 1e-6; of equal gradients the same bytes."""
-    members = members_of({"LEARNING_RATE": (0.1, 0.3, 0.2)}, load)
-    setup = Setup(members[0].settings, ONE)
+    members = members_of({"LEARNING_RATE": (0.1, 0.3, 0.2, 0.4)}, load)
+    setup = Setup(members[0].settings, jax.devices()[:devices])
     runs = [Run(m.settings, epath.Path(tmp_path), setup=setup) for m in members]
     states = [run.first_state() for run in runs]
     batches = [run.batch(n)[0] for n, run in enumerate(runs)]

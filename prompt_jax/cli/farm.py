@@ -86,10 +86,12 @@ def _refuse_both(root: "Train", seeds: str) -> None:
 
 def _train_grid(root: "Train", load, options: MemberOptions) -> None:
     from prompt_jax.inspect.observers import usual
+    from prompt_jax.run.cores import spread
     from prompt_jax.run.farm import summary_of, train_farm
     from prompt_jax.run.grid import members_of
 
     members = members_of(root.farm.grid or {}, load)
+    spread(root, min(root.farm.at_once, len(members)))
     rows = train_farm(
         members,
         options.model_dir,
@@ -108,6 +110,7 @@ def _train_grid(root: "Train", load, options: MemberOptions) -> None:
 def _train_seeds(root: "Train", seeds: str, load, run, options: MemberOptions) -> None:
     """A farm of seeds; one by one where they cannot share a step."""
     from prompt_jax.inspect.observers import usual
+    from prompt_jax.run.cores import spread
     from prompt_jax.run.farm import train_farm, unfit
     from prompt_jax.run.grid import seeds_of
     from prompt_jax.run.seeds import parse_seeds, train_seeds
@@ -116,6 +119,7 @@ def _train_seeds(root: "Train", seeds: str, load, run, options: MemberOptions) -
     members = {member.settings.seed: member for member in seeds_of(parse_seeds(seeds), load)}
     together = unfit(root) is None
     if together:
+        spread(root, min(root.farm.at_once, len(members)))
         train_farm(
             list(members.values()),
             options.model_dir,

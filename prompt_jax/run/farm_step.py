@@ -88,8 +88,8 @@ def member_gradient(run: Run) -> Callable:
 def member_updates(run: Run) -> Callable:
     """`(slots, gradients, sums) -> (slots, metrics)` of all members.
 
-    On one device they are updated one after the other, so that sums over an array are added up in
-    the order in which they are added up alone.
+    A device updates its members one after the other, so that sums over an array are added up in the
+    order in which they are added up alone.
     """
     settings = run.settings
 
@@ -99,7 +99,13 @@ def member_updates(run: Run) -> Callable:
         state, metrics = step(slot.state, grads, sums, jax.random.wrap_key_data(slot.rule_key))
         return slot.replace(state=state), metrics
 
-    return jax.vmap(update) if run.mesh.size > 1 else lambda inputs: jax.lax.map(update, inputs)
+    def one_by_one(inputs):
+        return jax.lax.map(update, inputs)
+
+    if run.mesh.size == 1:
+        return one_by_one
+    own = PartitionSpec("data")
+    return jax.shard_map(one_by_one, mesh=run.mesh, in_specs=own, out_specs=own, check_vma=False)
 
 
 def make_farm_step(run: Run) -> Callable:
