@@ -99,6 +99,7 @@ def test_random_weights_are_a_function_of_the_seed(monkeypatch):
 REFUSALS = {
     "": "backbone '': unknown; the known forms are nano, nano_span, mnano, hf:NAME",
     "t5-small": "backbone 't5-small': unknown; the known forms are nano",
+    "google/t5-small": "unknown; did you mean hf:google/t5-small[?] the known forms are nano",
     "orbax:/x": "/x/config.json: no such file; give a folder of `convert`",
     "tfds:/x": "backbone 'tfds:/x': unknown; the known forms are nano, .* orbax:DIR",
     "nano:x": "backbone 'nano:x': unknown",

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import jax
 import ml_dtypes
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -230,7 +231,7 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
     """`kind:rest?key=value&...` in parts; every option of the kind is there, None if not given."""
     kind, colon, rest = name.partition(":")
     if kind not in OPTIONS or (kind in SHIPPED) == bool(colon):
-        raise UserError(f"backbone '{name}'", "unknown", f"the known forms are {KNOWN}")
+        raise UserError(f"backbone '{name}'", "unknown", _meant(name))
     rest, _, query = rest.partition("?")
     if colon and not rest:
         raise UserError(f"backbone '{name}'", "names no backbone", f"the known forms are {KNOWN}")
@@ -243,6 +244,15 @@ def _parse(name: str) -> tuple[str, str, dict[str, str | None]]:
             )
         options[key] = value
     return kind, rest, options
+
+
+def _meant(name: str) -> str:
+    """The remedy for a name without a known kind: that of a folder, or of a model on the hub."""
+    forms = f"the known forms are {KNOWN}"
+    if ":" in name or "/" not in name:
+        return forms
+    kind = "t5x" if (epath.Path(name) / "checkpoint").is_file() else "hf"
+    return f"did you mean {kind}:{name}? {forms}"
 
 
 def _random(name: str, size: str, seed: str | None, vocabulary: str | None) -> Checkpoint:
