@@ -50,6 +50,7 @@ NOT_RUN = {
     r"^watch ": "tests/test_watch.py; it ends with Ctrl-C",
     r"^inspect ": "tests/test_inspect.py",
     r"^untrained ": "tests/test_untrained.py",
+    r"--prompt=D/|--model_dir=D/": "of a board; benchmarks/boards.py runs it",
 }
 # Commands of other programs, in blocks and within sentences, and why no test runs them.
 OTHERS = {
