@@ -27,8 +27,10 @@ from typing import Any
 import boards_page
 from boards_rows import COLUMNS, RATES, ROWS, SEEDS, Column, Row
 
+from prompt_jax.errors import UserError
+
 OUTPUT = "docs/boards"
-HALVE_AT = 1  # evaluations
+HALVE_AT = 2  # evaluations: high rates fall behind before
 # What a recipe of stages takes over from board.gin.
 OF_BOARD = (
     *("TARGET_LENGTH=8", "BATCH_SIZE=16", "TRAIN_STEPS=400", "EVAL_PERIOD=100"),
@@ -282,7 +284,7 @@ def chosen(known: Sequence[Any], names: str | None, what: str) -> list[Any]:
     by_name = {entry.name: entry for entry in known}
     for name in names.split(","):
         if name not in by_name:
-            sys.exit(f"--{what}: no {name!r}; there are {', '.join(by_name)}")
+            raise UserError(f"--{what}={names}", f"no {name!r}; there are {', '.join(by_name)}")
     return [by_name[name] for name in names.split(",")]
 
 
@@ -309,7 +311,7 @@ def fill(column: Column, rows: Sequence[Row], asked: argparse.Namespace) -> bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 where a cell failed."""
+    """Returns 0; 1 where a cell failed; 2 for a wrong argument."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--columns", help="some of them, with commas")
     parser.add_argument("--rows", help="some of them, with commas")
@@ -320,7 +322,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.data_dir:
         os.environ["PROMPT_JAX_DATA_DIR"] = asked.data_dir
-    columns, rows = chosen(COLUMNS, asked.columns, "columns"), chosen(ROWS, asked.rows, "rows")
+    try:
+        columns, rows = chosen(COLUMNS, asked.columns, "columns"), chosen(ROWS, asked.rows, "rows")
+    except UserError as error:
+        print(f"boards: error: {error}", file=sys.stderr)
+        return 2
     well = asked.draw or all([fill(column, rows, asked) for column in columns])
     boards_page.draw(asked.output)
     return 0 if well else 1

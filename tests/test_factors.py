@@ -69,7 +69,7 @@ def test_a_task_or_language_without_rows_is_named():
     [
         ({"by": "task", "rows": 1}, "Factor.names = (): task needs at least one"),
         ({"by": "all", "rows": 1, "names": ("a",)}, "all takes none"),
-        ({"by": "task", "rows": 1, "names": ("mean",)}, "none is 'mean'"),
+        ({"by": "task", "rows": 1, "names": ("mean",)}, "none may be 'mean'"),
         ({"by": "language", "rows": 1, "names": ("en",), "default": "em"}, "did you mean en?"),
         ({"by": "all", "rows": 0}, "Factor.rows = 0: give at least 1"),
     ],
