@@ -171,7 +171,7 @@ def test_what_reads_otherwise_is_not_left_behind(golden, tmp_path, monkeypatch):
         write.write_files(folder, dataclasses.replace(source, arrays=LazyArrays.of(arrays)))
 
     monkeypatch.setitem(write.WRITERS, "files", careless)
-    with pytest.raises(RunError, match="'encoder/encoder_norm/scale' was not read back as it was written"):
+    with pytest.raises(RunError, match="'encoder/encoder_norm/scale' was not read back as"):
         convert(f"hf:{golden}/hf/t5_v10", "files", str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 

@@ -14,7 +14,7 @@ sys.path.pop(0)
 def test_an_unknown_row_is_one_line(capsys) -> None:
     assert methods.main(["--rows=lola"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("methods: error: --rows=lola: no 'lola'; there are prompt, prompt_decoder")
+    assert error.startswith("methods: error: --rows=lola: no 'lola'; there are prompt, ")
     assert error.count("\n") == 1
 
 
