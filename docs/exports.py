@@ -28,6 +28,9 @@ METHODS = {
     "`SoftPrompt` between fields": SoftPrompt(length=4, placement="infix", marks=(5,)),
     "`PTuning`": PTuning(length=4),
     "`PrefixTuning`": PrefixTuning(length=2, hidden=None),
+    "`PrefixTuning` of the decoder, before its text": PrefixTuning(
+        length=2, hidden=None, attentions=("decoder",), positions="before"
+    ),
     "`DeepPrompt`": DeepPrompt(length=2),
     "`E2VPT`": E2VPT(length=2, keys=2),
     "`DePT`": DePT(length=4, rank=2, max_length=8),
@@ -42,9 +45,6 @@ def prompts() -> dict[str, Prompt]:
     for title, method in METHODS.items():
         module = method.create(jax.random.key(0), Shapes(SIZES["nano"]))
         found[title] = Prompt(method.fold(module), method.seen(), title)
-    keys = {f"decoder_layers/attention/{x}": np.zeros((4, 2, 128)) for x in ("keys", "values")}
-    manifest = {"prefix_positions": "before", **SoftPrompt().seen()}
-    found["a prefix that PEFT trained"] = Prompt(keys, manifest, "")
     own = {"encoder": np.zeros((4, 128)), "mixture/sources": np.zeros((2, 4, 128))}
     found["`Attempt`, and others that read the input"] = Prompt(own, SoftPrompt().seen(), "")
     return found

@@ -1,5 +1,7 @@
 """What works inside the layers: named arrays, their shapes, and what they do to a T5."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,18 +18,20 @@ from prompt_jax.model.bundle import axes_of, bundle_of, named, rank_of
 from prompt_jax.prompt.artefact import check_backbone, load_prompt, save_prompt
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout, lay_out
 
+PREFIX = [
+    "encoder_layers/attention/keys",
+    "encoder_layers/attention/values",
+    "decoder_layers/attention/keys",
+    "decoder_layers/attention/values",
+    "decoder_layers/cross/keys",
+    "decoder_layers/cross/values",
+]
 CONFIG = t5.T5Config(40, 12, 2, 4, 16, 2, 3, dropout_rate=0.0, dtype="float32")
 P = 3
 FREE = {"a": 2, "b": 2}  # r, where a shape leaves an axis to the method
 FAMILIES = {
-    "prefix": [
-        "encoder_layers/attention/keys",
-        "encoder_layers/attention/values",
-        "decoder_layers/attention/keys",
-        "decoder_layers/attention/values",
-        "decoder_layers/cross/keys",
-        "decoder_layers/cross/values",
-    ],
+    "prefix": PREFIX,
+    "prefix before the text": PREFIX,
     "scales": [
         "encoder_layers/attention/key/output_scale",
         "encoder_layers/wo/input_scale",
@@ -123,7 +127,7 @@ def test_a_bundle_is_its_named_arrays(family, tmp_path):
         np.testing.assert_array_equal(value, arrays[name])
 
 
-QUICK = ("prefix", "low rank")
+QUICK = ("prefix before the text", "low rank")
 
 
 @pytest.mark.parametrize(
@@ -133,15 +137,17 @@ def test_packed_cached_and_gradient(family, model, batch):
     """One compilation: packed logits are those of rows apart, decoding over the cache scores as
     teacher forcing does, every array has an effect and a gradient."""
     layout = layout_of(family)
+    positions = "before" if family == "prefix before the text" else "none"
+    placed = functools.partial(bundle_of, prefix_positions=positions)
     apart, together = lay_out(batch, layout), lay_out(packed(batch), layout)
     arrays = {name: jnp.asarray(value) for name, value in arrays_of(family).items()}
 
     @jax.jit
     def all_of_it(model, arrays, apart, together, targets):
         def total(arrays):
-            return jnp.sum(model(apart, bundle_of(arrays)) ** 2)
+            return jnp.sum(model(apart, placed(arrays)) ** 2)
 
-        bundle = bundle_of(arrays)
+        bundle = placed(arrays)
         scores = decode.score(model, apart, bundle, targets[:, None])
         step, cache = decode.start_decoding(model, apart, bundle, 3)
         last, cached = jnp.zeros(4, jnp.int32), 0.0

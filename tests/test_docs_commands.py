@@ -31,6 +31,7 @@ NOT_RUN = {
     r"--model_dir=runs/longer": "minutes; the same recipe as the quickstart's",
     r"^export .*--format=peft": "needs torch and PEFT; tests/parity",
     r"^import .*--format=peft": "needs torch and PEFT; tests/parity",
+    r"^train .*EXPORT_TO='peft'": "needs torch and PEFT; tests/parity",
     r"quickstart_export": "minutes; tests/test_export.py exports a run of such a recipe",
     r"^export .*--merge": "tests/test_export_merge.py",
     r"^export .*--format=(stablehlo|saved_model)": "tests/test_export_programs.py",

@@ -376,6 +376,9 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
     np.testing.assert_array_equal(peft.read(str(out)).array, rows())
 
 
+PREFIX = ["EXPORT_TO=peft", "Train.method=@PrefixTuning()"]
+
+
 @pytest.mark.parametrize(
     "bindings, message",
     [
@@ -388,6 +391,18 @@ def test_a_missing_consumer_names_its_extra(plain, tmp_path, monkeypatch):
         (
             ["EXPORT_TO=npy", "Train.method=@LoRA()"],
             "query/a inside the layers, which 'npy' cannot",
+        ),
+        (
+            PREFIX,
+            "keys of the encoder's attention, which PEFT's prefixes never reach, which 'peft'",
+        ),
+        (
+            [*PREFIX, "PrefixTuning.attentions=('decoder', 'cross')"],
+            "keys of the attention to the encoder, which PEFT throws away, which 'peft'",
+        ),
+        (
+            [*PREFIX, "PrefixTuning.attentions=('decoder',)"],
+            "keys at no position (PrefixTuning.positions), where PEFT's stand before the text",
         ),
         (
             ["EXPORT_TO=npy", "Train.method=@FullTuning()"],

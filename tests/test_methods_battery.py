@@ -102,6 +102,7 @@ MORE = {
     "mapped": LowRankPrompt(length=3, rank=2, form="mapped", init=NOISE),
     "deep_add": DeepPrompt(length=3, combine="add"),
     "self_attention": PrefixTuning(length=3, hidden=None, attentions=("encoder", "decoder")),
+    "before_the_text": PrefixTuning(length=3, hidden=None, positions="before"),
     "tasks_add": MultitaskPrompt(**SEVERAL, combine="add"),
     "tasks_feature": MultitaskPrompt(**SEVERAL, combine="feature", shared_width=5),
     "tasks_projection": MultitaskPrompt(**SEVERAL, combine="projection", shared_width=5),

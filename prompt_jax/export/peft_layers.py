@@ -2,7 +2,7 @@
 
 They become the arrays of a bundle that give PEFT's own logits. A prefix of PEFT's is not that of Li
 & Liang: it never reaches the encoder, its keys for cross-attention are thrown away when the model
-runs, and a T5 of L layers sees only the parts 4l and 4l + 1 (modulo 2 L) of its 2 L in layer l, at
+runs, and layer l sees only the parts 4l and 4l + 1 (modulo 2 N) of a table of `num_layers` N, at
 the positions before the text. It is imported as it was trained; ours is `methods/prefix.py`.
 
 LoRA's B is read with its factor alpha / r (alpha / sqrt(r) for rsLoRA). DoRA is LoRA with a scale
@@ -372,10 +372,10 @@ def _prefix(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], side: i
             "cross-attention, and fails on padded inputs"
         )
         raise UserError(where, problem, "train it with 2")
-    if layers != side:
+    if layers < side:
         raise UserError(where, f"is of {layers} layers, the backbone's decoder of {side}", OTHER_T5)
     parts = table.astype(np.float32).reshape(len(table), 2 * layers, width).transpose(1, 0, 2)
-    first = [4 * n % (2 * layers) for n in range(layers)]
+    first = [4 * n % (2 * layers) for n in range(side)]
     return {
         "decoder_layers/attention/keys": parts[first],
         "decoder_layers/attention/values": parts[[n + 1 for n in first]],

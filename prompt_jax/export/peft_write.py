@@ -1,9 +1,10 @@
 """A prompt as PEFT's `adapter_config.json` and its arrays: the inverse of `peft_layers.py`.
 
 Plain rows are PROMPT_TUNING. Products of low rank are LORA with the factor alpha / r in B and 1 in
-the configuration; scales are IA3. A prefix is PREFIX_TUNING where it is one that PEFT runs: keys of
-the decoder's self-attention at the positions before the text, in the parts 4l and 4l + 1 (modulo
-2 L) of its table, which layers l and l + L / 2 share where L is even.
+the configuration; scales are IA3. A prefix is PREFIX_TUNING where PEFT runs it: keys of the
+decoder's self-attention alone, at the positions before the text. Layer l reads the parts 4l and
+4l + 1 (modulo 2 N) of a table of `num_layers` N. An odd N, L or L + 1, gives each of L layers parts
+of its own.
 
 Names and formulas: PEFT 0.21.2.
 """
@@ -52,19 +53,8 @@ def _prefix_refusal(prompt: "Prompt") -> str | None:
     if "decoder_layers/cross" in where:
         return "keys of the attention to the encoder, which PEFT throws away"
     if prompt.prefix_positions != "before":
-        return "keys that stand at no position, where PEFT's stand before the text"
-    for name in (KEYS, VALUES):
-        parts = _parts(len(prompt.arrays[name]))
-        first = {part: layer for layer, part in reversed(list(enumerate(parts)))}
-        for layer, part in enumerate(parts):
-            if not np.array_equal(prompt.arrays[name][layer], prompt.arrays[name][first[part]]):
-                return f"other keys in layer {layer} than in {first[part]}, which PEFT lets share"
+        return "keys at no position (PrefixTuning.positions), where PEFT's stand before the text"
     return None
-
-
-def _parts(layers: int) -> list[int]:
-    """The part of PEFT's table that the keys of each layer are."""
-    return [4 * layer % (2 * layers) for layer in range(layers)]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -117,10 +107,12 @@ def _rows(rows: np.ndarray, base: str | None, config: "T5Config | None"):
 
 def _prefix(prompt: "Prompt", base: str | None, config: "T5Config | None"):
     keys, values = prompt.arrays[KEYS], prompt.arrays[VALUES]
-    layers, length, width = keys.shape
+    length, width = keys.shape[1:]
+    layers = len(keys) | 1
     table = np.zeros((2 * layers, length, width), np.float32)
-    for layer, part in enumerate(_parts(layers)):
-        table[part], table[part + 1] = keys[layer], values[layer]
+    for layer, pair in enumerate(zip(keys, values, strict=True)):
+        part = 4 * layer % (2 * layers)
+        table[part : part + 2] = pair
     settings = _shared("PREFIX_TUNING", base) | {
         "encoder_hidden_size": None,
         "num_attention_heads": config and config.num_heads,

@@ -59,7 +59,8 @@ def _mass(graphdef, params, batch, bundle: PromptBundle, rows: int) -> tuple[jax
     mask = segments[:, :, None] == segments[:, None, :]
     policy = visible(bundle.visibility, shown.slots)
     mask = (mask if policy is None else mask & policy)[:, None]
-    places = (jnp.arange(x.shape[1]), shown.distances)
+    columns = jnp.arange(x.shape[1])
+    places = (columns, columns, shown.distances)
     bias = None if c.relpos_per_layer else t5.encoder.relpos_bias.of_text(*places)
     slots = batch["encoder_prompt_slots"]
     text_BT = (segments > 0) & (slots == 0)

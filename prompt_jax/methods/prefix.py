@@ -6,13 +6,14 @@ kind of attention, or a table of its own per layer. P-tuning v2 (Liu et al. 2022
 https://arxiv.org/abs/2110.07602) is the same in self-attention alone, for all sizes and tasks;
 `gin/methods/p_tuning_v2.gin` says what it changes.
 
-A prefix stands at no position, so its bias is 0, and every column sees it, packed or not: PEFT's
-prefixes of a T5 never reach the encoder, these do. L layers, H heads of width K, D model width.
+Every column sees the prefix, packed or not. It stands at no position, so that its bias is 0, or
+right before the text; the latter in the decoder alone is what PEFT's prefixes of a T5 are.
+L layers, H heads of width K, D model width.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from prompt_jax.methods.base import (
 )
 from prompt_jax.methods.parts.networks import MLP, Activation, mlp_count
 from prompt_jax.methods.parts.start import Start
-from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
+from prompt_jax.model.bundle import ATTENTIONS, PrefixPositions, PromptBundle, bundle_of
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
@@ -44,6 +45,7 @@ class PrefixTuning(PromptMethod):
     Attributes:
       length: P (the paper: 10 for table-to-text, 200 for summaries).
       attentions: where: `encoder` and `decoder` self-attention, `cross`; the paper: all three.
+      positions: of the keys of self-attention: `none`, or `before` the text.
       hidden: width of the MLP that makes keys and values (the paper: 512 or 800); None: they are
         trained themselves, which the paper found unstable.
       activation: of the MLP.
@@ -56,6 +58,7 @@ class PrefixTuning(PromptMethod):
     groups: ClassVar = dict.fromkeys(("encoder.mlp", "decoder.mlp", "cross.mlp"), "network")
     length: int = 10
     attentions: Attentions = ("encoder", "decoder", "cross")
+    positions: PrefixPositions = "none"
     hidden: int | None = 512
     activation: Activation = "tanh"
     scale: float = 1.0
@@ -89,6 +92,10 @@ class PrefixTuning(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
+    def seen(self) -> dict[str, Any]:
+        positions = {} if self.positions == "none" else {"prefix_positions": self.positions}
+        return {**super().seen(), **positions}
+
     def begun_from(self, path: str, length: int | None = None) -> "PrefixTuning | None":
         return None if self.hidden is not None else dataclasses.replace(self, saved=path)
 
@@ -99,7 +106,11 @@ class PrefixTuning(PromptMethod):
         prefixes = Prefixes(self, start.config, key)
         prompt = None if self.saved is None else start.prompt(self.saved, "PrefixTuning.saved")
         if prompt is not None:
-            prefixes.begin(prompt.arrays, f"PrefixTuning.saved = {self.saved!r}")
+            where = f"PrefixTuning.saved = {self.saved!r}"
+            if prompt.prefix_positions != self.positions:
+                problem = f"has keys whose positions are {prompt.prefix_positions!r}"
+                raise UserError(where, problem, "bind PrefixTuning.positions to that")
+            prefixes.begin(prompt.arrays, where)
         return prefixes
 
     def count(self, config: T5Config) -> int:
@@ -120,6 +131,7 @@ class Prefixes(nnx.Module):
 
     def __init__(self, method: PrefixTuning, config: T5Config, key: jax.Array):
         self.attentions, self.rate = method.attentions, method.dropout_rate
+        self.positions: PrefixPositions = method.positions
         tables = {
             name: Table(method, depth_of(name, config), config, jax.random.fold_in(key, n))
             for n, name in enumerate(method.attentions)
@@ -154,7 +166,7 @@ class Prefixes(nnx.Module):
             halves = dropout(table(), self.rate, key, shared_dim=None)
             arrays[f"{ATTENTIONS[name]}/keys"] = halves[0]
             arrays[f"{ATTENTIONS[name]}/values"] = halves[1]
-        return bundle_of(arrays)
+        return bundle_of(arrays, prefix_positions=self.positions)
 
 
 class Table(nnx.Module):

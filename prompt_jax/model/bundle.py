@@ -136,8 +136,7 @@ class PromptBundle:
         of rows that are computed once, for every example of a row: those below 0 count back from
         its first column, others on from behind its last. NOWHERE: a key without a position. None:
         no key has one.
-      decoder_positions: int32 [X, P], the positions of the keys of the decoder's `attention`,
-        counted from its first column. Rows whose keys have positions there must not be packed.
+      decoder_positions: int32 [X, P], the same of the keys of the decoder's `attention`, below 0.
       decoder_present: bool [X, P']: which decoder rows each prompt has; None: all.
       visibility: the attention policy of the encoder's prompt columns.
     """

@@ -112,27 +112,26 @@ class RelativeBias(nnx.Module):
 
     def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """float32 [1 or B, H, S, T] for the positions of queries and keys, int32 [S] or [B, S],
-        and [T] or [B, T]. Farther than `max_distance` all distances are alike; keys at NOWHERE
-        have the bias 0."""
+        and [T] or [B, T]. Farther than `max_distance` all distances are alike."""
         reach, buckets = self.max_distance, self.rel_embedding.shape[-1]
         table = distance_buckets(reach, self.bidirectional, buckets, self.max_distance)
         queries, keys = jnp.atleast_2d(queries), jnp.atleast_2d(keys)
         distance_BST = keys[:, None, :] - queries[:, :, None]
         bucket_BST = jnp.asarray(table)[jnp.clip(distance_BST, -reach, reach) + reach]
-        bias_HBST = self.rel_embedding[...].astype(jnp.float32)[:, bucket_BST]
-        nowhere = (keys == NOWHERE)[:, None, None, :]
-        return jnp.where(nowhere, 0.0, bias_HBST.swapaxes(0, 1))
+        return self.rel_embedding[...].astype(jnp.float32)[:, bucket_BST].swapaxes(0, 1)
 
-    def of_text(self, columns_T: jax.Array, before_BTP: jax.Array | None) -> jax.Array:
-        """float32 [1 or B, H, T, P + T]: of T columns on each other, after that of the P keys at
-        distances `before` from them (`of_distances`); None: there are no such keys."""
-        bias = self(columns_T, columns_T)
-        if before_BTP is None:
+    def of_text(
+        self, queries: jax.Array, keys: jax.Array, before_BSP: jax.Array | None
+    ) -> jax.Array:
+        """float32 [1 or B, H, S, P + T]: of queries and keys, after that of the P keys at distances
+        `before` from the queries (`of_distances`); None: there are no such keys."""
+        bias = self(queries, keys)
+        if before_BSP is None:
             return bias
-        before = self.of_distances(before_BTP)
-        return jnp.concatenate(
-            [before, jnp.broadcast_to(bias, (before.shape[0], *bias.shape[1:]))], -1
-        )
+        before = self.of_distances(before_BSP)
+        rows = max(len(before), len(bias))
+        both = (jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in (before, bias))
+        return jnp.concatenate([*both], -1)
 
     def of_distances(self, distance_BTP: jax.Array) -> jax.Array:
         """float32 [B, H, T, P] for int32 distances, each of a key minus its query; NOWHERE: 0."""
@@ -160,12 +159,12 @@ def within_segments(segments_BT: jax.Array, positions_P: jax.Array) -> jax.Array
     return jnp.where(positions == NOWHERE, NOWHERE, distance)
 
 
-def positions(columns_T: jax.Array, before: jax.Array | None) -> jax.Array:
-    """int32 [T] or [B, P + T], positions of keys: `before` [P] or [B, P], then the columns."""
-    if before is None:
-        return columns_T
-    columns = jnp.broadcast_to(columns_T, (*before.shape[:-1], columns_T.shape[0]))
-    return jnp.concatenate([before, columns], axis=-1)
+def from_queries(queries_BS: jax.Array, positions_P: jax.Array) -> jax.Array:
+    """int32 [B, S, P]: the distance of keys at positions [P] or [B, P] from each query; NOWHERE has
+    none."""
+    positions = jnp.atleast_2d(positions_P)[:, None, :]
+    distance = positions - queries_BS[..., None]
+    return jnp.where(positions == NOWHERE, NOWHERE, distance)
 
 
 def dropout(x, rate, key, shared_dim: int | None = 1):

@@ -38,8 +38,8 @@ from prompt_jax.model.layers import (
     RMSNorm,
     T5Config,
     dropout,
+    from_queries,
     kernel,
-    positions,
     split_keys,
     within_segments,
 )
@@ -55,14 +55,14 @@ class Shown(NamedTuple):
       slots: int32 [B, T], which row of its prompt each column is; None: none.
       columns: int32 [B, T], the prompt of each column; None: the first.
       rows: int32 [B], the prompt of each row; None: there is one.
-      before: int32 [P] or [B, P], positions of keys before the first column; None: they have none.
-      distances: int32 [B, T, P], of such keys from each column, where segments have their own.
+      positions: int32 [P] or [B, P], where a bundle's keys of self-attention stand; None: nowhere.
+      distances: int32 [B, T, P], of these keys from each column; None: nowhere.
     """
 
     slots: jax.Array | None = None
     columns: jax.Array | None = None
     rows: jax.Array | None = None
-    before: jax.Array | None = None
+    positions: jax.Array | None = None
     distances: jax.Array | None = None
 
 
@@ -77,8 +77,8 @@ class EncoderLayer(nnx.Module):
         self.config = config
 
     def __call__(self, x, bias, mask, edit: LayerEdit, places, dropout_key):
-        """[B, T, D], and the keys and values of its own attention. `places`: columns and distances,
-        for a bias of the layer's own."""
+        """[B, T, D], and the keys and values of its own attention. `places`: of queries, keys and
+        the prompt's keys, for a bias of the layer's own."""
         k = split_keys(dropout_key, 4)
         rate = self.config.dropout_rate
         if self.config.relpos_per_layer:
@@ -118,7 +118,7 @@ class DecoderLayer(nnx.Module):
             now = tuple(put(old, new, offset) for old, new in zip(cache["self"], now, strict=True))
             cache, cross = {**cache, "self": now}, cache["cross"]
         if self.config.relpos_per_layer:
-            bias = self.relpos_bias(*places)
+            bias = self.relpos_bias.of_text(*places)
         y = self.self_attention(y, now, bias, mask, edit.attention, k[0])
         x = saveable(split(x + dropout(y, rate, k[1])))
         y = self.pre_cross_attention_layer_norm(x)
@@ -164,7 +164,8 @@ class Encoder(nnx.Module):
         """The output, and what `keep` takes of every layer's keys and values."""
         c = self.config
         k = split_keys(dropout_key, 3)
-        places = (jnp.arange(x_BTD.shape[1]), shown.distances)
+        columns = jnp.arange(x_BTD.shape[1])
+        places = (columns, columns, shown.distances)
         bias = None if c.relpos_per_layer else self.relpos_bias.of_text(*places)
         x = dropout(x_BTD, c.dropout_rate, k[0])
 
@@ -193,9 +194,9 @@ class Decoder(nnx.Module):
         """The normed output [B, S, D] and, where one was given, the cache with S more columns."""
         c = self.config
         k = split_keys(key, 3)
-        keys = positions(jnp.arange(mask.shape[-1]), shown.before)
-        places = (jnp.arange(x_BSD.shape[1])[None] + jnp.atleast_1d(offset)[:, None], keys)
-        bias = None if c.relpos_per_layer else self.relpos_bias(*places)
+        queries = jnp.arange(x_BSD.shape[1])[None] + jnp.atleast_1d(offset)[:, None]
+        places = (queries, jnp.arange(mask.shape[-1]), shown.distances)
+        bias = None if c.relpos_per_layer else self.relpos_bias.of_text(*places)
         x = dropout(x_BSD, c.dropout_rate, k[0])
 
         def call(layer, x, layer_key, inputs):
@@ -306,6 +307,7 @@ class T5(nnx.Module):
         if segments is None:
             real = batch["decoder_target_tokens"] > 0
             segments = (real if slots is None else real | (slots > 0)).astype(jnp.int32)
+        shown = beside_segments(shown, segments)
         mask = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
         mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
         sources = batch.get("decoder_source_segment_ids", segments)
@@ -356,8 +358,10 @@ class T5(nnx.Module):
         lacks are seen by nobody.
         """
         S, N = x_BSD.shape[1], cache["self"][0].shape[2]
-        query_BS1 = (jnp.arange(S)[None] + offset_B[:, None])[..., None]
-        mask_BSN = jnp.arange(N)[None, None] <= query_BS1
+        queries_BS = jnp.arange(S)[None] + offset_B[:, None]
+        if shown.positions is not None:
+            shown = shown._replace(distances=from_queries(queries_BS, shown.positions))
+        mask_BSN = jnp.arange(N)[None, None] <= queries_BS[..., None]
         if bundle.decoder_present is not None and shown.rows is not None:
             present = bundle.decoder_present[shown.rows]
             room = ((0, 0), (0, N - present.shape[1]))
@@ -381,9 +385,7 @@ def encoder_shown(batch, bundle: PromptBundle) -> Shown:
     """What the encoder's rows show of a bundle."""
     shape = batch["encoder_input_tokens"].shape
     shown = _shown(batch, "encoder", bundle.encoder_positions, shape)
-    if shown.before is not None:
-        distances = within_segments(encoder_segments(batch), shown.before)
-        shown = shown._replace(before=None, distances=distances)
+    shown = beside_segments(shown, encoder_segments(batch))
     return shown if bundle.encoder_ids is None else shown._replace(columns=bundle.encoder_ids)
 
 
@@ -397,8 +399,15 @@ def _shown(batch, side: str, positions_XP, shape: tuple[int, int]) -> Shown:
     rows, columns = batch.get("prompt_ids"), batch.get(f"{side}_task_ids")
     if columns is None and rows is not None:
         columns = jnp.broadcast_to(rows[:, None], shape)
-    before = positions_XP
+    positions = positions_XP
     if positions_XP is not None:
         by_column = rows is None and columns is not None  # the keys of all prompts are there
-        before = positions_XP.reshape(-1) if by_column else of_row(positions_XP, rows)
-    return Shown(batch.get(f"{side}_prompt_slots"), columns, rows, before)
+        positions = positions_XP.reshape(-1) if by_column else of_row(positions_XP, rows)
+    return Shown(batch.get(f"{side}_prompt_slots"), columns, rows, positions)
+
+
+def beside_segments(shown: Shown, segments_BT: jax.Array) -> Shown:
+    """`shown` with the distances of its positions from each column, in the column's own segment."""
+    if shown.positions is None:
+        return shown
+    return shown._replace(distances=within_segments(segments_BT, shown.positions))

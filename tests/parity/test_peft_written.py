@@ -31,6 +31,7 @@ CASES = {
     "lora, other ranks": [*LORA[:4], *MLP],
     "ia3": IA3,
     "prefix": [peft_write.KEYS, peft_write.VALUES],
+    "prefix, two layers": [peft_write.KEYS, peft_write.VALUES],
 }
 KINDS = {"rows": "PROMPT_TUNING", "ia3": "IA3", "prefix": "PREFIX_TUNING"}
 
@@ -46,11 +47,12 @@ def noise(names, backbone) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_peft_runs_what_is_written(make_pair, square, batch, tmp_path, case):
-    pair = square if case == "prefix" else make_pair("t5_1_1")
+def test_peft_runs_what_is_written(make_pair, batch, tmp_path, case):
+    """An odd and an even number of layers, as PEFT has every layer of a prefix read other parts."""
+    pair, kind = make_pair("flan_t5" if "two layers" in case else "t5_1_1"), case.partition(",")[0]
     seen = {"placement": "prefix", "visibility": {"input": True, "prompt": "all"}}
     named = {"name": pair.backbone.name, "digest": pair.backbone.digest}
-    positions = {"prefix_positions": "before"} if case == "prefix" else {}
+    positions = {"prefix_positions": "before"} if kind == "prefix" else {}
     arrays = noise(CASES[case], pair.backbone)
     prompt = Prompt(arrays, {**seen, **positions, "backbone": named, "task": "a_task"}, "p")
     assert format_peft.refusal(prompt) is None
@@ -73,8 +75,8 @@ def test_peft_runs_what_is_written(make_pair, square, batch, tmp_path, case):
     assert set(again.arrays) == set(arrays)
     for name, values in arrays.items():
         np.testing.assert_allclose(again.arrays[name], values, rtol=1e-6)
-    kind = json.loads((tmp_path / "out" / format_peft.CONFIG).read_text())["peft_type"]
-    assert kind == KINDS.get(case, "LORA")
+    written = json.loads((tmp_path / "out" / format_peft.CONFIG).read_text())["peft_type"]
+    assert written == KINDS.get(kind, "LORA")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nbase_model: ") and "| task | a_task |" in card
 
