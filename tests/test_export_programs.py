@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from prompt_jax.answer.arrays import greedy_ids
+from prompt_jax.backbone.load import load_backbone
+from prompt_jax.backbone.weights import arrays_of
 from prompt_jax.cli.main import main
-from prompt_jax.prompt.artefact import load_prompt, save_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 
 KINDS = ("plain", "both", "prefix", "lora", "ia3", "deep")
 
@@ -41,6 +45,27 @@ def test_saved_model_is_run_by_tensorflow_alone(kinds, tiny, tmp_path, capsys, k
     assert record["greedy_rows_equal"] == 4 and record["logits_max_abs_diff"] < 1e-4
     assert record["tokenizer"] == "the same ids for 4 texts"
     assert b"XlaCallModule" not in (out / "saved_model.pb").read_bytes()
+
+
+def test_a_step_of_tensorflow_decodes_one_column_over_a_cache(kinds, tiny, monkeypatch):
+    """Behind the rows of a decoder prompt; the ids are ours."""
+    from prompt_jax.export.tf_t5 import TFT5
+
+    backbone, both = load_backbone(f"files:{tiny}/backbone", "float32"), load_prompt(kinds["both"])
+    prompt = Prompt({"decoder": both.arrays["decoder"]}, both.manifest, both.path)
+    model = TFT5(backbone.config, arrays_of(backbone.model), prompt.arrays, before=False)
+    columns, decode = [], TFT5._decode
+
+    def counted(self, seen, x, cache):
+        columns.append(x.shape[1])
+        return decode(self, seen, x, cache)
+
+    monkeypatch.setattr(TFT5, "_decode", counted)
+    tokens = np.array([[5, 6, 7, 1], [9, 1, 0, 0]], np.int32)
+    wanted = greedy_ids(backbone, tokens, prompt, 6)
+    np.testing.assert_array_equal(model.greedy(tokens, 6).numpy(), wanted)
+    steps = max(np.argmax(row == 1) + 1 if 1 in row else 6 for row in wanted)
+    assert columns == [len(prompt.arrays["decoder"]), *[1] * steps] and steps > 1
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def write(path: Path, prompt: "Prompt", about: "About") -> dict[str, np.ndarray]
 
     @tf.function(input_signature=[ids, more])
     def logits(tokens, decoder_tokens):
-        return {"logits": model.decode(*model.encode(tokens), decoder_tokens)}
+        return {"logits": model.logits(tokens, decoder_tokens)}
 
     words, signatures = backbone.vocabulary, {"tokens": tokens, "logits": logits}
     if words is not None and (words.path is None or not is_tokenizer(words.path)):

@@ -2,7 +2,8 @@
 
 Raffel et al. 2020, as `model/t5.py` has it, in float32. Only plain operations are used, so that a
 SavedModel of it runs wherever TensorFlow does.
-Shapes: B rows, T encoder columns (P of the prompt first), S decoder columns, H heads of width K.
+Shapes: B rows, T encoder columns (P of the prompt first), S decoder columns, H heads of width K,
+D model width, V pieces of the vocabulary.
 """
 
 import importlib
@@ -38,58 +39,93 @@ class TFT5(tf.Module):
         """float32 [B, P + T, D], and which columns are real, bool [B, P + T]."""
         x, real = self._rows("encoder", self._embed(tokens), tokens > 0)
         mask = real[:, None, :, None] == real[:, None, None, :]
+        columns = tf.range(tf.shape(x)[1])
         for n in range(self.config.num_encoder_layers):
             name = f"encoder/layers_{n}"
-            bias = self._bias("encoder", n, tf.shape(x)[1])
+            bias = self._bias("encoder", n, columns, columns)
             y = self._norm(x, f"{name}/pre_attention_layer_norm")
-            extra = self._keys("encoder_layers/attention", n)
-            x += self._attend(y, y, f"{name}/attention", bias, mask, extra)
+            own = self._keys_values(y, f"{name}/attention")
+            extra = self._extra("encoder_layers/attention", n)
+            x += self._attend(y, own, f"{name}/attention", bias, mask, extra)
             x += self._mlp(self._norm(x, f"{name}/pre_mlp_layer_norm"), f"{name}/mlp")
         return self._norm(x, "encoder/encoder_norm"), real
 
-    def decode(self, encoded, real, tokens):
-        """float32 logits [B, S, V] of the decoder's inputs, int32 [B, S]."""
-        c = self.config
+    def logits(self, tokens, decoder_tokens):
+        """float32 [B, S, V] of the decoder's inputs, int32 [B, S], all at once."""
+        seen = self._seen(tokens)
+        length = tf.shape(decoder_tokens)[1]
+        y, _ = self._decode(seen, *self._started(decoder_tokens))
+        return self._logits(y[:, tf.shape(y)[1] - length :])
+
+    def greedy(self, tokens, length: int):
+        """int32 [B, length]: greedy ids, 0 after EOS; a step decodes one column over a cache."""
+        seen = self._seen(tokens)
+        none = tf.zeros((tf.shape(tokens)[0], 0), tf.int32)
+        _, cache = self._decode(seen, *self._started(none))
+        ended = tf.logical_not(tf.reduce_any(tokens > 0, axis=1))
+
+        def step(ids, last, ended, cache):
+            y, cache = self._decode(seen, self._embed(last[:, None]), cache)
+            token = tf.argmax(self._logits(y)[:, 0], -1, output_type=tf.int32)
+            token = tf.where(ended, 0, token)
+            return tf.concat([ids, token[:, None]], 1), token, ended | (token == 1), cache
+
+        rows, heads = tf.TensorShape([None]), (self.config.num_heads, self.config.head_dim)
+        grown = tf.nest.map_structure(lambda _: tf.TensorShape([None, None, *heads]), cache)
+        ids, *_ = tf.while_loop(
+            lambda ids, last, ended, cache: (tf.shape(ids)[1] < length) & ~tf.reduce_all(ended),
+            step,
+            (none, tf.zeros_like(ended, tf.int32), ended, cache),
+            shape_invariants=(tf.TensorShape([None, None]), rows, rows, grown),
+        )
+        return tf.pad(ids, [[0, 0], [0, length - tf.shape(ids)[1]]])
+
+    def _seen(self, tokens) -> tuple[Any, Any]:
+        """Keys and values of every layer's attention to the encoder, and which columns are real."""
+        encoded, real = self.encode(tokens)
+        names = [
+            f"decoder/layers_{n}/encoder_decoder_attention"
+            for n in range(self.config.num_decoder_layers)
+        ]
+        return [self._keys_values(encoded, name) for name in names], real
+
+    def _started(self, tokens) -> tuple[Any, Any]:
+        """The decoder's rows and the embeddings of tokens behind them; and a cache of no column."""
         x, _ = self._rows("decoder", self._embed(tokens), tf.ones_like(tokens, tf.bool))
-        length = tf.shape(x)[1]
-        causal = tf.linalg.band_part(tf.ones((length, length), tf.bool), -1, 0)[None, None]
-        cross = real[:, None, None, :]
-        for n in range(c.num_decoder_layers):
+        empty = tf.zeros((tf.shape(tokens)[0], 0, self.config.num_heads, self.config.head_dim))
+        return x, [(empty, empty)] * self.config.num_decoder_layers
+
+    def _decode(self, seen, x, cache) -> tuple[Any, Any]:
+        """The normed output [B, S, D] of the columns x behind those of the cache, and the cache
+        with theirs: keys and values [B, columns, H, K] of every layer."""
+        crossed, real = seen
+        before = tf.shape(cache[0][0])[1]
+        columns = tf.range(before + tf.shape(x)[1])
+        now, grown = columns[before:], []
+        mask = (columns[None, :] <= now[:, None])[None, None]
+        for n in range(self.config.num_decoder_layers):
             name = f"decoder/layers_{n}"
-            bias = self._bias("decoder", n, length)
+            bias = self._bias("decoder", n, now, columns)
             y = self._norm(x, f"{name}/pre_self_attention_layer_norm")
-            extra = self._keys("decoder_layers/attention", n)
-            x += self._attend(y, y, f"{name}/self_attention", bias, causal, extra)
+            new = self._keys_values(y, f"{name}/self_attention")
+            grown.append(tuple(tf.concat(pair, 1) for pair in zip(cache[n], new, strict=True)))
+            extra = self._extra("decoder_layers/attention", n)
+            x += self._attend(y, grown[n], f"{name}/self_attention", bias, mask, extra)
             y = self._norm(x, f"{name}/pre_cross_attention_layer_norm")
-            extra = self._keys("decoder_layers/cross", n)
-            x += self._attend(y, encoded, f"{name}/encoder_decoder_attention", None, cross, extra)
+            extra, cross = (
+                self._extra("decoder_layers/cross", n),
+                f"{name}/encoder_decoder_attention",
+            )
+            x += self._attend(y, crossed[n], cross, None, real[:, None, None, :], extra)
             x += self._mlp(self._norm(x, f"{name}/pre_mlp_layer_norm"), f"{name}/mlp")
-        y = self._norm(x, "decoder/decoder_norm")[:, length - tf.shape(tokens)[1] :]
+        return self._norm(x, "decoder/decoder_norm"), grown
+
+    def _logits(self, y):
+        c = self.config
         y = y * c.emb_dim**-0.5 if c.scale_logits else y
         if c.logits_via_embedding:
             return tf.matmul(y, self.w["token_embedder/embedding"], transpose_b=True)
         return tf.matmul(y, self.w["decoder/logits_dense/kernel"])
-
-    def greedy(self, tokens, length: int):
-        """int32 [B, length]: greedy ids, 0 after EOS; each step decodes what there is anew."""
-        encoded, real = self.encode(tokens)
-        B = tf.shape(tokens)[0]
-        inputs = tf.zeros((B, 1), tf.int32)
-        ended = tf.logical_not(tf.reduce_any(tokens > 0, axis=1))
-
-        def step(inputs, ended):
-            logits = self.decode(encoded, real, inputs)[:, -1]
-            token = tf.where(ended, 0, tf.argmax(logits, -1, output_type=tf.int32))
-            return tf.concat([inputs, token[:, None]], 1), ended | (token == 1)
-
-        inputs, _ = tf.while_loop(
-            lambda inputs, ended: (tf.shape(inputs)[1] <= length) & ~tf.reduce_all(ended),
-            step,
-            (inputs, ended),
-            shape_invariants=(tf.TensorShape([None, None]), tf.TensorShape([None])),
-        )
-        room = length + 1 - tf.shape(inputs)[1]
-        return tf.pad(inputs[:, 1:], [[0, 0], [0, room]])
 
     def _embed(self, tokens):
         return tf.gather(self.w["token_embedder/embedding"], tokens)
@@ -102,7 +138,8 @@ class TFT5(tf.Module):
         there = tf.ones(tf.shape(rows)[:2], tf.bool)
         return tf.concat([rows, x], 1), tf.concat([there, real], 1)
 
-    def _keys(self, place: str, layer: int):
+    def _extra(self, place: str, layer: int):
+        """The prompt's own keys and values [P, H * K] of an attention, if it has some."""
         if f"{place}/keys" not in self.p:
             return None
         return self.p[f"{place}/keys"][layer], self.p[f"{place}/values"][layer]
@@ -119,19 +156,25 @@ class TFT5(tf.Module):
             y *= ACTIVATIONS[function](tf.matmul(x, self.w[f"{name}/{matrix}/kernel"]))
         return tf.matmul(y, self.w[f"{name}/wo/kernel"])
 
-    def _attend(self, x, seen, name: str, bias, mask, extra):
-        heads, width = self.config.num_heads, self.config.head_dim
+    def _split(self, x):
+        """[B, T, H * K] as [B, T, H, K]."""
+        heads = [self.config.num_heads, self.config.head_dim]
+        return tf.reshape(x, tf.concat([tf.shape(x)[:2], heads], 0))
 
-        def split(y):
-            return tf.reshape(y, [tf.shape(y)[0], -1, heads, width])
+    def _keys_values(self, x, name: str) -> tuple[Any, Any]:
+        """Two arrays [B, T, H, K]."""
+        return tuple(
+            self._split(tf.matmul(x, self.w[f"{name}/{matrix}/kernel"]))
+            for matrix in ("key", "value")
+        )
 
-        q = split(tf.matmul(x, self.w[f"{name}/query/kernel"]))
-        k = split(tf.matmul(seen, self.w[f"{name}/key/kernel"]))
-        v = split(tf.matmul(seen, self.w[f"{name}/value/kernel"]))
+    def _attend(self, x, keys_values, name: str, bias, mask, extra):
+        k, v = keys_values
+        q = self._split(tf.matmul(x, self.w[f"{name}/query/kernel"]))
         if extra is not None:
             P, B = extra[0].shape[0], tf.shape(x)[0]
             k, v = (
-                tf.concat([tf.tile(split(rows[None]), [B, 1, 1, 1]), y], 1)
+                tf.concat([tf.tile(self._split(rows[None]), [B, 1, 1, 1]), y], 1)
                 for rows, y in zip(extra, (k, v), strict=True)
             )
             mask = tf.pad(mask, [[0, 0]] * 3 + [[P, 0]], constant_values=True)
@@ -140,18 +183,21 @@ class TFT5(tf.Module):
         logits = tf.einsum("bshk,bthk->bhst", q, k)
         logits = tf.where(mask, logits if bias is None else logits + bias, MASKED)
         y = tf.einsum("bhst,bthk->bshk", tf.nn.softmax(logits), v)
-        y = tf.reshape(y, [tf.shape(x)[0], tf.shape(x)[1], heads * width])
+        width = self.config.num_heads * self.config.head_dim
+        y = tf.reshape(y, tf.concat([tf.shape(x)[:2], [width]], 0))
         return tf.matmul(y, self.w[f"{name}/out/kernel"])
 
-    def _bias(self, side: str, layer: int, columns):
-        """float32 [1, H, T, T], or [1, H, T, P + T] where keys stand before the first column."""
+    def _bias(self, side: str, layer: int, queries, columns):
+        """float32 [1, H, S, T] of queries and the columns that they see, int32 [S] and [T];
+        [1, H, S, P + T] where keys stand before the first column."""
         c, both = self.config, side == "encoder"
         place = (
             f"{side}/layers_{layer}/relpos_bias" if c.relpos_per_layer else f"{side}/relpos_bias"
         )
         keys = self.p.get(f"{side}_layers/attention/keys")
-        first = -keys.shape[1] if keys is not None and self.before else 0
-        distance = tf.range(first, columns)[None, :] - tf.range(columns)[:, None]
+        if keys is not None and self.before:
+            columns = tf.concat([tf.range(-keys.shape[1], 0), columns], 0)
+        distance = columns[None, :] - queries[:, None]
         reach = c.max_distance
         table = tf.constant(distance_buckets(reach, both, c.num_buckets, reach))
         bucket = tf.gather(table, tf.clip_by_value(distance, -reach, reach) + reach)
