@@ -15,7 +15,7 @@ from prompt_jax.methods.base import FixedPrompt, PromptedT5
 from prompt_jax.model.bundle import bundle_of
 from prompt_jax.prompt.artefact import load_prompt
 from prompt_jax.recipe import config
-from prompt_jax.run.skeleton import cut_out
+from prompt_jax.run.cut import cut_out
 from prompt_jax.run.stages import resolved, shaped
 
 PROGRAM = """

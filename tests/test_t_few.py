@@ -22,6 +22,7 @@ from prompt_jax.methods.base import PromptedT5
 from prompt_jax.methods.ia3 import IA3
 from prompt_jax.methods.lora import LoRA
 from prompt_jax.methods.parts.start import Start
+from prompt_jax.methods.prefix import PrefixTuning
 from prompt_jax.methods.soft import SoftPrompt, SoftPromptModule
 from prompt_jax.model.t5 import T5
 from prompt_jax.objective.columns import Choices
@@ -31,7 +32,7 @@ from prompt_jax.prompt.artefact import save_prompt
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.recipe import config
 from prompt_jax.run.log import read_metrics
-from prompt_jax.run.stages import Done, PassPrompt, Stages, resolved
+from prompt_jax.run.stages import Done, PassPrompt, Stage, Stages, check_shapes, resolved
 from prompt_jax.tasks import raft
 
 LAYOUT = PromptLayout(encoder=2, decoder=1)
@@ -140,7 +141,7 @@ def test_choices_without_room_are_refused_or_left_out(backbone):
     ("row", "message"),
     [
         ({"targets": "b", "choices": ["a", "c"]}, "row 1 has the target 'b', none of its choices"),
-        ({"targets": "b", "choices": []}, "has no choices to rank"),
+        ({"targets": "b", "choices": []}, "has no choices"),
     ],
 )
 def test_rows_that_give_no_choice_are_named(row, message, backbone):
@@ -166,7 +167,7 @@ def test_scales_begin_at_saved_ones(backbone, tmp_path):
         np.testing.assert_array_equal(begun[name], value)
     rows = {"encoder": np.zeros((2, 16), np.float32)}
     prompt = save(tmp_path / "rows", SoftPrompt(length=2), rows, backbone)
-    with pytest.raises(UserError, match="holds encoder, which is not a scale"):
+    with pytest.raises(UserError, match="holds encoder, for which the run has no place"):
         IA3(start=prompt).create(key, start)
 
 
@@ -177,9 +178,43 @@ def test_t_few_begins_its_few_examples_at_the_scales_of_the_mixture(tmp_path):
     assert few.method == IA3(start="D/stage_1/prompt/best")
     assert [type(term).__name__ for term in few.terms] == ["Unlikelihood", "LengthNormalised"]
     assert (mixture.terms, mixture.method) == ((), IA3())
-    later = dataclasses.replace(few, method=LoRA())
-    with pytest.raises(UserError, match="a later stage trains LoRA, which does not begin"):
+    later = dataclasses.replace(few, method=PrefixTuning())
+    with pytest.raises(UserError, match="a later stage trains PrefixTuning, which does not begin"):
         PassPrompt().rewire(later, Done(mixture, epath.Path("D")), ("D/stage_1/prompt/best",))
+
+
+def test_lora_begins_at_saved_factors(backbone, tmp_path):
+    """The saved B has alpha / r in it: 4 / 2 here, and 2 / 2 where it goes on."""
+    start, key, rng = Start(backbone), jax.random.key(0), np.random.default_rng(0)
+    method = LoRA(rank=2, alpha=4.0)
+    module = method.create(key, start)
+    b = module.encoder["query"]["b"]
+    b[...] = jnp.asarray(rng.normal(size=b.shape), jnp.float32)
+    saved = method.fold(module)
+    assert np.abs(saved["encoder_layers/attention/query/b"]).max() > 0
+    path = save(tmp_path / "factors", method, saved, backbone)
+    later = LoRA(rank=2, alpha=2.0).continued(path)
+    begun = later.create(key, start)
+    found = later.fold(begun)
+    assert found.keys() == saved.keys()
+    for name, value in saved.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+    np.testing.assert_allclose(begun.encoder["query"]["b"][...], 2 * b[...], rtol=1e-6)
+    with pytest.raises(UserError, match=r"query/a .*, 2\], the run needs .*, 3\]; give"):
+        LoRA(rank=3, start=path).create(key, start)
+    with pytest.raises(UserError, match=r"holds no .*/key/., which the run"):
+        LoRA(rank=2, targets=("query", "key", "value"), start=path).create(key, start)
+
+
+@pytest.mark.parametrize("later", [LoRA(rank=4), IA3()])
+def test_a_prompt_that_does_not_fit_a_later_stage_is_refused_before_the_first(later, tiny):
+    stage = config.load("Train", ["runs/lora_nano.gin"], [f"BACKBONE='files:{tiny}/backbone'"]).root
+    run = dataclasses.replace(stage, method=LoRA(rank=8))
+    first = Stage(run=run, on_end=(PassPrompt(),))
+    check_shapes(Stages(stages=(first, Stage(run=run))))
+    second = Stage(run=dataclasses.replace(run, method=later))
+    with pytest.raises(UserError, match=r"the stage leaves decoder_layers/.*, a later one begins"):
+        check_shapes(Stages(stages=(first, second)))
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ import numpy as np
 from flax import nnx
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam, Text
+from prompt_jax.methods.base import STILL, Context, FixedParam, PromptMethod, PromptParam
+from prompt_jax.methods.parts.examples import Examples
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit
 from prompt_jax.methods.parts.networks import uniform
 from prompt_jax.methods.parts.start import Start
@@ -31,7 +32,7 @@ from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, at_least, settings
 
 
 @settings
@@ -60,16 +61,8 @@ class Attempt(PromptMethod):
             raise UserError(
                 Setting("Attempt", "sources", ()), remedy="name saved prompts, at least one"
             )
-        if self.length < 1 or self.hidden < 1:
-            raise UserError(
-                Setting("Attempt", "length", self.length),
-                f"with hidden = {self.hidden}",
-                "give at least 1",
-            )
-        if self.temperature is not None and self.temperature <= 0:
-            raise UserError(
-                Setting("Attempt", "temperature", self.temperature), remedy="give more than 0"
-            )
+        at_least("Attempt", 1, {"length": self.length, "hidden": self.hidden})
+        above("Attempt", 0, {"temperature": self.temperature})
 
     @property
     def layout(self) -> PromptLayout:
@@ -139,18 +132,10 @@ class Mixing(nnx.Module):
         }
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
-        own_PD = self.rows[...]
-        if ctx.text is None or ctx.text.slots is None:
-            return PromptBundle(encoder=own_PD[None])
-        columns, P = ctx.text.slots.shape[1], len(own_PD)
-        most = max(columns // (P + 1), 1)  # examples of a row: each has its prompt and a token
-        example_BT = jnp.clip(ctx.text.segments - 1, 0, most - 1)
-        prompts_BNPD = self.mixed(pooled(ctx.text, example_BT, most))
-        rows = jnp.arange(len(example_BT), dtype=jnp.int32)[:, None]
-        ids_BT = rows * most + example_BT
-        return PromptBundle(
-            encoder=prompts_BNPD.reshape(-1, P, own_PD.shape[1]), encoder_ids=ids_BT
-        )
+        examples = Examples.of(ctx, len(self.rows[...]))
+        if examples is None:
+            return PromptBundle(encoder=self.rows[...][None])
+        return examples.bundle(self.mixed(examples.greatest()))
 
     def mixed(self, pooled_BND: jax.Array) -> jax.Array:
         """float32 [B, N, P, D]: the prompt of each example, whose text is pooled to [B, N, D]."""
@@ -167,14 +152,3 @@ class Mixing(nnx.Module):
         normed = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
         query = normed * net["scale"][None, None] + net["bias"][None, None]
         return jax.nn.softmax(jnp.einsum("bnd,kd->bnk", query, jnp.max(all_KPD, axis=1)))
-
-
-def pooled(text: Text, example_BT: jax.Array, most: int) -> jax.Array:
-    """float32 [B, N, D]: the maximum over an example's own columns of text; 0 for no example."""
-    text_BT = text.segments > 0
-    if text.slots is not None:
-        text_BT = text_BT & (text.slots == 0)
-    seen = jnp.where(text_BT[..., None], text.embeddings.astype(jnp.float32), -jnp.inf)
-    pool = lambda x_TD, n_T: jax.ops.segment_max(x_TD, n_T, num_segments=most)  # noqa: E731
-    pooled_BND = jax.vmap(pool)(seen, example_BT)
-    return jnp.where(jnp.isfinite(pooled_BND), pooled_BND, 0.0)

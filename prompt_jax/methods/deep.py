@@ -20,7 +20,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import LayerEdit, PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, ...] = ("encoder", "decoder")
@@ -43,8 +43,7 @@ class DeepPrompt(PromptMethod):
     init: Init = UniformInit()
 
     def check(self):
-        if self.length < 1:
-            raise UserError(Setting("DeepPrompt", "length", self.length), remedy="give at least 1")
+        at_least("DeepPrompt", 1, {"length": self.length})
         if not self.sides:
             raise UserError(
                 Setting("DeepPrompt", "sides", ()), remedy="give encoder, decoder or both"

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit
 from prompt_jax.methods.parts.networks import uniform
@@ -23,7 +22,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -46,13 +45,8 @@ class DePT(PromptMethod):
     init: Init = SampledVocabInit()
 
     def check(self):
-        for name, value in (
-            ("length", self.length),
-            ("rank", self.rank),
-            ("max_length", self.max_length),
-        ):
-            if value < 1:
-                raise UserError(Setting("DePT", name, value), remedy="give at least 1")
+        sizes = {"length": self.length, "rank": self.rank, "max_length": self.max_length}
+        at_least("DePT", 1, sizes)
 
     @property
     def layout(self) -> PromptLayout:

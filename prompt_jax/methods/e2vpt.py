@@ -31,7 +31,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 ROWS = "encoder_layers/rows"
 
@@ -55,9 +55,7 @@ class E2VPT(PromptMethod):
     saved: str | None = None
 
     def check(self):
-        for name, value in (("length", self.length), ("keys", self.keys)):
-            if value < 1:
-                raise UserError(Setting("E2VPT", name, value), remedy="give at least 1")
+        at_least("E2VPT", 1, {"length": self.length, "keys": self.keys})
         if not self.attentions:
             raise UserError(
                 Setting("E2VPT", "attentions", ()), remedy="give encoder, decoder or cross"
@@ -75,18 +73,10 @@ class E2VPT(PromptMethod):
 
     def create(self, key: jax.Array, start: Start) -> "RowsAndKeys":
         config, shapes = start.config, self._shapes(start.config)
-        prompt = None if self.saved is None else start.prompt(self.saved, "E2VPT.saved")
-        if prompt is not None:
-            for name, shape in shapes.items():
-                held = prompt.arrays.get(name)
-                if held is None or held.shape != shape:
-                    problem = f"has {name} {None if held is None else list(held.shape)}"
-                    raise UserError(
-                        f"E2VPT.saved = {self.saved!r}",
-                        f"{problem}, the run needs {list(shape)}",
-                        "give E2VPT.length and E2VPT.keys of that prompt, or take another",
-                    )
-            return RowsAndKeys(self, {name: prompt.arrays[name] for name in shapes})
+        whole = {"encoder": shapes[ROWS][1:], **shapes}
+        whole |= {name.replace("/keys", "/values"): shape for name, shape in shapes.items()}
+        if saved := start.arrays(self.saved, whole, "E2VPT.saved"):
+            return RowsAndKeys(self, saved)
         rows_key, keys_key = jax.random.split(key)
         of_layers = jax.random.split(rows_key, config.num_encoder_layers)
         arrays: dict[str, np.ndarray | jax.Array]

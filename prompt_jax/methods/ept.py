@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.dept import Offset
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit
@@ -25,7 +24,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -50,15 +49,8 @@ class EPT(PromptMethod):
     fusion: bool = True
 
     def check(self):
-        for name, value in (
-            ("length", self.length),
-            ("rank", self.rank),
-            ("max_length", self.max_length),
-            ("spaces", self.spaces),
-            ("width", 1 if self.width is None else self.width),
-        ):
-            if value < 1:
-                raise UserError(Setting("EPT", name, value), remedy="give at least 1")
+        sizes = {"length": self.length, "rank": self.rank, "max_length": self.max_length}
+        at_least("EPT", 1, {**sizes, "spaces": self.spaces, "width": self.width})
 
     @property
     def layout(self) -> PromptLayout:

@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam, depth_of
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.t5 import T5Config
-from prompt_jax.prompt.artefact import Prompt
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.settings import settings
 
@@ -26,7 +24,8 @@ class IA3(PromptMethod):
     """(IA)3 as the paper has it.
 
     Attributes:
-      start: saved scales to begin at, as T-Few begins at those of a mixture; None: 1.
+      start: saved scales to begin at, as T-Few begins at those of a mixture; one that is not among
+        them begins at 1, and so do all for None.
     """
 
     start: str | None = None
@@ -40,9 +39,10 @@ class IA3(PromptMethod):
 
     def create(self, key: jax.Array, start: Start) -> "Scales":
         scales = Scales(start.config)
-        saved = None if self.start is None else start.prompt(self.start, "IA3.start")
-        if saved is not None:
-            scales.begin_at(saved)
+        own = scales.named()
+        shapes = {name: scale.shape for name, scale in own.items()}
+        for name, value in start.arrays(self.start, shapes, "IA3.start", some=True).items():
+            own[name][...] = jnp.asarray(value, jnp.float32)
         return scales
 
     def count(self, config: T5Config) -> int:
@@ -76,23 +76,6 @@ class Scales(nnx.Module):
             "encoder_layers/wo/input_scale": self.encoder_mlp,
             "decoder_layers/wo/input_scale": self.decoder_mlp,
         }
-
-    def begin_at(self, saved: Prompt) -> None:
-        """The values of saved scales; one that is not among them stays 1.
-
-        Raises:
-          UserError: the prompt holds something else.
-        """
-        own, where = self.named(), f"IA3.start = {saved.path!r}"
-        for name, value in saved.arrays.items():
-            if name not in own:
-                raise UserError(
-                    where, f"holds {name}, which is not a scale", "take scales of (IA)3"
-                )
-            if own[name].shape != value.shape:
-                problem = f"{name} is {list(value.shape)}, here {list(own[name].shape)}"
-                raise UserError(where, problem, "take scales of this backbone")
-            own[name][...] = jnp.asarray(value, jnp.float32)
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         return bundle_of({name: scale[...] for name, scale in self.named().items()})

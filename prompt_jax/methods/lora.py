@@ -5,6 +5,7 @@ Hu et al. 2021 (https://arxiv.org/abs/2106.09685), section 4.1: h = W x + (alpha
 queries and values (section 7.1).
 """
 
+import dataclasses
 import itertools
 from typing import Literal
 
@@ -27,7 +28,7 @@ from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings, shares
 
 Target = Literal["query", "key", "value", "out"]
 
@@ -42,6 +43,7 @@ class LoRA(PromptMethod):
       targets: which matrices.
       attentions: of which attentions.
       dropout_rate: of the inputs of A while it trains, feature by feature, one mask for a batch.
+      start: saved factors of the same rank and matrices to begin at; None: as above.
     """
 
     rank: int = 8
@@ -49,15 +51,11 @@ class LoRA(PromptMethod):
     targets: tuple[Target, ...] = ("query", "value")
     attentions: Attentions = ("encoder", "decoder", "cross")
     dropout_rate: float = 0.0
+    start: str | None = None
 
     def check(self):
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(
-                Setting("LoRA", "dropout_rate", self.dropout_rate),
-                remedy="give 0 or more, less than 1",
-            )
-        if self.rank < 1:
-            raise UserError(Setting("LoRA", "rank", self.rank), remedy="give at least 1")
+        shares("LoRA", {"dropout_rate": self.dropout_rate})
+        at_least("LoRA", 1, {"rank": self.rank})
         for field, names in (("targets", self.targets), ("attentions", self.attentions)):
             if not names:
                 raise UserError(Setting("LoRA", field, ()), remedy="give at least one")
@@ -66,8 +64,17 @@ class LoRA(PromptMethod):
     def layout(self) -> PromptLayout:
         return NO_ROWS
 
+    def continued(self, path: str) -> "LoRA":
+        return dataclasses.replace(self, start=path)
+
     def create(self, key: jax.Array, start: Start) -> "LowRank":
-        return LowRank(self, start.config, key)
+        factors = LowRank(self, start.config, key)
+        own = factors.named()
+        shapes = {name: factor.shape for name, factor in own.items()}
+        for name, value in start.arrays(self.start, shapes, "LoRA.start").items():
+            scale = factors.factor if name.endswith("/b") else 1.0  # saved with it
+            own[name][...] = jnp.asarray(value / scale, jnp.float32)
+        return factors
 
     def count(self, config: T5Config) -> int:
         """r (D + H K) for each matrix."""
@@ -86,6 +93,16 @@ class LowRank(nnx.Module):
             L, k = depth_of(name, config), jax.random.fold_in(key, n)
             places[name][target] = _pair(method.rank, target, L, config, k)
         self.encoder, self.decoder, self.cross = (nnx.Dict(pairs) for pairs in places.values())
+
+    def named(self) -> dict[str, PromptParam]:
+        """The factors by their names in a bundle, which holds B times alpha / r."""
+        places = zip(ATTENTIONS.values(), (self.encoder, self.decoder, self.cross), strict=True)
+        return {
+            f"{place}/{target}/{half}": factor
+            for place, pairs in places
+            for target, pair in pairs.items()
+            for half, factor in pair.items()
+        }
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         arrays = {}

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import Init, UniformInit
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import LayerEdit, PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -37,9 +36,7 @@ class CoupledPrompt(PromptMethod):
     init: Init = UniformInit()
 
     def check(self):
-        for name, value in (("length", self.length), ("rank", self.rank)):
-            if value < 1:
-                raise UserError(Setting("CoupledPrompt", name, value), remedy="give at least 1")
+        at_least("CoupledPrompt", 1, {"length": self.length, "rank": self.rank})
 
     @property
     def layout(self) -> PromptLayout:

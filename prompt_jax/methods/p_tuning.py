@@ -23,7 +23,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -48,8 +48,7 @@ class PTuning(PromptMethod):
     residual: bool = False
 
     def check(self):
-        if self.length < 1:
-            raise UserError(Setting("PTuning", "length", self.length), remedy="give at least 1")
+        at_least("PTuning", 1, {"length": self.length})
         if self.width is not None and (self.width < 2 or self.width % 2):
             raise UserError(
                 Setting("PTuning", "width", self.width), remedy="give an even number, 2 or more"

@@ -35,7 +35,7 @@ from prompt_jax.model.bundle import ATTENTIONS, PrefixPositions, PromptBundle, b
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings, shares
 
 
 @settings
@@ -66,17 +66,8 @@ class PrefixTuning(PromptMethod):
     saved: str | None = None
 
     def check(self):
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(
-                Setting("PrefixTuning", "dropout_rate", self.dropout_rate),
-                remedy="give 0 or more, less than 1",
-            )
-        if self.length < 1 or (self.hidden is not None and self.hidden < 1):
-            raise UserError(
-                Setting("PrefixTuning", "length", self.length),
-                f"with hidden = {self.hidden}",
-                "give at least 1",
-            )
+        shares("PrefixTuning", {"dropout_rate": self.dropout_rate})
+        at_least("PrefixTuning", 1, {"length": self.length, "hidden": self.hidden})
         if self.saved is not None and self.hidden is not None:
             raise UserError(
                 Setting("PrefixTuning", "saved", self.saved),
@@ -105,12 +96,16 @@ class PrefixTuning(PromptMethod):
     def create(self, key: jax.Array, start: Start) -> "Prefixes":
         prefixes = Prefixes(self, start.config, key)
         prompt = None if self.saved is None else start.prompt(self.saved, "PrefixTuning.saved")
-        if prompt is not None:
+        if prompt is not None and prompt.prefix_positions != self.positions:
+            problem = f"has keys whose positions are {prompt.prefix_positions!r}"
             where = f"PrefixTuning.saved = {self.saved!r}"
-            if prompt.prefix_positions != self.positions:
-                problem = f"has keys whose positions are {prompt.prefix_positions!r}"
-                raise UserError(where, problem, "bind PrefixTuning.positions to that")
-            prefixes.begin(prompt.arrays, where)
+            raise UserError(where, problem, "bind PrefixTuning.positions to that")
+        width, shapes = start.config.num_heads * start.config.head_dim, {}
+        for name in self.attentions:
+            shape = (depth_of(name, start.config), self.length, width)
+            shapes |= {f"{ATTENTIONS[name]}/{half}": shape for half in ("keys", "values")}
+        if saved := start.arrays(self.saved, shapes, "PrefixTuning.saved"):
+            prefixes.begin(saved)
         return prefixes
 
     def count(self, config: T5Config) -> int:
@@ -138,24 +133,14 @@ class Prefixes(nnx.Module):
         }
         self.encoder, self.decoder, self.cross = (tables.get(name) for name in ATTENTIONS)
 
-    def begin(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
-        """Takes the keys and values [L, P, H K] of an artefact; UserError if they do not fit."""
+    def begin(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes keys and values [L, P, H K]."""
         tables = (self.encoder, self.decoder, self.cross)
         for place, table in zip(ATTENTIONS.values(), tables, strict=True):
-            if table is None:
-                continue
-            names, (P, width) = (f"{place}/keys", f"{place}/values"), table.rows[...].shape
-            held = [arrays[name] for name in names if name in arrays]
-            wanted = (table.depth, P, width // (2 * table.depth))
-            if [x.shape for x in held] != [wanted, wanted]:
-                problem = f"has {names[0]} {[list(x.shape) for x in held[:1]]}"
-                raise UserError(
-                    where,
-                    f"{problem}, the run needs {list(wanted)}",
-                    "give PrefixTuning.length and attentions of that prompt, or take another",
-                )
-            rows = np.stack(held).transpose(2, 0, 1, 3).reshape(P, width)
-            table.rows[...] = jnp.asarray(rows, jnp.float32)
+            if table is not None:
+                halves = np.stack([arrays[f"{place}/keys"], arrays[f"{place}/values"]])
+                rows = halves.transpose(2, 0, 1, 3).reshape(table.rows.shape)
+                table.rows[...] = jnp.asarray(rows, jnp.float32)
 
     def __call__(self, ctx: Context = STILL) -> PromptBundle:
         tables = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}

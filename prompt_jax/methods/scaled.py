@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.base import STILL, Context, PromptMethod, PromptParam
 from prompt_jax.methods.parts.inits import Init, SampledVocabInit
 from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -40,10 +39,7 @@ class ScaledPrompt(PromptMethod):
     placement: Placement = "prefix"
 
     def check(self):
-        if self.length < 1:
-            raise UserError(
-                Setting("ScaledPrompt", "length", self.length), remedy="give at least 1"
-            )
+        at_least("ScaledPrompt", 1, {"length": self.length})
 
     @property
     def layout(self) -> PromptLayout:

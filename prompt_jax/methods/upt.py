@@ -20,7 +20,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 HEADS = 4
 
@@ -42,12 +42,8 @@ class UnifiedPrompt(PromptMethod):
     width: int = 64
 
     def check(self):
-        if self.length < 1 or self.decoder_length < 1:
-            raise UserError(
-                Setting("UnifiedPrompt", "length", self.length),
-                f"with decoder_length = {self.decoder_length}",
-                "give each at least 1",
-            )
+        lengths = {"length": self.length, "decoder_length": self.decoder_length}
+        at_least("UnifiedPrompt", 1, lengths)
         if self.width < HEADS or self.width % HEADS:
             raise UserError(
                 Setting("UnifiedPrompt", "width", self.width), remedy=f"give a multiple of {HEADS}"

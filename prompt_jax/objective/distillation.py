@@ -6,13 +6,12 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.forwards import OWN, Forward, Passes
 from prompt_jax.objective.loss import mean_per_token
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, settings
 
 
 @settings
@@ -51,11 +50,7 @@ class Distillation(Taught):
     temperature: float = 1.0
 
     def check(self):
-        if self.temperature <= 0:
-            raise UserError(
-                Setting("Distillation", "temperature", self.temperature),
-                remedy="give more than 0",
-            )
+        above("Distillation", 0, {"temperature": self.temperature})
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         (teacher,) = self.forwards

@@ -2,13 +2,12 @@
 
 import jax
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.forwards import BARE, OWN, Forward, Passes
 from prompt_jax.objective.loss import toward
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, settings
 
 
 @settings
@@ -27,10 +26,7 @@ class FrozenKL(LossTerm):
     temperature: float = 1.0
 
     def check(self):
-        if self.temperature <= 0:
-            raise UserError(
-                Setting("FrozenKL", "temperature", self.temperature), remedy="give more than 0"
-            )
+        above("FrozenKL", 0, {"temperature": self.temperature})
 
     @property
     def forwards(self) -> tuple[Forward, ...]:

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.rules import PostUpdate
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, settings
 
 WIDTH = 2048  # the width that the paper's radii are for
 SMALLEST = 1e-30  # a norm that is divided by, where there is no room
@@ -32,8 +31,7 @@ class NormBall(PostUpdate):
     per_width: bool = False
 
     def check(self):
-        if self.radius <= 0:
-            raise UserError(Setting("NormBall", "radius", self.radius), remedy="give more than 0")
+        above("NormBall", 0, {"radius": self.radius})
 
     def __call__(self, params: Any) -> Any:
         def project(rows: jax.Array) -> jax.Array:

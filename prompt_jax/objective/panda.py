@@ -11,7 +11,7 @@ from prompt_jax.objective.forwards import OWN, Forward, Passes
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import Measure
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import above, settings
 
 By = Literal["means", "pairs", "responses"]
 
@@ -40,10 +40,7 @@ class Panda(Taught):
     temperature: float = 1.0
 
     def check(self):
-        if self.temperature <= 0:
-            raise UserError(
-                Setting("Panda", "temperature", self.temperature), remedy="give more than 0"
-            )
+        above("Panda", 0, {"temperature": self.temperature})
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         if self.by != "responses" and not layout.encoder:

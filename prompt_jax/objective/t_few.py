@@ -11,7 +11,6 @@ Shapes: B rows, W columns of the other choices.
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import token_losses
 from prompt_jax.objective.columns import Choices, Column
 from prompt_jax.objective.forwards import OWN, Forward, Pass, Passes
@@ -19,7 +18,7 @@ from prompt_jax.objective.loss import example_shares, loss_weights
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 ROOM = 1e-2  # in the logarithm beside 1 - p, as in the authors' code
 
@@ -37,9 +36,7 @@ class OverChoices(LossTerm):
     skip_longer: bool
 
     def check(self):
-        if self.width < 1:
-            where = Setting(type(self).__name__, "width", self.width)
-            raise UserError(where, remedy="give at least 1")
+        at_least(type(self).__name__, 1, {"width": self.width})
 
     @property
     def choices(self) -> Choices:

@@ -30,18 +30,13 @@ from prompt_jax.model.bundle import AXES
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.artefact import load_prompt, save_prompt
 from prompt_jax.prompt.files import MANIFEST
-from prompt_jax.run.prune import Gates
+from prompt_jax.run.cut import Chosen, cut_out
+from prompt_jax.run.gates import Gates
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd
 from prompt_jax.settings import settings
 
-Chosen = dict[str, np.ndarray]  # int [L, n]: what stays of each layer, by the places below
 STACKS = {"encoder": ("attention",), "decoder": ("attention", "cross")}  # as a bundle names them
-OURS = {  # the same in T5X's names
-    "encoder_layers/attention": "attention",
-    "decoder_layers/attention": "self_attention",
-    "decoder_layers/cross": "encoder_decoder_attention",
-}
 
 
 @settings
@@ -73,6 +68,15 @@ class PruneNeurons(OnEnd):
     def files(self, done: Done) -> tuple[str, ...]:
         return (str(done.folder / "skeleton"), str(done.folder / "prompt" / "skeleton"))
 
+    def check_shapes(self, done: Done, later: Sequence[Train]) -> None:
+        inside = [name for name in done.shapes() if "C" in AXES.get(name, "")]
+        if inside and self.keep_heads < 1:
+            raise UserError(
+                Setting("PruneNeurons", "keep_heads", self.keep_heads),
+                f"the prompt has {inside[0]}, for every head",
+                "bind PruneNeurons.keep_heads = 1.0",
+            )
+
     def run(self, done: Done) -> None:
         prompt = load_prompt(done.prompt)
         gates = Gates(done, prompt, self.batches)
@@ -82,13 +86,6 @@ class PruneNeurons(OnEnd):
             mlp_dim=max(1, round(self.keep * whole.mlp_dim)),
             num_heads=max(1, round(self.keep_heads * whole.num_heads)),
         )
-        inside = [name for name in prompt.arrays if "C" in AXES.get(name, "")]
-        if inside and config.num_heads < whole.num_heads:
-            raise UserError(
-                Setting("PruneNeurons", "keep_heads", self.keep_heads),
-                f"the prompt has {inside[0]}, for every head",
-                "bind PruneNeurons.keep_heads = 1.0",
-            )
         chosen = self._chosen(gates, whole, config)
         skeleton = cut_out(arrays, chosen, whole)
         words = gates.job.backbone.vocabulary
@@ -134,24 +131,3 @@ class PruneNeurons(OnEnd):
             )
         backbone = dataclasses.replace(later.backbone, name=f"files:{files[0]}")
         return dataclasses.replace(later, method=method, backbone=backbone)
-
-
-def cut_out(
-    arrays: dict[str, np.ndarray], chosen: Chosen, whole: T5Config
-) -> dict[str, np.ndarray]:
-    """A T5's arrays, by T5X's names for each layer, with the chosen neurons and heads alone."""
-    cut = dict(arrays)
-    for place, numbers in chosen.items():
-        stack, mlp = place.split("_")[0], place.endswith("wo")
-        for layer, some in enumerate(numbers):
-            at = f"{stack}/layers_{layer}/{'mlp' if mlp else OURS[place]}"
-            if not mlp:  # the columns of each head
-                some = (some[:, None] * whole.head_dim + np.arange(whole.head_dim)).ravel()
-            for name in [name for name in arrays if name.startswith(f"{at}/")]:
-                into = name.endswith(("/wo/kernel", "/out/kernel"))
-                cut[name] = arrays[name][some] if into else arrays[name][:, some]
-        if place.endswith("_layers/attention"):
-            for name in arrays:
-                if name.startswith(f"{stack}/") and name.endswith("relpos_bias/rel_embedding"):
-                    cut[name] = arrays[name][numbers[0]]
-    return cut

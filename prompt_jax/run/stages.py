@@ -61,8 +61,9 @@ class OnEnd(abc.ABC):
     def files(self, done: Done) -> tuple[str, ...]:
         """Where `run` leaves its results; known before the stage has trained."""
 
-    def check_shapes(self, done: Done) -> None:  # noqa: B027 (most take any)
-        """UserError for what does not fit the shapes of the prompt that the stage will leave."""
+    def check_shapes(self, done: Done, later: Sequence[Train]) -> None:  # noqa: B027 (most take any)
+        """UserError for what does not fit the shapes of the prompt that the stage will leave, also
+        in the later stages."""
 
     def run(self, done: Done) -> None:  # noqa: B027 (what a stage leaves may be all)
         """Makes the files, on all processes together; not called where they are there already."""
@@ -100,7 +101,8 @@ class PassWeights(OnEnd):
 @settings
 class PassPrompt(OnEnd):
     """Later stages begin with the prompt that this one leaves, if their method can
-    (`PromptMethod.continued`): T-Few's scales of a mixture, SPoT's rows of a source.
+    (`PromptMethod.continued`): T-Few's scales of a mixture, SPoT's rows of a source, factors of
+    LoRA.
 
     So PVP (Song et al. 2023, "pre-train the prompt module") begins a target of a few examples with
     a prompt that a mixture of other tasks has trained.
@@ -114,8 +116,25 @@ class PassPrompt(OnEnd):
         if method is None:
             name = type(later.method).__name__
             problem = f"a later stage trains {name}, which does not begin with a saved prompt"
-            raise UserError("PassPrompt", problem, "give later stages prompt tuning or (IA)3")
+            remedy = "give later stages prompt tuning, (IA)3, LoRA or a prefix without an MLP"
+            raise UserError("PassPrompt", problem, remedy)
         return dataclasses.replace(later, method=method)
+
+    def check_shapes(self, done: Done, later: Sequence[Train]) -> None:
+        left = _shapes_of(done)
+        for run in later:
+            own = (
+                {} if run.method.layout.factors else _shapes_of(dataclasses.replace(done, run=run))
+            )
+            if left and own and left != own:
+                name = next(n for n in {**own, **left} if own.get(n) != left.get(n))
+                leaves, needs = (list(x[name]) if name in x else "none" for x in (left, own))
+                problem = f"the stage leaves {name} {leaves}, a later one begins with {needs}"
+                raise UserError("PassPrompt", problem, "give both stages the same method and sizes")
+
+
+def _shapes_of(done: Done) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in done.shapes().items()}
 
 
 @settings
@@ -200,10 +219,11 @@ def check_shapes(program: Stages) -> None:
 
     A prompt that begins with one that an earlier stage is still to leave passes.
     """
-    for number, (stage, run) in enumerate(zip(program.stages, shaped(program), strict=True)):
-        done = Done(run, stage_folder(epath.Path("D"), number + 1))
+    runs = shaped(program)
+    for number, (stage, run) in enumerate(zip(program.stages, runs, strict=True), start=1):
+        done = Done(run, stage_folder(epath.Path("D"), number))
         for operation in stage.on_end:
-            operation.check_shapes(done)
+            operation.check_shapes(done, runs[number:])
 
 
 def run_recipe(

@@ -107,6 +107,34 @@ class Start:
         check_tokenizer(prompt, self)
         return prompt
 
+    def arrays(
+        self,
+        path: str | None,
+        shapes: Mapping[str, tuple[int, ...]],
+        setting: str,
+        some: bool = False,
+    ) -> Mapping[str, np.ndarray]:
+        """The arrays of a saved prompt, by their names in a bundle, of these shapes; `some`: it may
+        lack some of them. {} where `path` is None, and for shapes alone.
+
+        Raises:
+          UserError: the prompt is of another backbone, or holds other arrays than the run.
+        """
+        prompt = None if path is None else self.prompt(path, setting)
+        if prompt is None:
+            return {}
+        where, remedy = f"{setting} = {path!r}", "give the settings of that prompt, or take another"
+        for name, value in prompt.arrays.items():
+            if name not in shapes:
+                problem = f"holds {name}, for which the run has no place"
+                raise UserError(where, problem, remedy)
+            if value.shape != shapes[name]:
+                problem = f"holds {name} {list(value.shape)}, the run needs {list(shapes[name])}"
+                raise UserError(where, problem, remedy)
+        if missing := [name for name in shapes if name not in prompt.arrays and not some]:
+            raise UserError(where, f"holds no {missing[0]}, which the run needs", remedy)
+        return prompt.arrays
+
     def read(
         self, path: str, lengths: Mapping[str, int], setting: str, allow_other: bool = False
     ) -> Rows:
