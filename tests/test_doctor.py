@@ -363,7 +363,7 @@ def faulty(tiny, tmp_path_factory):
         (["TASK='no_shared_metric'"], "metric", "the evaluation does not give it"),
         (["BEST_METRIC=('f1', 'max')"], "metric", "BEST_METRIC = 'f1': the evaluation does not"),
         (["TASK='undeclared'"], "labels", "the target 'perhaps' is none of the task's labels"),
-        (["TASK='no_labels'", "Evaluation.mode='rank'"], "metric", "has no choices to rank"),
+        (["TASK='no_labels'", "Evaluation.mode='rank'"], "metric", "has no choices"),
     ],
 )
 def test_what_train_would_refuse_late(page, faulty, bindings, check, value):

@@ -167,7 +167,7 @@ def test_what_is_no_label_is_counted(tiny, labels):
 
 
 def test_a_task_without_choices_is_not_ranked(tiny, labels):
-    with pytest.raises(UserError, match="has no choices to rank; declare choices="):
+    with pytest.raises(UserError, match="has no choices; declare choices="):
         run(tiny, prompts=[], task="toy_pairs", answering=Answering(mode="rank"))
 
 

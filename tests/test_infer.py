@@ -109,7 +109,7 @@ def test_a_stopped_run_keeps_finished_windows(tiny, rows, tmp_path, monkeypatch)
     [
         ('{"input": "x"}', {}, r"rows.jsonl:2: no key 'inputs'"),
         ('{"inputs": "x", "score": 3}', {}, r"rows.jsonl:2: has 'score', a field that"),
-        ('{"inputs": "x", "choices": []}', {"mode": "rank"}, r"rows.jsonl:2: no choices to rank"),
+        ('{"inputs": "x", "choices": []}', {"mode": "rank"}, r"rows.jsonl:2: no choices"),
         ('{"inputs": "x", "choices": [1]}', {"mode": "rank"}, r"rows.jsonl:2: 'choices' is 1"),
     ],
 )

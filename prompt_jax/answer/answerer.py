@@ -20,10 +20,12 @@ from jax.sharding import Mesh
 from prompt_jax.answer.buckets import plan
 from prompt_jax.answer.engine import Engine, Request, Rule
 from prompt_jax.answer.question import Model, Question, features
+from prompt_jax.answer.tries import Tries
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model import decode, sharding
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.logprobs import EOS
+from prompt_jax.model.trie import Trie
 from prompt_jax.objective.heads import head_of
 from prompt_jax.progress import Counter
 from prompt_jax.prompt.layout import PromptLayout
@@ -50,6 +52,8 @@ class Answering:
       seed: of what is drawn.
       continuous: `generate`: a row that has ended gives its place to the next (`engine`), instead
         of waiting for the longest of its batch. The answers are the same.
+      constrained: `generate`: nothing but the given choices is written.
+      separator: of `constrained`, between several choices that are one answer; None: one choice.
     """
 
     mode: Literal["generate", "rank", "retrieve", "mine", "head"] = "generate"
@@ -59,8 +63,22 @@ class Answering:
     sampling: Sampling | None = None
     seed: int = 0
     continuous: bool = False
+    constrained: bool = False
+    separator: str | None = None
 
     def check(self):
+        if self.constrained and (self.mode != "generate" or self.continuous):
+            raise UserError(
+                Setting("Answering", "constrained", self.constrained),
+                f"with mode {self.mode!r}{' and continuous' * self.continuous}",
+                "take the mode 'generate', and leave continuous out",
+            )
+        if self.separator is not None and not (self.separator and self.constrained):
+            raise UserError(
+                Setting("Answering", "separator", self.separator),
+                "stands between choices that a constrained answer has",
+                "give a text, and constrained = True, or leave it out",
+            )
         if self.continuous and (self.mode != "generate" or self.beams > 1):
             raise UserError(
                 Setting("Answering", "continuous", self.continuous),
@@ -77,7 +95,11 @@ class Answering:
 
     def record(self) -> dict[str, Any]:
         """The settings that answers depend on."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "continuous"}
+        record = {k: v for k, v in dataclasses.asdict(self).items() if k != "continuous"}
+        return record if self.constrained else {k: v for k, v in record.items() if k not in NEWER}
+
+
+NEWER = ("constrained", "separator")  # settings that older records do not have
 
 
 class Answer(NamedTuple):
@@ -115,6 +137,7 @@ class Answerer:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-batch_size // shards) * shards
         self._tokens: dict[str, np.ndarray] = {}  # of choices
+        self._tries = Tries(self._encode, how.separator)
 
     def __call__(
         self, model: Model, questions: Sequence[Question], between: Callable[[], None] = nothing
@@ -164,8 +187,11 @@ class Answerer:
         return sharding.put_all(batch, self.mesh)
 
     def _generate(self, model: Model, questions, batch) -> list[Answer]:
-        static = (model[0], self.limits[1], self.how)
-        outputs = generate_text(*static, model[1], model[2], self._put(batch))
+        static, trie = (model[0], self.limits[1], self.how), None
+        if self.how.constrained:
+            trie, roots = self._tries(questions, self.batch_size)
+            batch = {**batch, "trie_roots": roots}
+        outputs = generate_text(*static, model[1], model[2], self._put(batch), trie)
         ids, scores = map(sharding.fetch, outputs)
         return [
             Answer(self.vocabulary.decode(ids[row].tolist()), float(scores[row]))
@@ -256,7 +282,15 @@ class Answerer:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def generate_text(graphdef, max_length: int, answering: Answering, trainable, frozen, batch):
+def generate_text(
+    graphdef,
+    max_length: int,
+    answering: Answering,
+    trainable,
+    frozen,
+    batch,
+    trie: Trie | None = None,
+):
     """Ids int32 [B, N] and scores float32 [B] of the best outputs; see `decode.generate`."""
     model = nnx.merge(graphdef, trainable, frozen)
     ids, scores = decode.generate(
@@ -268,6 +302,7 @@ def generate_text(graphdef, max_length: int, answering: Answering, trainable, fr
         alpha=answering.alpha,
         sampling=answering.sampling,
         key=jax.random.key(answering.seed),
+        trie=trie,
     )
     return ids[:, 0], scores[:, 0]
 

@@ -89,6 +89,18 @@ Continuous = Annotated[
         "where their lengths differ much.",
     ),
 ]
+Constrained = Annotated[
+    bool,
+    typer.Option("--constrained", help="With generate: write nothing but choices, one of them."),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        "--separator",
+        metavar="TEXT",
+        help="With --constrained: several choices may be written, with this between them.",
+    ),
+]
 OtherBackbone = Annotated[
     bool,
     typer.Option(
@@ -122,6 +134,8 @@ def evaluate(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     continuous: Continuous = False,
+    constrained: Constrained = False,
+    separator: Separator = None,
     predictions: Annotated[
         str | None,
         typer.Option(
@@ -194,7 +208,14 @@ def evaluate(
     import_methods(methods_module)
     import_tasks(tasks_module)
     answering = _answering(
-        mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
+        mode=mode,
+        length_normalised=length_normalised,
+        beams=beams,
+        seed=seed,
+        continuous=continuous,
+        constrained=constrained,
+        separator=separator,
+        sampling=_sampling(temperature, top_k, top_p),
     )
     from prompt_jax.evaluate.opening import opening
     from prompt_jax.evaluate.prompts import evaluate_prompts
@@ -297,6 +318,8 @@ def infer(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     continuous: Continuous = False,
+    constrained: Constrained = False,
+    separator: Separator = None,
     shard: Annotated[
         str,
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, I from 0."),
@@ -325,7 +348,14 @@ def infer(
     if mode == "head" and prompt is None:
         raise UserError("--mode=head", "no prompt, so no head", "give the --prompt that has one")
     answering = _answering(
-        mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous
+        mode=mode,
+        length_normalised=length_normalised,
+        beams=beams,
+        seed=seed,
+        continuous=continuous,
+        constrained=constrained,
+        separator=separator,
+        sampling=_sampling(temperature, top_k, top_p),
     )
     from prompt_jax.evaluate.infer import infer
     from prompt_jax.evaluate.opening import opening
@@ -356,18 +386,18 @@ def infer(
         print_facts(output, report)
 
 
-def _answering(mode, length_normalised, beams, temperature, top_k, top_p, seed, continuous) -> Any:
-    """The settings behind the options; `top_k` and `top_p` alone mean temperature 1."""
+def _answering(**settings: Any) -> Any:
     from prompt_jax.answer.answerer import Answering
+
+    return Answering(**settings)
+
+
+def _sampling(temperature: float | None, top_k: int, top_p: float) -> Any:
+    """The settings behind the options; `top_k` and `top_p` alone mean temperature 1."""
     from prompt_jax.model.decode import Sampling
 
-    drawn = temperature is not None or top_k > 0 or top_p < 1
-    warmth = 1.0 if temperature is None else temperature
-    return Answering(
-        mode=mode,
-        length_normalised=length_normalised,
-        beams=beams,
-        sampling=Sampling(temperature=warmth, top_k=top_k, top_p=top_p) if drawn else None,
-        seed=seed,
-        continuous=continuous,
+    if temperature is None and not top_k and top_p >= 1:
+        return None
+    return Sampling(
+        temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p
     )

@@ -186,8 +186,8 @@ def no_choices(task: str) -> UserError:
     """What is wrong with a task that has no choices."""
     return UserError(
         f"task {typed(task)!r}",
-        "has no choices to rank",
-        "declare choices=..., give its examples a list `choices`, or take the mode 'generate'",
+        "has no choices",
+        "declare choices=..., give its examples a list `choices`, or generate without them",
     )
 
 

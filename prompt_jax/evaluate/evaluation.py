@@ -77,6 +77,8 @@ class PeriodicEvaluation:
         `head`; see `Answering`.
       beams: of the search; 1: greedy.
       length_normalised: `rank` compares log-likelihoods per token.
+      constrained: `generate` writes nothing but the task's choices.
+      separator: of `constrained`, between several choices that are one answer; None: one choice.
       labelled: False: the split has no labels, as that of a leaderboard; its answers are written to
         `predictions`, and nothing is scored.
     """
@@ -91,6 +93,8 @@ class PeriodicEvaluation:
     mode: Literal["generate", "rank", "retrieve", "mine", "head"] = "generate"
     beams: int = 1
     length_normalised: bool = False
+    constrained: bool = False
+    separator: str | None = None
     labelled: bool = True
 
     def check(self):
@@ -112,7 +116,13 @@ class PeriodicEvaluation:
     @property
     def answering(self) -> Answering:
         """How questions are answered."""
-        return Answering(mode=self.mode, beams=self.beams, length_normalised=self.length_normalised)
+        return Answering(
+            mode=self.mode,
+            beams=self.beams,
+            length_normalised=self.length_normalised,
+            constrained=self.constrained,
+            separator=self.separator,
+        )
 
     def of(self, data: Source) -> Evaluation:
         """The evaluation, its rows cut to the lengths of `data`, the run's.
@@ -140,6 +150,7 @@ class PeriodicEvaluation:
             "max_examples": self.max_examples,
             "examples_per_class": self.examples_per_class,
             "length_normalised": self.length_normalised,
+            "constrained": self.constrained,
         }
         named = {name: value for name, value in special.items() if value}
         return {"task": self.task or data.task or "", "split": self.split, **named}

@@ -25,14 +25,15 @@ def metrics_of(
 
     Raises:
       UserError: a metric that refuses its rows (such as a split without labels) or fails; a task
-        without choices in the mode `rank`.
+        without choices where answers are some of them.
     """
     by_task: dict[str, Mapping[str, float]] = {}
     mode = "generate" if answering is None else answering.mode
     for name, examples in examples_of.items():
         some = examples[:SAMPLE]
         choices = named.registered_choices(name)
-        if mode == "rank" and not choices and any("choices" not in e for e in some):
+        chooses = answering is not None and (mode == "rank" or answering.constrained)
+        if chooses and not choices and any("choices" not in e for e in some):
             raise named.no_choices(name)
         right = [Answer(str(e["targets"]), 0.0, target_score=0.0) for e in some]
         texts = [answer.text for answer in right]

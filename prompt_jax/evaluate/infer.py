@@ -112,7 +112,7 @@ def read_rows(path: str, answering: Answering, choices: tuple[str, ...]) -> list
             row = parse_row(line, ("inputs",))
             if taken := [name for name in WRITTEN if name in row]:
                 raise ValueError(f"has {taken[0]!r}, a field that the output gets; rename it")
-            if answering.mode == "rank":
+            if answering.mode == "rank" or answering.constrained:
                 _check_choices(row.get("choices", choices))
             rows.append(row)
     if not rows:
@@ -122,7 +122,7 @@ def read_rows(path: str, answering: Answering, choices: tuple[str, ...]) -> list
 
 def _check_choices(choices: Any) -> None:
     if not isinstance(choices, list | tuple) or not choices:
-        raise ValueError("no choices to rank; give --choice, or the row a list 'choices'")
+        raise ValueError("no choices; give --choice, or the row a list 'choices'")
     for choice in choices:
         check_text("choices", choice)
 

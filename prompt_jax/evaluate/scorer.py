@@ -54,6 +54,7 @@ class TaskScorer:
         limits = text.split.limits
         self.answerer = Answerer(vocabulary, layouts, mesh, limits, batch_size, answering)
         self.vocabulary, self.mode, self.journal = vocabulary, answering.mode, journal
+        self.constrained = answering.constrained
         self.labelled = labelled
         self.tasks = text.rows(vocabulary)
         for task in self.tasks:
@@ -144,7 +145,8 @@ class TaskScorer:
     def _question(self, number: int, prompt: int, row: int) -> Question:
         task = self.tasks[number]
         ranks = self.mode == "rank"
-        choices = named.choices_in(task.name, task.examples[row]) if ranks else ()
+        chooses = ranks or self.constrained
+        choices = named.choices_in(task.name, task.examples[row]) if chooses else ()
         group = number * ranks
         return Question(task.inputs[row], prompt, choices, group, row, task.name)
 

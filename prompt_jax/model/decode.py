@@ -22,6 +22,7 @@ from prompt_jax.model.bundle import NO_PROMPT, PromptBundle
 from prompt_jax.model.cache import Cache
 from prompt_jax.model.logprobs import EOS, token_losses
 from prompt_jax.model.t5 import T5, encoder_segments
+from prompt_jax.model.trie import Trie
 from prompt_jax.settings import settings
 
 START = 0  # T5's first decoder input
@@ -66,11 +67,13 @@ def generate(
     alpha: float = 0.6,
     sampling: Sampling | None = None,
     key: jax.Array | None = None,
+    trie: Trie | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The best outputs for every row of a batch, best first; with `sampling`, K drawn ones.
 
     `batch` holds T5's encoder features, one example per row, and may hold `prompt_ids` int32 [B],
-    which pick among the prompts of the bundle.
+    which pick among the prompts of the bundle. With a `trie`, outputs are texts in it, of which
+    `trie_roots` int32 [B] of the batch say where each row begins; scores stay the model's own.
 
     Returns ids int32 [B, K, N], without the start token and 0 after EOS, and scores float32
     [B, K]. One beam is greedy search. A row in which nothing ended within N tokens gives what it
@@ -84,10 +87,10 @@ def generate(
     """
     step, start = start_decoding(t5, batch, bundle, max_length)
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
+    within = anything if trie is None else _within(trie, jnp.repeat(batch["trie_roots"], beams))
     if sampling is None and beams > 1:
-        return beam_search(
-            step, start, max_length=max_length, beams=beams, alpha=alpha, blank=empty
-        )
+        sizes = {"max_length": max_length, "beams": beams, "alpha": alpha}
+        return beam_search(step, start, **sizes, blank=empty, within=within)
     assert sampling is None or key is not None, "sampling needs a key"
     B = len(empty)
     seeds = batch.get("sampling_seeds", jnp.arange(B))
@@ -96,7 +99,7 @@ def generate(
     start, empty = cache.repeat(start, beams), jnp.repeat(empty, beams)
     rows = start_rows(start, empty, limits, keys, max_length)
     choose = likeliest if sampling is None else sampler(sampling)
-    ids, scores = _one_by_one(step, choose, rows, alpha)
+    ids, scores = _one_by_one(step, choose, rows, alpha, within)
     return ids.reshape(B, beams, max_length), scores.reshape(B, beams)
 
 
@@ -239,10 +242,26 @@ def start_rows(cache: Cache, empty_R: jax.Array, limits_R: jax.Array, keys_R, N:
     )
 
 
-def advance(step: Callable, choose: Callable, rows: Rows) -> Rows:
+def anything(logp_RV: jax.Array, ids_RN: jax.Array, counts_R: jax.Array) -> jax.Array:
+    """What may follow the tokens of each row where nothing limits it: all."""
+    return logp_RV
+
+
+def _within(trie: Trie, roots_R: jax.Array) -> Callable:
+    """`anything`, but -inf for what the trie does not have."""
+
+    def within(logp_RV, ids_RN, counts_R):
+        allowed = trie.allowed(roots_R, ids_RN, counts_R, logp_RV.shape[-1])
+        return jnp.where(allowed, logp_RV, -jnp.inf)
+
+    return within
+
+
+def advance(step: Callable, choose: Callable, rows: Rows, within: Callable = anything) -> Rows:
     """One more token for every row that has not ended: `choose(logp [R, V], counts, keys)`."""
     logp_RV, grown = step(rows.last, rows.cache)
-    chosen = choose(logp_RV, rows.counts, rows.keys).astype(jnp.int32)
+    shown = within(logp_RV, rows.ids, rows.counts)
+    chosen = choose(shown, rows.counts, rows.keys).astype(jnp.int32)
     token = jnp.where(rows.ended, 0, chosen)
     gain = jnp.take_along_axis(logp_RV, token[:, None], axis=-1)[:, 0]
     here = jnp.arange(rows.ids.shape[1])[None] == rows.counts[:, None]
@@ -276,9 +295,12 @@ def insert(rows: Rows, new: Rows, slots_R: jax.Array) -> Rows:
     return dataclasses.replace(jax.tree.map(put, *rest), cache=grown)
 
 
-def _one_by_one(step: Callable, choose: Callable, rows: Rows, alpha) -> tuple[jax.Array, jax.Array]:
+def _one_by_one(
+    step: Callable, choose: Callable, rows: Rows, alpha, within: Callable = anything
+) -> tuple[jax.Array, jax.Array]:
     """int32 [R, N] and float32 [R]. Stops when every row has ended."""
-    rows = jax.lax.while_loop(lambda s: ~jnp.all(s.ended), lambda s: advance(step, choose, s), rows)
+    go_on = lambda s: advance(step, choose, s, within)  # noqa: E731
+    rows = jax.lax.while_loop(lambda s: ~jnp.all(s.ended), go_on, rows)
     return rows.ids, row_scores(rows, alpha)
 
 
@@ -345,14 +367,21 @@ class _Beams(NamedTuple):
 
 
 def beam_search(
-    step: Callable, start: Cache, *, max_length: int, beams: int, alpha, blank: Any = False
+    step: Callable,
+    start: Cache,
+    *,
+    max_length: int,
+    beams: int,
+    alpha,
+    blank: Any = False,
+    within: Callable = anything,
 ) -> tuple[jax.Array, jax.Array]:
     """T5X's beam search: int32 [B, K, N] and float32 [B, K], best first, as `generate` says.
 
     `step` and the cache of B rows are from `start_decoding`. Of the 2K best continuations, those
     with EOS compete with what ended before, the K best others live on. The search stops when in no
     row a live hypothesis could still beat the worst that ended; `blank` rows, bool [B], do not
-    count.
+    count. `within(logp [B * K, V], ids, counts)` leaves what may come next.
     """
     K, N = beams, max_length
     B = len(start.lengths)
@@ -364,6 +393,7 @@ def beam_search(
     def advance(s: _Beams):
         last = jnp.where(s.i == 0, START, s.live[:, :, s.i - 1])
         logp, grown = step(last.reshape(B * K), s.cache)
+        logp = within(logp, s.live.reshape(B * K, N), jnp.full(B * K, s.i))
         logp = s.live_logp[:, :, None] + logp.reshape(B, K, -1)
         V = logp.shape[-1]
         logp, flat = jax.lax.top_k(logp.reshape(B, K * V), 2 * K)
