@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,18 @@ from prompt_jax.errors import UserError
 from prompt_jax.evaluate.infer import infer
 from prompt_jax.evaluate.opening import opening
 from prompt_jax.evaluate.prompts import evaluate_prompts
+from prompt_jax.export.merge import export_merged
+from prompt_jax.export.run import export_prompt
+from prompt_jax.objective.heads import AnsweringHead
 from prompt_jax.objective.loss import Loss
 from prompt_jax.objective.ptec import of_labels
+from prompt_jax.prompt.artefact import save_beside
 from prompt_jax.recipe import config
 from prompt_jax.run.log import read_metrics
 from prompt_jax.run.settings import Train
 from prompt_jax.run.train import train
+from prompt_jax.serve.engine import Engine
+from prompt_jax.serve.table import read_entry
 
 ROWS = ["a", "b", "a; b", "b", "", "a; b", "b", "b"]
 
@@ -90,6 +98,26 @@ def test_prompt_and_head_train_are_saved_and_answer_again(tiny, tmp_path):
     (last,) = [r for r in read_metrics(tmp_path / "D") if r["kind"] == "train"]
     # The weights of positives are 4/4 and 2/6: near the loss of a head that knows nothing.
     assert 0 < last["term/PTEC"] < 2
+
+
+def test_a_prompt_that_answers_by_a_head_is_neither_served_nor_exported(tiny, kinds, tmp_path):
+    """Refused before a backbone is read; without its head it is rows like others."""
+    saved = tmp_path / "prompt"
+    shutil.copytree(kinds["plain"], saved)
+    arrays = AnsweringHead(16, ("a", "b"), ", ").arrays()
+    save_beside(saved, {f"PTEC/{name}": value for name, value in arrays.items()})
+    remedy = "answer with `prompt-jax infer --mode=head`, or copy it without terms.safetensors"
+    with pytest.raises(UserError, match=f"head of labels, and the server has none; {remedy}"):
+        Engine("files:nowhere", {"p": str(saved)})
+    asked: dict[str, Any] = {"prompt": str(saved), "output": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=f"head of labels, and --format=t5x has none; {remedy}"):
+        export_prompt(**asked, format="t5x")
+    with pytest.raises(UserError, match="head of labels, and a merged backbone has none"):
+        export_merged(**asked, format="hf")
+    (saved / "terms.safetensors").unlink()
+    assert read_entry(str(saved)).arrays.keys() == {"encoder"}
+    with pytest.raises(UserError, match="no format has the head of PTEC; leave EXPORT_TO out"):
+        recipe(tiny, tmp_path, "LABELS=('a','b')", "EXPORT_TO='npy'")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from prompt_jax.export.inputs import Inputs, real_inputs
 from prompt_jax.export.merged import merged, refusal
 from prompt_jax.export.publish import check_free, published, record_of, write_json
 from prompt_jax.export.run import load_float32
-from prompt_jax.prompt.artefact import Prompt, load_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt, refuse_head
 from prompt_jax.version import __version__
 
 INTO = ("hf", "t5x")
@@ -50,6 +50,7 @@ def export_merged(
         raise UserError(f"--format={format}", f"--merge writes {' or '.join(INTO)}", "take one")
     check_free(output, "", format)
     saved = load_prompt(prompt)
+    refuse_head(prompt, "a merged backbone")
     lost = refusal(saved)
     if lost is not None:
         problem = f"has {lost}, which no weights can hold"

@@ -17,7 +17,7 @@ from prompt_jax.export.formats import About, check_consumer, check_expressible, 
 from prompt_jax.export.publish import check_free, published, record_of, write_json
 from prompt_jax.methods.base import plain_rows
 from prompt_jax.paths import is_local
-from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
+from prompt_jax.prompt.artefact import Prompt, load_prompt, refuse_head, save_prompt
 from prompt_jax.version import __version__
 
 
@@ -50,6 +50,7 @@ def export_prompt(
             f"--format={format}", "is a backbone", "give --merge too, or another format"
         )
     saved = load_prompt(prompt)
+    refuse_head(prompt, f"--format={format}")
     check_expressible(format, saved)
     if not unverified:
         check_consumer(format)

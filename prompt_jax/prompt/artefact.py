@@ -174,6 +174,17 @@ def load_beside(directory: epath.PathLike) -> dict[str, np.ndarray]:
         raise UserError(str(path), problem, "copy it again") from None
 
 
+def refuse_head(path: str, where: str) -> None:
+    """UserError for an artefact whose answers are those of a head of labels, in a place (`where`)
+    that has none: its rows alone were never trained to write an answer."""
+    if any(name.endswith("/labels") for name in load_beside(path.partition("?")[0])):
+        raise UserError(
+            f"prompt {path!r}",
+            f"answers by a head of labels, and {where} has none",
+            f"answer with `prompt-jax infer --mode=head`, or copy it without {BESIDE} for its rows",
+        )
+
+
 def save_prompt(
     directory: epath.PathLike, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> None:

@@ -150,6 +150,9 @@ class Train:
         if self.targets and self.method.trains_model:
             remedy = "leave EXPORT_TO out, and use prompt-jax convert once it is trained"
             raise UserError(where, "the method trains the model, and leaves no prompt", remedy)
+        if self.targets and (heads := [type(t).__name__ for t in self.terms if t.answers]):
+            remedy = "leave EXPORT_TO out, and answer with prompt-jax infer --mode=head"
+            raise UserError(where, f"no format has the head of {heads[0]}", remedy)
         check_targets(self.targets, Prompt(dict(arrays), self.method.seen(), ""), where)
 
     @property

@@ -31,7 +31,13 @@ from prompt_jax.model.bundle import (
     put,
 )
 from prompt_jax.prompt import computed
-from prompt_jax.prompt.artefact import Prompt, check_backbone, check_tokenizer, load_prompt
+from prompt_jax.prompt.artefact import (
+    Prompt,
+    check_backbone,
+    check_tokenizer,
+    load_prompt,
+    refuse_head,
+)
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
 from prompt_jax.prompt.stack import (
     ALL_AXES,
@@ -185,7 +191,9 @@ def read_entry(path: str) -> Prompt:
                 where = str(error.where).replace(scratch, path)
                 raise UserError(where, error.problem, error.remedy) from None
         return Prompt(adapter.arrays, adapter.manifest, path)
-    return load_prompt(path)
+    prompt = load_prompt(path)
+    refuse_head(path, "the server")
+    return prompt
 
 
 def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) -> Entry:
