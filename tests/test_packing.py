@@ -6,7 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from prompt_jax.backbone.vocabulary import Vocabulary
 from prompt_jax.data.packing import WINDOW, Piece, RowPlan
+from prompt_jax.data.rows import rows_of
+from prompt_jax.data.source import Data, TaskBatches
+from prompt_jax.errors import UserError
+from prompt_jax.prompt.layout import PromptLayout
 
 
 def lengths(n: int, seed: int = 0) -> np.ndarray:
@@ -130,3 +135,42 @@ def test_in_buckets_a_steps_rows_are_alike_and_every_example_comes_once_an_epoch
     assert counts.max() - counts.min() <= 1  # some wait for their bucket to be full
     again = RowPlan([columns], [1.0], (32, 4), 4, 0, packed=False, buckets=(8, 16, 32))
     assert again.batch(7) == steps[7]
+
+
+def test_a_step_has_few_tasks_in_equal_parts():
+    """By hand, for ten examples of three equal tasks. K is 2 or 3; 10 of one task come with 1/2 1/3
+    + 1/2 1/9, 5 and 5 with 1/2 2/3, 4 3 3 with 1/2 2/9. Where one of three draws is another's task,
+    with 1/2 2/3, what 3 leaves over goes to it twice as often as to the third: 7 3 and 6 4.
+    """
+    columns = [lengths(20, task) for task in range(3)]
+    one = RowPlan(columns, [1.0] * 3, (64, 48), 10, 0, packed=False, few_tasks=True)
+    steps = [one.batch(n) for n in range(1800)]
+    counts = [Counter(piece.task for (piece,) in rows) for rows in steps]
+    shares = Counter(tuple(sorted(count.values(), reverse=True)) for count in counts)
+    wanted = {(10,): 2 / 9, (5, 5): 1 / 3, (4, 3, 3): 1 / 9, (7, 3): 2 / 9, (6, 4): 1 / 9}
+    assert shares.keys() == wanted.keys()
+    for kind, share in wanted.items():
+        assert shares[kind] / len(steps) == pytest.approx(share, abs=0.04)
+    again = RowPlan(columns, [1.0] * 3, (64, 48), 10, 0, packed=False, few_tasks=True)
+    assert again.batch(1700) == steps[1700] and again.batch(3) == steps[3]
+    rare = RowPlan(columns, [0.0, 1.0, 1.0], (64, 48), 10, 0, packed=False, few_tasks=True)
+    assert all(piece.task for n in range(50) for (piece,) in rare.batch(n))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({}, "Data.packed is given"), ({"packed": False, "buckets": (8,)}, "Data.buckets is given")],
+)
+def test_few_tasks_need_one_example_to_a_row(settings, message):
+    with pytest.raises(UserError, match=message):
+        Data(task="a+b", input_length=8, target_length=8, batch_size=4, few_tasks=True, **settings)
+
+
+def test_few_tasks_need_several():
+    data = Data(
+        task="rows", input_length=12, target_length=5, batch_size=4, packed=False, few_tasks=True
+    )
+    rows = [{"inputs": "a", "targets": "b"}]
+    with pytest.raises(UserError, match="rows is one task; name a mixture, as A"):
+        tasks = [rows_of("rows", rows, Vocabulary.bytes(), (12, 5))]
+        TaskBatches(tasks, [1.0], data, PromptLayout(), 0)

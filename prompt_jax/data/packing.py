@@ -42,6 +42,8 @@ class RowPlan:
       batch_size: rows per step.
       seed: decides the order.
       packed: False gives every example its own row.
+      few_tasks: each step has few tasks, in equal parts, as MPT draws them; without `packed` or
+        `buckets`, one example to a row.
       buckets: ascending encoder columns, the last as many as a row has; each step's rows, of one
         example each, are from one bucket. None: rows come in the order of their examples.
     """
@@ -55,6 +57,7 @@ class RowPlan:
         seed: int,
         packed: bool = True,
         buckets: Sequence[int] = (),
+        few_tasks: bool = False,
     ):
         self.columns = columns
         self.rates = np.asarray(rates, float) / sum(rates)
@@ -63,6 +66,7 @@ class RowPlan:
         self.seed = seed
         self.open_rows = OPEN_ROWS if packed else 0
         self.buckets = tuple(buckets)
+        self.few_tasks = few_tasks
         self._restart()
 
     def _restart(self):
@@ -98,7 +102,10 @@ class RowPlan:
         streams = [self._task_stream(task) for task in range(len(self.columns))]
         for window in range(2**31):
             rng = np.random.default_rng([self.seed, 1, window])
-            tasks = rng.choice(len(streams), size=WINDOW, p=self.rates)
+            if self.few_tasks:
+                tasks = some_tasks(rng, self.rates, self.batch_size)
+            else:
+                tasks = rng.choice(len(streams), size=WINDOW, p=self.rates)
             yield (Piece(int(task), next(streams[task])) for task in tasks)
 
     def _order(self, task: int, epoch: int) -> np.ndarray:
@@ -150,6 +157,18 @@ class RowPlan:
             if len(rows) > self.open_rows:
                 yield rows.popleft()
         yield from rows
+
+
+def some_tasks(rng: np.random.Generator, rates: np.ndarray, batch_size: int) -> np.ndarray:
+    """int [batch_size]: the task of each example of a step of MPT.
+
+    Wang et al. 2023 (https://arxiv.org/abs/2303.02861), as the released training of its kind has
+    it: of T tasks, K in 2 to T are drawn, with replacement, by their rates; each gets a K-th of the
+    batch, and one of those drawn what is left over.
+    """
+    drawn = rng.choice(len(rates), size=rng.integers(2, len(rates) + 1), p=rates)
+    rest = np.full(batch_size % len(drawn), rng.choice(drawn))
+    return np.concatenate([np.repeat(drawn, batch_size // len(drawn)), rest])
 
 
 def row_length(columns_N2: np.ndarray, most: int, decoder: int) -> int:

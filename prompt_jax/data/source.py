@@ -41,6 +41,8 @@ class Data:
         bucket and as wide as that, and each width is compiled once. (): all are as wide as a row.
       row_length: columns of text in a row of the encoder. None: `input_length`; packed with a
         prompt that is computed once, what costs least for texts as long as these.
+      few_tasks: each step has examples of few tasks of a mixture, two to all, drawn by their rates,
+        in equal parts (MPT); False: each example's task is drawn. Needs `packed = False`.
       split: what is trained on.
       max_examples: only the first so many of each task, in the source's order.
       examples_per_class: k-shot: so many of every target of a task, drawn by `sample_seed`.
@@ -58,6 +60,7 @@ class Data:
     packed: bool = True
     row_length: int | None = None
     buckets: tuple[int, ...] = ()
+    few_tasks: bool = False
     split: str = "train"
     max_examples: int | None = None
     examples_per_class: int | None = None
@@ -82,6 +85,13 @@ class Data:
             raise UserError(
                 Setting("Data", "buckets", self.buckets),
                 remedy="give ascending columns, as in (32, 64, 128), and bind Data.packed = False",
+            )
+        if self.few_tasks and (self.packed or self.buckets):
+            other = "packed" if self.packed else "buckets"
+            raise UserError(
+                Setting("Data", "few_tasks", self.few_tasks),
+                f"a step's rows hold one example each, of any length, and Data.{other} is given",
+                "bind Data.packed = False and no buckets",
             )
         if self.examples_per_class and self.sampled_examples:
             raise UserError(
@@ -194,8 +204,11 @@ class TaskBatches:
         T = self.capacity[0]
         edges = [edge for n in data.buckets if (edge := n + layout.columns) < T]
         edges = [*edges, T] if data.buckets else []
+        if data.few_tasks and len(tasks) == 1:
+            problem = f"{tasks[0].name} is one task"
+            raise UserError(Setting("Data", "few_tasks", True), problem, "name a mixture, as A+B")
         shape = (self.capacity, data.batch_size)
-        self.plan = RowPlan(columns, rates, *shape, seed, data.packed, edges)
+        self.plan = RowPlan(columns, rates, *shape, seed, data.packed, edges, data.few_tasks)
 
     def _row_length(self, columns: list[np.ndarray], decoder: int) -> int:
         """Columns of text in a row; UserError where a text is longer than the recipe's rows."""
