@@ -79,5 +79,19 @@ def test_a_prompt_is_recycled_by_the_command(backbones, tmp_path, capsys):
 def test_what_cannot_be_fitted_is_said(backbones, tmp_path, fit, message):
     np.save(tmp_path / "p.npy", np.ones((4, 16), np.float32))
     with pytest.raises(UserError, match=re.escape(message)):
-        recycle(str(tmp_path / "p.npy"), backbones[0], backbones[1], str(tmp_path / "out"), fit)
+        recycle([str(tmp_path / "p.npy")], backbones[:1], backbones[1], str(tmp_path / "out"), fit)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_prompts_are_for_one_how_and_of_as_many_rows(tmp_path):
+    paths = [str(tmp_path / f"{n}.npy") for n in (2, 3)]
+    for n, path in zip((2, 3), paths, strict=True):
+        np.save(path, np.ones((n, 4), np.float32))
+    relative, both = Fit(how="relative"), ["nano", "nano"]
+    for prompts, sources, fit, message in (
+        (paths, ["nano"], relative, "--from: 2 prompts and 1 backbones; give one for each"),
+        (paths, both, Fit(), "--how=linear: takes one prompt; give one, or --how=relative"),
+        (paths, both, relative, "has rows {'encoder': 3}, .*give prompts of as many rows"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recycle(prompts, sources, "nano", str(tmp_path / "out"), fit)

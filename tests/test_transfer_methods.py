@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 from flax import nnx
+from spot_library import SHORT
 
 from prompt_jax.backbone.load import load_backbone
 from prompt_jax.cli.main import main
@@ -27,7 +28,7 @@ from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.recipe import config
 from prompt_jax.run.job import Run
 from prompt_jax.run.stages import resolved
-from prompt_jax.transfer import relative
+from prompt_jax.transfer import relative, study
 from prompt_jax.transfer.groups import report_of
 
 LAYOUT = PromptLayout(encoder=2)
@@ -156,7 +157,7 @@ def test_a_prefix_begins_with_saved_keys_and_values(tiny, kinds):
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
-    with pytest.raises(UserError, match=r"the run needs \[\d+, 2, \d+\]; give PrefixTuning.length"):
+    with pytest.raises(UserError, match=r"the run needs \[\d+, 2, \d+\]; give the settings of"):
         method.with_keys(2).create(jax.random.key(0), start)
     assert PrefixTuning(length=3).begun_from(kinds["prefix"]) is None
 
@@ -197,6 +198,48 @@ def test_tasks_that_gain_from_each_other_are_a_group(tmp_path, capsys):
     assert "is not there; run `spot transfer` there first" in capsys.readouterr().err
 
 
+def test_a_study_trains_each_task_and_then_every_two(tmp_path, monkeypatch):
+    """Nothing is trained here: runs are counted, and leave the gains that they are given."""
+    done: list[str] = []
+
+    def trained(root, folder, **_):
+        done.append(f"{Path(folder).parent.name} alone: {root}")
+
+    def transferred(self):
+        (target,) = self.load(["X=1"]).root
+        done.append(f"{target}, {self.k} sources")
+        sources = {task: ord(task) - ord(target[-2]) for task in "abc" if task != target[-2]}
+        transfers(Path(self.model_dir).parent, {Path(self.model_dir).name: sources})
+
+    def load(bindings):
+        return SimpleNamespace(root=tuple(bindings[:1]), operative="")
+
+    monkeypatch.setattr(study, "train", trained)
+    monkeypatch.setattr(study, "take", lambda library, folder, name, step: done.append(name))
+    monkeypatch.setattr(study.Transfer, "__call__", transferred)
+    (tmp_path / "D").mkdir()
+    said = study.study(load, ["a", "b", "c"], str(tmp_path / "D"))
+    assert done[:2] == ["a alone: (\"TASK='a'\",)", "a"]
+    assert done[6:] == [f"TASK='{task}', 2 sources" for task in "abc"]
+    assert said["tasks"] == ["a", "b", "c"]
+    assert said["gains"] == [[None, -1.0, -2.0], [1.0, None, -1.0], [2.0, 1.0, None]]
+    with pytest.raises(UserError, match="--tasks=a,a: name two tasks or more, each once"):
+        study.study(load, ["a", "a"], str(tmp_path / "D"))
+
+
+@pytest.mark.slow
+def test_a_study_of_two_tasks_is_one_command(tiny, tmp_path, capsys):
+    rows = [f"{tiny}/toy.train.jsonl", str(tmp_path / "other.train.jsonl")]
+    for split in ("train", "validation"):
+        text = (tiny / f"toy.{split}.jsonl").read_text()
+        (tmp_path / f"other.{split}.jsonl").write_text(text)
+    flags = [f"--gin_file={tiny}/run.gin", f"--tasks={','.join(rows)}", "--json"]
+    flags += [f"--gin.{binding}" for binding in SHORT]
+    assert main(["spot", "study", *flags, f"--model_dir={tmp_path}/D"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["tasks"]) == 2 and all(said["gains"][n][1 - n] is not None for n in (0, 1))
+
+
 RNG = np.random.default_rng(0)
 
 
@@ -206,15 +249,34 @@ def test_a_row_is_found_by_its_cosines_with_anchors():
     turn = np.linalg.qr(RNG.normal(size=(6, 6)))[0].astype(np.float32)
     P = RNG.normal(size=(2, 6)).astype(np.float32) * 5
     search = relative.Search(steps=1500, every=500, norm="ratio")
-    made = relative.candidates(search, P, S, S @ turn)
+    made = relative.candidates(search, [(P, S)], S @ turn)
     assert len(made) == 3 and made[0][1] < made[2][1] > 0.97
     rows = made[2][0]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), np.linalg.norm(P, axis=1), rtol=1e-4)
     cosines = np.sum(rows * (P @ turn), axis=1) / np.sum(P * P, axis=1)
     assert (cosines > 0.95).all()
-    table = relative.candidates(relative.Search(steps=2, every=2), P, S, S @ turn)[0][0]
+    table = relative.candidates(relative.Search(steps=2, every=2), [(P, S)], S @ turn)[0][0]
     assert table.mean() == pytest.approx(float((S @ turn).mean()), abs=1e-4)
     assert table.std() == pytest.approx(float((S @ turn).std()), rel=1e-4)
+
+
+def test_a_row_is_found_by_its_mean_cosines_in_two_sources():
+    """Both are the target's embeddings, turned and stretched. The row's length is the mean ratio:
+    3 and 5 times the mean embedding of their sources."""
+    rng = np.random.default_rng(1)
+    T = rng.normal(size=(40, 6)).astype(np.float32)
+    rows = rng.normal(size=(4, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    sources = []
+    for times, stretch in ((3.0, 1.0), (5.0, 2.0)):
+        turn = np.linalg.qr(rng.normal(size=(6, 6)))[0].astype(np.float32)
+        S = stretch * T @ turn
+        sources.append((times * np.linalg.norm(S, axis=1).mean() * rows @ turn, S))
+    search = relative.Search(steps=1500, every=1500, norm="ratio")
+    [(found, alike)] = relative.candidates(search, sources, T)
+    lengths = np.linalg.norm(found, axis=1)
+    assert alike > 0.97 and (np.sum(found * rows, axis=1) / lengths > 0.95).all()
+    np.testing.assert_allclose(lengths, 4 * np.linalg.norm(T, axis=1).mean(), rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -230,5 +292,8 @@ def test_recycle_seeks_rows_and_says_how_alike_they_are(tiny, tmp_path, capsys):
     task = f"--task={tiny}/toy.validation.jsonl"
     assert main(["recycle", *words, f"--output={tmp_path}/other", task]) == 2
     assert "does not say by which metric; leave it out" in capsys.readouterr().err
+    again = [f"--prompt={tmp_path}/p.npy", f"--from=files:{tiny}/backbone"]
+    assert main(["recycle", *words, *again, f"--output={tmp_path}/two", "--json"]) == 0
+    assert "backbone, files:" in json.loads(capsys.readouterr().out)["from"]
     assert main(["recycle", *words, f"--output={tmp_path}/other", "--norm=2"]) == 2
     assert "--norm=2: give table or ratio" in capsys.readouterr().err

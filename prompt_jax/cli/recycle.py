@@ -19,9 +19,19 @@ from prompt_jax.errors import UserError
 
 
 def recycle(
-    prompt: Annotated[str, typer.Option("--prompt", metavar="DIR", help="Artefact or .npy.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt", metavar="DIR", help="Artefact or .npy; relative takes several: repeat it."
+        ),
+    ],
     source: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="Backbone that the prompt was tuned for.")
+        list[str],
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Backbone that each prompt was tuned for, in order.",
+        ),
     ],
     backbone: Backbone,
     output: Annotated[

@@ -1,4 +1,4 @@
-"""The verbs `spot embed`, `rank`, `transfer` and `groups`; nothing heavy is imported before one."""
+"""The verbs of `spot`; nothing heavy is imported before one of them runs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -40,6 +40,11 @@ EarlyStep = Annotated[
     typer.Option(
         "--early_step", metavar="N", min=1, help="Step whose checkpoint is the embedding."
     ),
+]
+
+Threshold = Annotated[
+    float,
+    typer.Option("--threshold", metavar="POINTS", help="Least mean gain between tasks of a group."),
 ]
 
 app = typer.Typer(rich_markup_mode=None, help="Transfers prompts between tasks (SPoT).")
@@ -248,12 +253,7 @@ def groups(
             help="Folders of `spot transfer`, one for each target.",
         ),
     ],
-    threshold: Annotated[
-        float,
-        typer.Option(
-            "--threshold", metavar="POINTS", help="Least mean gain between tasks of a group."
-        ),
-    ] = 0.0,
+    threshold: Threshold = 0.0,
     picture: Picture = None,
     json: Json = False,
     debug: Debug = False,
@@ -272,13 +272,48 @@ def groups(
     from prompt_jax.transfer.groups import report_of
 
     pictures.check(picture)
-    report = report_of([folder for folder in transfers.split(",") if folder], threshold)
-    if picture is not None:
-        _draw_groups(report, picture)
-    if json:
-        print_json(report)
-        return
-    print_table(f"groups, gains above {threshold:g} points", report["groups"])
+    _print_groups(report_of([f for f in transfers.split(",") if f], threshold), picture, json)
+
+
+@app.command("study")
+def study(
+    ctx: typer.Context,
+    gin_file: GinFiles,
+    tasks: Annotated[
+        str, typer.Option("--tasks", metavar="TASK,TASK", help="Each is a source for the others.")
+    ],
+    model_dir: ModelDir,
+    threshold: Threshold = 0.0,
+    picture: Picture = None,
+    gin_search_paths: GinSearchPaths = "",
+    tasks_module: TasksModules = None,
+    methods_module: MethodsModules = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Trains every two of some tasks, one from the other's prompt. Run it again to continue.
+
+    The matrix of gains says which tasks to train together (MVLPT).
+
+    \b
+    Example:
+      prompt-jax spot study --gin_file=runs/spot_nano.gin --model_dir=/tmp/study \\
+        --tasks=vader_polarity,empath_topic,cldr_language
+    """
+    from prompt_jax.inspect import observers, pictures
+
+    pictures.check(picture)
+    use_data_dir(data_dir)
+    import_methods(methods_module)
+    load = _loader(ctx, gin_file, gin_search_paths)
+    load([])  # a wrong recipe is said before the tasks are read
+    import_tasks(tasks_module)
+    from prompt_jax.transfer.study import study
+
+    named = [task for task in tasks.split(",") if task]
+    report = study(load, named, model_dir, threshold, observers.usual, show=True)
+    _print_groups(report, picture, json)
 
 
 def _loader(ctx: typer.Context, gin_file: list[str], gin_search_paths: str) -> Any:
@@ -316,6 +351,21 @@ def _draw_gains(report: dict[str, Any], picture: str) -> None:
     label = f"points of {report['chosen_by']['metric']}"
     names = [f"{row['strategy']}: {row['init']}" for row in runs]
     pictures.bars([row["gain"] for row in runs], names, title, label, picture)
+
+
+def _print_groups(report: dict[str, Any], picture: str | None, json: bool) -> None:
+    if picture is not None:
+        _draw_groups(report, picture)
+    if json:
+        print_json(report)
+        return
+    names = report["tasks"]
+    rows = [
+        {"source": source, **dict(zip(names, gains, strict=True))}
+        for source, gains in zip(names, report["gains"], strict=True)
+    ]
+    print_table("points that a target gains from a source's prompt", rows)
+    print_table(f"groups, gains above {report['threshold']:g} points", report["groups"])
 
 
 def _draw_groups(report: dict[str, Any], picture: str) -> None:

@@ -13,7 +13,8 @@ S [n, D] and target embeddings T [n, D']:
 The paper skips the 1,000 commonest pieces and fits 4,000; the next tenth as many are held out here.
 
     relative     no map: rows are sought that lie among the target's pieces as those of the prompt
-                 lie among the source's (`relative.py`, PTfer)
+                 lie among the source's (`relative.py`, PTfer); of several prompts, each of its own
+                 backbone, as they lie in the mean
 """
 
 import tempfile
@@ -68,26 +69,35 @@ class Fit:
     max_examples: int | None = None
 
 
-def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dict[str, Any]:
+def recycle(
+    prompts: Sequence[str], sources: Sequence[str], target: str, output: str, fit: Fit
+) -> dict[str, Any]:
     """Writes the artefact of a prompt for `target`; what was fitted, and how well.
 
-    Errors are root mean squares relative to the target's embeddings; 1 is no better than zeros.
+    `prompts` were tuned for the `sources`, in this order; only `relative` takes several. Errors are
+    root mean squares relative to the target's embeddings; 1 is no better than zeros.
 
     Raises:
-      UserError: a prompt with more than rows, or vocabularies that share too little.
+      UserError: a prompt with more than rows, prompts of different rows, or vocabularies that share
+        too little.
     """
     if fit.how not in HOWS:
         raise UserError(f"--how={fit.how}", remedy=f"give one of {', '.join(HOWS)}")
-    saved = load_prompt(prompt)
-    if inside := sorted(set(saved.arrays) - set(SIDES)):
-        raise UserError(
-            f"prompt {prompt!r}", f"has {inside[0]}: only rows of the input are recycled"
-        )
-    old, new = load_backbone(source, "float32"), load_backbone(target, "float32")
-    check_backbone(saved, old, remedy="give the former to --from")
-    pairs, held_out = shared_rows(old, new, fit)
+    if len(prompts) != len(sources):
+        given = f"{len(prompts)} prompts and {len(sources)} backbones"
+        raise UserError("--from", given, "give one for each --prompt, in their order")
+    if len(prompts) > 1 and fit.how != "relative":
+        raise UserError(f"--how={fit.how}", "takes one prompt", "give one, or --how=relative")
+    several = [load_prompt(prompt) for prompt in prompts]
+    for prompt in several:
+        _check_rows(prompt, several[0])
+    *olds, new = (load_backbone(name, "float32") for name in (*sources, target))
+    for prompt, old in zip(several, olds, strict=True):
+        check_backbone(prompt, old, remedy="give the former to --from")
+    pairs, held_out = shared_rows([*olds, new], fit)
     if fit.how == "relative":
-        return _sought(saved, old, new, pairs, output, fit)
+        return _sought(several, olds, new, pairs, output, fit)
+    saved, old = several[0], olds[0]
     mapped = fitted(fit, *pairs)
     arrays = {side: mapped(rows) for side, rows in saved.arrays.items()}
     record = {
@@ -101,20 +111,38 @@ def recycle(prompt: str, source: str, target: str, output: str, fit: Fit) -> dic
     return record
 
 
+def _check_rows(prompt: Prompt, first: Prompt) -> None:
+    """UserError for a prompt that is more than rows, or other rows than the first one's."""
+    where = f"prompt {prompt.path!r}"
+    if inside := sorted(set(prompt.arrays) - set(SIDES)):
+        raise UserError(where, f"has {inside[0]}: only rows of the input are recycled")
+    own, of_first = ({s: len(rows) for s, rows in p.arrays.items()} for p in (prompt, first))
+    if own != of_first:
+        problem = f"has rows {own}, {first.path!r} has {of_first}"
+        raise UserError(where, problem, "give prompts of as many rows")
+
+
 def _sought(
-    saved: Prompt, old: Backbone, new: Backbone, pairs, output: str, fit: Fit
+    several: Sequence[Prompt],
+    olds: Sequence[Backbone],
+    new: Backbone,
+    tables: Sequence[np.ndarray],
+    output: str,
+    fit: Fit,
 ) -> dict[str, Any]:
-    """Writes the artefact that `relative` finds; what was found."""
-    by_side = {
-        side: relative.candidates(fit.search, rows, *pairs, seed=fit.seed)
-        for side, rows in saved.arrays.items()
-    }
-    several = [
-        dict(zip(by_side, made, strict=True)) for made in zip(*by_side.values(), strict=True)
-    ]
-    arrays = [{side: rows for side, (rows, _) in made.items()} for made in several]
-    record: dict[str, Any] = {"how": fit.how, "from": old.name, "pieces": len(pairs[0])}
-    alike = [float(np.mean([one for _, one in made.values()])) for made in several]
+    """Writes the artefact that `relative` finds; what was found. `tables`: the embeddings of shared
+    pieces in the olds, then in the new backbone."""
+    saved, *_ = several
+    by_side = {}
+    for side in saved.arrays:
+        rows = [prompt.arrays[side] for prompt in several]
+        sources = list(zip(rows, tables[:-1], strict=True))
+        by_side[side] = relative.candidates(fit.search, sources, tables[-1], fit.seed)
+    each = [dict(zip(by_side, made, strict=True)) for made in zip(*by_side.values(), strict=True)]
+    arrays = [{side: rows for side, (rows, _) in made.items()} for made in each]
+    names = ", ".join(old.name for old in olds)
+    record: dict[str, Any] = {"how": fit.how, "from": names, "pieces": len(tables[-1])}
+    alike = [float(np.mean([one for _, one in made.values()])) for made in each]
     number = relative.best_of(alike, "max")
     if fit.scored_on is not None:
         scores, record["metric"], direction = _scores(saved, new, arrays, fit)
@@ -150,16 +178,20 @@ def _scores(
     return [float(row[metric]) for row in rows], metric, chosen_by["direction"]
 
 
-def shared_rows(source: Backbone, target: Backbone, fit: Fit):
-    """((S, T), (S', T')): embeddings of fitted and of held-out pieces, float32, commonest first."""
-    tables = embedding_of(source), embedding_of(target)
-    first, second = map(_pieces, (source, target), tables)
-    places = {piece: number for number, piece in enumerate(second)}
-    common = [(n, places[piece]) for n, piece in enumerate(first) if piece in places][fit.skip :]
+def shared_rows(backbones: Sequence[Backbone], fit: Fit):
+    """((S, ..., T), (S', ..., T')): embeddings of fitted and of held-out pieces in each backbone,
+    float32, commonest first."""
+    tables = [embedding_of(backbone) for backbone in backbones]
+    first, *others = (
+        {piece: n for n, piece in enumerate(_pieces(*pair))}
+        for pair in zip(backbones, tables, strict=True)
+    )
+    shared = [piece for piece in first if all(piece in other for other in others)]
+    common = [[places[piece] for places in (first, *others)] for piece in shared][fit.skip :]
     fitted, rest = common[: fit.pieces], common[fit.pieces :][: fit.pieces // 10]
     if len(fitted) < 2:
         raise UserError(
-            f"{source.name} and {target.name}",
+            " and ".join(backbone.name for backbone in backbones),
             f"share {len(common)} pieces after the first {fit.skip}",
             "give a smaller --skip",
         )

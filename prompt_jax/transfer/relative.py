@@ -7,6 +7,7 @@ embeddings of the same anchors point in the same direction:
 
     q = argmax cos( m * cos(q, T), m * cos(p, S) ),   m = 1 where cos(p, S_j) is among the largest
 
+Of several sources, prompts of as many rows for other backbones, cos(p, S) is the mean of theirs.
 It is sought by Adam at 5e-3 from a Xavier start; after every step all rows are given the mean and
 the deviation of the target's table, two numbers. Every so often the paper scores what it has on
 validation examples and keeps the best, so that "zero-shot" means no gradient through the target.
@@ -49,13 +50,22 @@ class Search:
     norm: Norm = "table"
 
 
-def profile(rows_PD: np.ndarray, anchors_nD: np.ndarray, top: int) -> np.ndarray:
-    """float32 [P, n]: the `top` largest cosines of each row with the anchors; 0 elsewhere.
+Source = tuple[np.ndarray, np.ndarray]  # a prompt [P, D] and the anchors of its backbone [n, D]
 
-    >>> profile(np.array([[2.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0], [1.0, 0.0]]), 2).round(1)
+
+def profile(sources: Sequence[Source], top: int) -> np.ndarray:
+    """float32 [P, n]: the `top` largest cosines of each row with the anchors, of several sources in
+    the mean; 0 elsewhere.
+
+    >>> one = np.array([[2.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0], [1.0, 0.0]])
+    >>> other = np.array([[5.0]]), np.array([[1.0], [1.0], [-1.0]])
+    >>> profile([one], 2).round(1)
     array([[0.6, 0. , 1. ]], dtype=float32)
+    >>> profile([one, other], 2).round(1)
+    array([[0.8, 0.5, 0. ]], dtype=float32)
     """
-    cosines = np.asarray(cosines_of(jnp.asarray(rows_PD), jnp.asarray(anchors_nD)))
+    each = [np.asarray(cosines_of(*map(jnp.asarray, source))) for source in sources]
+    cosines = np.mean(each, axis=0)
     if top < cosines.shape[1]:
         least = np.partition(cosines, -top, axis=1)[:, -top]
         cosines = np.where(cosines >= least[:, None], cosines, 0.0)
@@ -81,16 +91,14 @@ def standardised(rows_PD: jax.Array, mean: float, deviation: float) -> jax.Array
 
 
 def candidates(
-    search: Search, P: np.ndarray, S: np.ndarray, T: np.ndarray, seed: int = 0
+    search: Search, sources: Sequence[Source], T: np.ndarray, seed: int = 0
 ) -> list[tuple[np.ndarray, float]]:
-    """Rows [P, D'] for those of a prompt P [P, D], after each `every` steps, and the mean cosine of
-    their profiles with the source's. S [n, D], T [n, D']: the anchors' embeddings."""
-    wanted = jnp.asarray(profile(P, S, search.top))
+    """Rows [P, D'] for those of prompts, after each `every` steps, and the mean cosine of their
+    profiles with the sources'. T [n, D']: the anchors' embeddings in the target."""
+    wanted, P = jnp.asarray(profile(sources, search.top)), len(sources[0][0])
     anchors, table = jnp.asarray(T), (float(T.mean()), float(T.std()))
-    bound = (6 / (len(P) + T.shape[1])) ** 0.5  # Xavier's
-    rows = jax.random.uniform(
-        jax.random.key(seed), (len(P), T.shape[1]), jnp.float32, -bound, bound
-    )
+    bound = (6 / (P + T.shape[1])) ** 0.5  # Xavier's
+    rows = jax.random.uniform(jax.random.key(seed), (P, T.shape[1]), jnp.float32, -bound, bound)
     rows, tx, made = standardised(rows, *table), optax.adam(RATE), []
     state = tx.init(rows)
 
@@ -110,16 +118,19 @@ def candidates(
 
     for done in range(0, search.steps, search.every):
         (rows, state), alike = go_on((rows, state), min(search.every, search.steps - done))
-        made.append((_sized(search.norm, np.asarray(rows), P, S, T), float(alike)))
+        made.append((_sized(search.norm, np.asarray(rows), sources, T), float(alike)))
     return made
 
 
-def _sized(norm: Norm, rows: np.ndarray, P: np.ndarray, S: np.ndarray, T: np.ndarray) -> np.ndarray:
+def _sized(norm: Norm, rows: np.ndarray, sources: Sequence[Source], T: np.ndarray) -> np.ndarray:
     if norm == "table":
         return rows
-    lengths = (np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, P, S, T))
-    own, of_row, of_source, of_target = lengths
-    return (rows / own * of_row / of_source.mean() * of_target.mean()).astype(np.float32)
+    ratio = np.mean([_lengths(P) / _lengths(S).mean() for P, S in sources], axis=0)
+    return (rows / _lengths(rows) * ratio * _lengths(T).mean()).astype(np.float32)
+
+
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def best_of(scores: Sequence[float], direction: str) -> int:
