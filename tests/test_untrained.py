@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -12,6 +13,7 @@ from prompt_jax.evaluate import zpe
 from prompt_jax.evaluate.evidence import Evidence, best_alpha
 from prompt_jax.evaluate.gda import GDA
 from prompt_jax.evaluate.tfup import TFUP
+from prompt_jax.evaluate.tfup_t import TFUPT, of_scores
 
 LABELS = ("a", "b")
 
@@ -50,6 +52,31 @@ def test_tfups_cache_is_of_sure_rows_near_their_prototype():
     added = cache.added(evidence([[2, 0]], [[2, 0]], [-1]))
     near = (2 * 0.9950372 + 1) / 3
     np.testing.assert_allclose(added, [[near, -near * np.exp(-1.5231883)]], rtol=1e-4)
+
+
+def test_tfup_ts_loss_is_that_of_the_formula():
+    """By hand: p is (3/4, 1/4) and (1/4, 3/4), each row's label the likelier, their mean 1/2."""
+    scores, given = jnp.log(jnp.asarray([[3.0, 1], [1, 3]])), jnp.asarray([0, 1])
+    np.testing.assert_allclose(of_scores(scores, given, 0.0), np.log(4 / 3), rtol=1e-6)
+    np.testing.assert_allclose(of_scores(scores, given, 2.0), np.log(4 / 3) - 2 * np.log(2))
+
+
+def test_tfup_t_trains_keys_alone_and_answers_as_a_cache():
+    """Six rows of two labels, with states that differ little: trained, the cache is surer of the
+    labels that it gave, and its mean prediction is nearer to that of a fair coin."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(6, 4)) + np.repeat([[0.5, 0, 0, 0], [-0.5, 0, 0, 0]], 3, axis=0)
+    scores = np.repeat([[0.25, 0.0], [0.05, 0.2]], 3, axis=0)
+    rows = evidence(states, scores, [-1] * 6)
+    before, after = TFUP.fit(rows, LABELS), TFUPT.fit(rows, LABELS)
+    still = TFUPT.fit(rows, LABELS, steps=0)
+    np.testing.assert_allclose(still.arrays["keys"], before.arrays["keys"], atol=1e-6)
+    assert before.arrays.keys() == after.arrays.keys()
+    for name in ("predictions", "labels", "mean"):
+        np.testing.assert_array_equal(after.arrays[name], before.arrays[name])
+    given = jnp.argmax(jnp.asarray(scores + before.added(rows)), axis=1)
+    losses = [of_scores(jnp.asarray(scores + x.added(rows)), given, 1.0) for x in (before, after)]
+    assert losses[1] < losses[0] - 0.01
 
 
 def test_zpes_weights_take_out_what_a_member_says_anyway():
@@ -113,7 +140,7 @@ def test_templates_are_weighed(flags, tmp_path, capsys):
     ("more", "message"),
     [
         (["--method=gda"], "--dev_split=validation: has the labels of the rows that are scored"),
-        (["--method=lda"], "--method=lda: unknown; give gda, tfup or zpe"),
+        (["--method=lda"], "--method=lda: unknown; give gda, tfup, tfup_t or zpe"),
         (["--method=zpe", "--output=x"], "--output=x: zpe has no head; leave it out"),
         (["--method=zpe", "--template=text"], "--template=text: has no {inputs}"),
         (["--method=tfup", "--template={inputs}", "--template=a {inputs}"], "2 templates and 1"),

@@ -33,7 +33,9 @@ from prompt_jax.paths import check_writable
 
 
 def untrained(
-    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="gda, tfup or zpe.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="METHOD", help="gda, tfup, tfup_t or zpe.")
+    ],
     backbone: Backbone,
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task with labels.")],
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to answer.")],
@@ -56,7 +58,7 @@ def untrained(
         typer.Option(
             "--fit_split",
             metavar="SPLIT",
-            help="Split that gda's head and tfup's cache are made from.",
+            help="Split that gda's head and a cache are made from.",
         ),
     ] = "train",
     per_class: Annotated[
@@ -118,9 +120,10 @@ def untrained(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Ranks a task's labels without training anything.
+    """Ranks a task's labels without training the model.
 
-    By a head (gda), a cache (tfup), or weighted templates and prompts (zpe).
+    By a head (gda), a cache (tfup), one with trained keys (tfup_t), or weighted templates and
+    prompts (zpe).
 
     \b
     Example:
@@ -131,11 +134,12 @@ def untrained(
     import_tasks(tasks_module)
     if output is not None and method == "zpe":
         raise UserError(f"--output={output}", "zpe has no head", "leave it out")
+    from prompt_jax.evaluate.fitted import HEADS, Untrained
     from prompt_jax.evaluate.opening import opening
-    from prompt_jax.evaluate.untrained import Untrained, answer_untrained
+    from prompt_jax.evaluate.untrained import answer_untrained
 
-    if method not in ("gda", "tfup", "zpe"):
-        raise UserError(f"--method={method}", "unknown", "give gda, tfup or zpe")
+    if method not in (*HEADS, "zpe"):
+        raise UserError(f"--method={method}", "unknown", f"give {', '.join(HEADS)} or zpe")
     for name, path in (("--predictions", predictions), ("--output", output)):
         if path is not None:
             check_writable(path, name)

@@ -57,10 +57,17 @@ class TFUP:
 
     def added(self, evidence: Evidence) -> np.ndarray:
         """float32 [n, K]: what is added to the zero-shot scores, times alpha."""
-        cache = self.arrays
-        own, shares = unit(evidence.features[0] - cache["mean"]), probabilities(evidence.scores[0])
-        log_own, log_cached = np.log(shares + 1e-9), np.log(cache["predictions"] + 1e-9)
-        divergence = np.sum(shares * log_own, axis=1)[:, None] - shares @ log_cached.T
-        alike = (own @ cache["keys"].T) * np.exp(-divergence)
-        of_label = np.eye(evidence.scores.shape[-1], dtype=np.float32)[cache["labels"]]
-        return alike @ (of_label / np.maximum(of_label.sum(axis=0), 1))
+        states, alike, of_label = parts(self.arrays, evidence)
+        return (states @ self.arrays["keys"].T * alike) @ of_label
+
+
+def parts(
+    cache: Mapping[str, np.ndarray], evidence: Evidence
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 [n, D], [n, M] and [M, K]: the rows' states of length 1, how alike their predictions
+    are to the cache's, and the share of each row of the cache in the mean of its label."""
+    states, shares = unit(evidence.features[0] - cache["mean"]), probabilities(evidence.scores[0])
+    log_own, log_cached = np.log(shares + 1e-9), np.log(cache["predictions"] + 1e-9)
+    divergence = np.sum(shares * log_own, axis=1)[:, None] - shares @ log_cached.T
+    of_label = np.eye(evidence.scores.shape[-1], dtype=np.float32)[cache["labels"]]
+    return states, np.exp(-divergence), of_label / np.maximum(of_label.sum(axis=0), 1)
