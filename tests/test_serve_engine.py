@@ -17,6 +17,8 @@ from prompt_jax.answer.answerer import Answering, generate_text
 from prompt_jax.answer.question import Question, features
 from prompt_jax.errors import RunError, UserError
 from prompt_jax.evaluate.prompts import model_of, module_of
+from prompt_jax.export import peft
+from prompt_jax.export.formats import About
 from prompt_jax.methods.base import FixedPrompt
 from prompt_jax.model.decode import Sampling
 from prompt_jax.model.sharding import MeshShape
@@ -285,6 +287,15 @@ def test_an_adapter_of_peft_loads(backbone, engine, tmp_path):
     [output] = engine.generate(["say a"], "peft")
     same(output, alone(backbone, str(tmp_path / "rows.npy"), "say a"))
     engine.unload("peft")
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_an_adapter_of_peft_inside_the_layers_loads(backbone, kinds, tmp_path, kind):
+    peft.write(tmp_path / "peft", load_prompt(kinds[kind]), About())
+    with open_engine(backbone, {"peft": str(tmp_path / "peft")}) as engine:
+        [output] = engine.generate(["say a"], "peft")
+        assert engine.prompts()["peft"]["method"] == {"lora": "LORA", "ia3": "IA3"}[kind]
+    same(output, alone(backbone, kinds[kind], "say a"))
 
 
 def test_mistakes_are_named(backbone, engine, kinds, tmp_path):

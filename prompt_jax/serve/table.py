@@ -205,8 +205,9 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
     if "peft" in prompt.manifest:
         named = {"name": backbone.name, "digest": backbone.digest}
         facts = {"method": prompt.manifest["peft"]["peft_type"], "backbone": named}
-        manifest = {"tokenizer": None, "task": None, "metric": None, **facts, **prompt.manifest}
-        prompt = Prompt(prompt.arrays, manifest, prompt.path)
+        inner = peft.in_layers(prompt, backbone)
+        manifest = {"tokenizer": None, "task": None, "metric": None, **facts, **inner.manifest}
+        prompt = Prompt(inner.arrays, manifest, prompt.path)
     check_backbone(prompt, backbone, allow_other=allow_other)
     check_tokenizer(prompt, backbone)
     _ = prompt.layout.rows(None)
