@@ -51,7 +51,7 @@ class TFUPT:
         def step(carry, _):
             keys, state = carry
             updates, state = tx.update(jax.grad(loss)(keys), state)
-            return (optax.apply_updates(keys, updates), state), None
+            return (keys + jnp.asarray(updates), state), None
 
         (keys, _), _ = jax.lax.scan(step, (keys, tx.init(keys)), None, length=steps)
         return cls({**cache.arrays, "keys": np.asarray(_unit(keys))})
