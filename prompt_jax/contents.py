@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import json
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from typing import BinaryIO, cast
 
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.paths import is_local
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -47,11 +48,28 @@ def read_bytes(path: epath.Path | Path) -> bytes:
     return content.removeprefix(BYTE_ORDER_MARK)
 
 
+def json_object(content: bytes | str, where: object, remedy: str = "copy it again") -> dict:
+    """The object that a JSON text is; UserError with `remedy` otherwise."""
+    with reading(where, remedy):
+        value = json.loads(content)
+        if not isinstance(value, dict):
+            raise ValueError("holds no JSON object")
+        return value
+
+
 def read_lines(path: epath.Path | Path) -> Iterator[bytes]:
-    """The lines of a text file as `read_bytes` would give them, of which one is held at a time."""
+    """The lines of a text file as `read_bytes` would give them, of which one is held at a time.
+
+    A line ends with LF or CR LF; where the first kilobytes have neither, with CR.
+    """
     with unpacked(path) as file:
-        _refuse_foreign(path, file.peek(64)[:64])
-        yield from file
+        start = file.peek(64)
+        _refuse_foreign(path, start[:64])
+        if b"\r" not in start or b"\n" in start:
+            yield from file
+            return
+        text = io.TextIOWrapper(file, "latin-1", newline=None)  # each byte is a character
+        yield from (line.encode("latin-1") for line in text)
 
 
 def read_text_lines(path: epath.Path | Path) -> Iterator[str]:
@@ -131,6 +149,6 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer) -> int:
         part = self._start[: len(buffer)]
         self._start = self._start[len(part) :]
-        part = part or self._rest.read(len(buffer))
+        part += self._rest.read(len(buffer) - len(part))
         buffer[: len(part)] = part
         return len(part)

@@ -1,6 +1,7 @@
 """The failures a user meets, as data; the line that is printed is composed here alone."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -94,6 +95,8 @@ def _cause(error: Exception) -> str:
     match error:
         case UnicodeDecodeError():
             return f"not UTF-8 at byte {error.start}"
+        case json.JSONDecodeError():
+            return f"not JSON ({error})"
         case KeyError():
             return f"no field {error}"
         case RecursionError():

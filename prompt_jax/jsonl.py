@@ -12,7 +12,7 @@ from etils import epath
 
 from prompt_jax.contents import AS_TEXT, ZERO_BYTE, read_bytes, read_lines, refuse_pointer
 from prompt_jax.errors import UserError, reading
-from prompt_jax.splits import KINDS, PACKED, check_is_file, parse
+from prompt_jax.splits import check_is_file, kind_of, parse
 from prompt_jax.tables import read_table
 
 TEXT_KEYS = ("inputs", "targets")
@@ -99,7 +99,7 @@ def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
 
 def _numbered_lines(path: str, columns: dict[str, str]) -> Iterator[tuple[int, bytes]]:
     file = epath.Path(path)
-    kind = next((kind for kind in KINDS if path.removesuffix(PACKED).endswith(kind)), "")
+    kind = kind_of(path)
     if kind == ".parquet":
         rows = _parquet_rows(file, columns)
     elif kind in (".csv", ".tsv"):

@@ -3,7 +3,10 @@
     tickets.train.jsonl  tickets.validation.jsonl      also tickets_train.csv, tickets-dev.tsv.gz
     train.csv  validation.csv  test.csv                as `load_dataset` of Hugging Face names them
     train-00000-of-00002.parquet  ...                  a split in parts
-    FOLDER with any of these, also in FOLDER/data or FOLDER/train
+    FOLDER with any of these, also in FOLDER/data
+    FOLDER/train/...                                   every file in it is of that split
+
+Small and capital letters are alike in endings and in the words that name a split.
 
 `FILE?inputs=text&targets=label` reads other columns as inputs and targets.
 """
@@ -18,9 +21,8 @@ from etils import epath
 from prompt_jax.errors import UserError, reading
 from prompt_jax.paths import is_local
 
-KINDS = (".jsonl", ".parquet", ".csv", ".tsv", ".json")
-PACKED = ".gz"
-ENDINGS = (*KINDS, *(f"{kind}{PACKED}" for kind in KINDS if kind != ".parquet"))
+PACKABLE = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
+ENDINGS = (*PACKABLE, ".parquet", *(f"{kind}.gz" for kind in PACKABLE))
 COLUMNS = ("inputs", "targets")
 WORDS = {
     "train": "train",
@@ -34,7 +36,8 @@ WORDS = {
     "eval": "test",
     "evaluation": "test",
 }
-_WORD = re.compile(rf"(?<![^-._ ])({'|'.join(WORDS)})(?![^-._ ])")
+_ENDING = re.compile(rf"(?:{'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
+_WORD = re.compile(rf"(?<![^-._ ])({'|'.join(WORDS)})(?![^-._ ])", re.IGNORECASE)
 _REGISTERED = re.compile(r"\bjsonl:(\w+):[0-9a-f]{8}\b")
 _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 
@@ -65,7 +68,17 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
 
 def names_rows(name: str) -> bool:
     """Whether a task's name is that of a file of rows, by its ending."""
-    return name.rpartition("?")[0].endswith(ENDINGS) or name.endswith(ENDINGS)
+    return bool(kind_of(name.rpartition("?")[0]) or kind_of(name))
+
+
+def kind_of(file_name: str) -> str:
+    """The format of a file of rows, by its ending; "" for another file.
+
+    >>> kind_of("a/tickets.CSV.gz"), kind_of("a.parquet"), kind_of("a.txt")
+    ('.csv', '.parquet', '')
+    """
+    ending = _ENDING.search(file_name)
+    return ending[0].lower().removesuffix(".gz") if ending else ""
 
 
 def names_folder(name: str) -> bool:
@@ -92,7 +105,7 @@ def stem_of(file_name: str) -> str:
     >>> stem_of("tickets.train.jsonl"), stem_of("tickets.csv.gz")
     ('tickets', 'tickets')
     """
-    return _bare(file_name).removesuffix(".train")
+    return re.sub(r"\.train$", "", _bare(file_name), flags=re.IGNORECASE)
 
 
 def registered_stem(path: str) -> str:
@@ -163,8 +176,7 @@ def split_files(name: str, validation: str | None = None) -> Files:
 
 def _bare(file_name: str) -> str:
     """A file's name without its ending."""
-    file_name = file_name.removesuffix(PACKED)
-    return next((file_name.removesuffix(k) for k in KINDS if file_name.endswith(k)), file_name)
+    return _ENDING.sub("", file_name)
 
 
 def _split_in(stem: str) -> tuple[str, str, str] | None:
@@ -173,7 +185,7 @@ def _split_in(stem: str) -> tuple[str, str, str] | None:
     if not words:
         return None
     word = words[-1]
-    return stem[: word.start()], WORDS[word[1]], stem[word.end() :]
+    return stem[: word.start()], WORDS[word[1].lower()], stem[word.end() :]
 
 
 def _own(stem: str) -> tuple[str, str, str] | None:
@@ -195,7 +207,7 @@ def _beside(given: epath.Path) -> Files:
     for other in ("validation", "test"):
         candidates = []
         for file in given.parent.iterdir():
-            if not file.name.endswith(ENDINGS) or file == given or not file.is_file():
+            if not kind_of(file.name) or file == given or not file.is_file():
                 continue
             there = _own(_bare(file.name))
             if there is None or there[1] != other or there[2] != after:
@@ -235,30 +247,44 @@ def _check_parts(files: Sequence[epath.Path]) -> None:
 def _one_kind(
     folder: epath.Path, split: str, files: Sequence[epath.Path], like: epath.Path | None = None
 ) -> list[epath.Path]:
-    """The files of one format and one name, but for the numbers of parts; that of `like` first."""
+    """The files of one format and one name, but for the numbers of parts; that of `like` first.
+
+    In a subfolder that has the split's name they may be called anything.
+    """
     groups: dict[tuple[str, str], list[epath.Path]] = {}
     for file in sorted(files):
         bare = _bare(file.name)
-        groups.setdefault((_PART.sub("", bare), file.name[len(bare) :]), []).append(file)
+        name = _PART.sub("", bare)
+        if file.parent != folder and _named_split(file.parent) == split:
+            name = file.parent.name
+        groups.setdefault((name, file.name[len(bare) :]), []).append(file)
     if like is not None and len(groups) > 1:
         kind = like.name[len(_bare(like.name)) :]
         groups = {key: some for key, some in groups.items() if key[1] == kind} or groups
     if len(groups) > 1:
         named = ", ".join(some[0].name for some in groups.values())
-        raise UserError(folder, f"{named} could each be the split '{split}'", "leave one there")
+        remedy = f"leave one there, or put files of one format into {folder / split}"
+        raise UserError(folder, f"{named} could each be the split '{split}'", remedy)
     parts = next(iter(groups.values()))
     _check_parts(parts)
     return parts
 
 
+def _named_split(subfolder: epath.Path) -> str | None:
+    """The split that all files of a subfolder belong to; None where its name says none."""
+    return WORDS.get(subfolder.name.lower())
+
+
 def _of_folder(folder: epath.Path) -> Files:
     by_split: dict[str, list[epath.Path]] = {}
     others = []
-    places = [(folder, None), (folder / "data", None)]
-    places += [(folder / word, split) for word, split in WORDS.items()]
-    for place, named in places:
-        for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if not file.name.endswith(ENDINGS) or not file.is_file():
+    subfolders = [place for place in sorted(folder.iterdir()) if place.is_dir()]
+    for place in (folder, *subfolders):
+        named = None if place == folder else _named_split(place)
+        if not (place in (folder, folder / "data") or named):
+            continue
+        for file in sorted(place.iterdir()):
+            if not kind_of(file.name) or not file.is_file():
                 continue
             parts = _split_in(_PART.sub("", _bare(file.name)))
             split = named or (parts and parts[1])
@@ -266,7 +292,7 @@ def _of_folder(folder: epath.Path) -> Files:
     if not by_split and others:
         by_split["train"] = others
     if not by_split:
-        remedy = f"it wants train{KINDS[0]} or another of {', '.join(ENDINGS)}"
+        remedy = f"it wants train.jsonl or another of {', '.join(ENDINGS)}"
         raise UserError(folder, "a folder without files of rows", remedy)
     order = [split for split in dict.fromkeys(WORDS.values()) if split in by_split]
     return {split: tuple(map(str, _one_kind(folder, split, by_split[split]))) for split in order}

@@ -4,6 +4,7 @@ A `Layout` numbers the units of a file (lines, or entries of one JSON value) and
 records; what is wrong with a unit is a ValueError, to which the reader adds file and number.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -177,15 +178,48 @@ def json_value(content: bytes) -> Any:
         raise ValueError(f"not JSON ({error})") from None
 
 
+KINDS = {dict: "an object", list: "a list", int: "a whole number"}
+
+
 def pick(record: object, key: str, kind: type) -> Any:
     """record[key], of that type; ValueError otherwise."""
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f"no key '{key}'")
     if kind is str:
         check_text(key, record[key])
-    elif not isinstance(record[key], kind) or isinstance(record[key], bool) is not (kind is bool):
-        raise ValueError(f"'{key}' is {json.dumps(record[key])[:40]}, not a {kind.__name__}")
+    elif not isinstance(record[key], kind) or isinstance(record[key], bool):
+        raise ValueError(f"'{key}' is {json.dumps(record[key])[:40]}, not {KINDS[kind]}")
     return record[key]
+
+
+def texts(record: object, key: str) -> list[str]:
+    """record[key], a list of strings; ValueError otherwise."""
+    for text in (found := pick(record, key, list)):
+        check_text(key, text)
+    return found
+
+
+def as_number(record: Record, key: str, default: float | None = None) -> float:
+    """record[key], which a file may hold as text; ValueError if it is no number.
+
+    `default`: where there is no such key.
+    """
+    if default is not None and key not in record:
+        return default
+    value = record[key]
+    with contextlib.suppress(ValueError):
+        value = float(value) if isinstance(value, str) else value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"'{key}' is {json.dumps(value)[:40]}, not a number")
+    return float(value)
+
+
+def as_whole(record: Record, key: str, default: int | None = None) -> int:
+    """As `as_number`, of a whole number."""
+    value = as_number(record, key, default)
+    if not value.is_integer():
+        raise ValueError(f"'{key}' is {value:g}, not a whole number")
+    return int(value)
 
 
 def json_entries(key: str, records: Callable[[Any], list[Record]]) -> Layout:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import seqio
 
 from prompt_jax.metrics.text import UNLABELLED, accuracy
-from prompt_jax.tasks.layouts import JSONL, Record, comma_separated, pick
+from prompt_jax.tasks.layouts import JSONL, Record, as_whole, comma_separated, pick, texts
 from prompt_jax.tasks.official import DataSet, File
 from prompt_jax.tasks.rows import Row, register_rows, tfds_only
 
@@ -33,14 +33,14 @@ def asked(choices: Sequence[str], right: int, **fields: str) -> Iterator[Row]:
 
 def hellaswag(record: Record) -> Iterator[Row]:
     """A row of the official file, which calls the context `ctx`, or of TFDS."""
-    context = record.get("context", record.get("ctx"))
-    endings = pick(record, "endings", list)
-    yield from asked(endings, int(record.get("label", -1)), context=pick({"c": context}, "c", str))
+    context = pick(record, "context" if "context" in record else "ctx", str)
+    endings = texts(record, "endings")
+    yield from asked(endings, as_whole(record, "label", -1), context=context)
 
 
 def winogrande(record: Record) -> Iterator[Row]:
     """`answer` "1" or "2" in the official file, `label` 0 or 1 in TFDS."""
-    right = int(record["label"]) if "label" in record else int(record.get("answer", 0)) - 1
+    right = as_whole(record, "label") if "label" in record else as_whole(record, "answer", 0) - 1
     choices = [pick(record, f"option{number}", str) for number in (1, 2)]
     yield from asked(choices, right, sentence=pick(record, "sentence", str))
 
@@ -49,13 +49,13 @@ def story_cloze(record: Record) -> Iterator[Row]:
     """A row of the CSV, whose answer is 1 or 2."""
     context = " ".join(pick(record, f"InputSentence{number}", str) for number in range(1, 5))
     choices = [pick(record, f"RandomFifthSentenceQuiz{number}", str) for number in (1, 2)]
-    yield from asked(choices, int(record.get("AnswerRightEnding", 0)) - 1, context=context)
+    yield from asked(choices, as_whole(record, "AnswerRightEnding", 0) - 1, context=context)
 
 
 def cosmos_qa(record: Record) -> Iterator[Row]:
     choices = [pick(record, f"answer{number}", str) for number in range(4)]
     fields = {key: pick(record, key, str) for key in ("context", "question")}
-    yield from asked(choices, int(record.get("label", -1)), **fields)
+    yield from asked(choices, as_whole(record, "label", -1), **fields)
 
 
 def race(record: Record) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from etils import epath
 from prompt_jax.contents import read_bytes
 from prompt_jax.errors import UserError, reading
 from prompt_jax.metrics.text import UNLABELLED
-from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record
+from prompt_jax.tasks.layouts import JSONL, TSV, Layout, Record, as_number, as_whole
 from prompt_jax.tasks.text import RowsSource, add_task
 
 
@@ -338,13 +338,13 @@ def _row(data: Benchmark, labels: Sequence, record: Record, labelled: bool) -> d
         raise ValueError(f"no field '{absent[0]}'; the row has {', '.join(record)}")
     row = {key: record[key] for key in (*data.fields, *data.numbers)}
     if data.score is not None:
-        score = float(record.get(target, -1))
-        return {**row, target: score, "targets": score_text(score), "idx": int(record["idx"])}
+        score = as_number(record, target, -1.0)
+        return {**row, target: score, "targets": score_text(score), "idx": as_whole(record, "idx")}
     if target in record and record[target] not in labels:
         known = ", ".join(json.dumps(label) for label in labels)
         raise ValueError(f"label {json.dumps(record[target])} is none of {known}")
     label = labels.index(record[target]) if target in record else -1
-    return {**row, "label": label, "idx": int(record["idx"])}
+    return {**row, "label": label, "idx": as_whole(record, "idx")}
 
 
 def read_tfds(data: DataSet, split: str, folder: epath.Path | None) -> Iterator[Record]:

@@ -79,7 +79,7 @@ def read_rows(data: DataSet, split: str, form: Form) -> Iterator[Row]:
     """
     count = 0
     for where, record in _records(data, split):
-        with reading(where, f"see {data.home}"):
+        with reading(where, f"get the data again from {data.home}"):
             try:
                 for row in form(record):
                     yield {"idx": count, **row}

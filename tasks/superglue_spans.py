@@ -6,6 +6,7 @@ right are trained on; at validation the generated text counts as "True" where it
 for each right entity; a query is scored once, by its best answer.
 """
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -44,11 +45,14 @@ def referents(example: Record) -> Iterator[Row]:
     """A row of WSC, from the official file or from TFDS."""
     spans = example.get("target", example)
     passage = pick(example, "text", str)
-    label = int(example.get("label", -1))
+    label = example.get("label", -1)
+    if label not in (True, False, -1):
+        raise ValueError(f"'label' is {json.dumps(label)[:40]}, not true or false")
+    pronoun, place = pick(spans, "span2_text", str), pick(spans, "span2_index", int)
     yield {
-        "inputs": mark_pronoun(passage, pick(spans, "span2_text", str), spans["span2_index"]),
+        "inputs": mark_pronoun(passage, pronoun, place),
         "targets": spelled_as_in(passage, pick(spans, "span1_text", str)),
-        "label": label,
+        "label": int(label),
         "idx": pick(example, "idx", int),
     }
 
@@ -113,9 +117,11 @@ def queries(example: Record) -> Iterator[Row]:
     passage = pick(example, "passage", dict)
     text = pick(passage, "text", str)
     spans = pick(passage, "entities", list)
-    entities = sorted({text[span["start"] : span["end"] + 1] for span in spans})
+    places = [(pick(span, "start", int), pick(span, "end", int)) for span in spans]
+    entities = sorted({text[start : end + 1] for start, end in places})
     for query in pick(example, "qas", list):
-        answers = sorted({pick(answer, "text", str) for answer in query.get("answers", [])})
+        given = pick(query, "answers", list) if "answers" in query else []
+        answers = sorted({pick(answer, "text", str) for answer in given})
         place = (pick(example, "idx", int), pick(query, "idx", int))
         yield from _query_rows(text, pick(query, "query", str), entities, answers, place)
 

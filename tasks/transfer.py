@@ -181,7 +181,9 @@ def _captions(path: epath.Path) -> dict[int, str]:
         raise UserError(
             path, "no such file, and it holds CxC's texts", "get it from https://cocodataset.org"
         )
-    return {entry["id"]: entry["caption"] for entry in json.loads(read_bytes(path))["annotations"]}
+    with reading(path, "get it again from https://cocodataset.org"):
+        notes = json.loads(read_bytes(path))["annotations"]
+        return {note["id"]: note["caption"] for note in notes}
 
 
 add_task("cxc", source_of(CXC, cxc_rows), [], [pearson_corrcoef, spearman_corrcoef], None)

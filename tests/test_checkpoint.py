@@ -493,7 +493,7 @@ def test_our_folder_refuses_missing_parts(tmp_path):
     with pytest.raises(UserError, match="key 'max_distance' is missing"):
         files.open_folder(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"config.json: not JSON"):
         files.open_folder(str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"config.json: no such file"):

@@ -80,6 +80,11 @@ READ = [
         ("t.json", json.dumps(READ, indent=2)),
         ("t.json", jsonl(READ)),
         ("t.jsonl.gz", gzipped(jsonl(READ).encode())),
+        ("t.ndjson", jsonl(READ)),
+        ("T.JSONL", jsonl(READ)),
+        ("T.Csv.GZ", gzipped(TABLE.encode())),
+        ("mac.jsonl", jsonl(READ).replace("\n", "\r")),
+        ("mac.jsonl.gz", gzipped(jsonl(READ).replace("\n", "\r").encode())),
     ],
 )
 def test_every_format_gives_the_same_rows(folder, name, content):
@@ -111,6 +116,7 @@ def test_quotes_of_a_tsv_that_is_not_quoted_are_text(folder):
         ("t.csv", b"inputs,targets\na,b\n\xff,b\n", r"t\.csv:3: not UTF-8"),
         ("t.csv", b"text,label\na,b\n", r"t\.csv:2: no key 'inputs'; .*FILE\?inputs=COLUMN"),
         ("t.csv", b"inputs,targets\n", r"t\.csv: no rows"),
+        ("mac.jsonl", b'{"inputs": "a", "targets": "b"}\r{"inputs": 1}\r', r"mac\.jsonl:2: "),
         ("t.csv", b"", r"t\.csv: no rows"),
         ("t.tsv", b"inputs\ttargets\na\n", r"t\.tsv:2: 1 cells under the 2 .*holds a tab"),
         (
@@ -190,6 +196,9 @@ def test_class_ids_of_datasets_are_the_names_of_the_classes(folder):
             "2 0 1",
         ),
         (".", "train/a.jsonl test/a.jsonl", "1 0 1"),
+        (".", "train/b.csv train/a.csv Val/x.csv Val/train.csv notes.txt", "2 2 0"),
+        ("Train.JSONL", "Train.JSONL Validation.JSONL TEST.JSONL", "1 1 1"),
+        ("t.ndjson", "t.ndjson t.dev.ndjson", "1 1 0"),
         (".", "tickets.jsonl", "1 0 0"),
     ],
 )
@@ -209,6 +218,13 @@ def test_what_is_no_split_is_refused(folder):
     for name in ("train.csv", "train.jsonl"):
         (folder / name).write_text("x")
     with pytest.raises(UserError, match=r"train\.csv, train\.jsonl could each be the split"):
+        split_files(".")
+    for name in ("train.csv", "train.jsonl"):
+        (folder / name).unlink()
+    (folder / "train").mkdir()
+    for name in ("a.csv", "b.jsonl"):
+        (folder / "train" / name).write_text("x")
+    with pytest.raises(UserError, match=r"a\.csv, b\.jsonl could each .*one format into train"):
         split_files(".")
     with pytest.raises(UserError, match=r"gone\.csv: no such file of rows"):
         split_files("gone.csv")

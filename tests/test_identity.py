@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prompt_jax.cli.main import main
@@ -26,10 +28,10 @@ def begun(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(tiny: Path, folder: Path, *bindings: str) -> int:
+def train(tiny: Path, folder: Path, *bindings: str, flags: tuple[str, ...] = ()) -> int:
     task = f"--gin.TASK='{folder}/toy.train.jsonl'"
-    flags = [f"--gin_file={tiny}/run.gin", f"--model_dir={folder}/run", task, *BEGIN]
-    return main(["train", *flags, *(f"--gin.{binding}" for binding in bindings)])
+    given = [f"--gin_file={tiny}/run.gin", f"--model_dir={folder}/run", task, *BEGIN]
+    return main(["train", *given, *flags, *(f"--gin.{binding}" for binding in bindings)])
 
 
 @pytest.fixture
@@ -70,6 +72,36 @@ def test_an_edited_data_file_is_refused(tiny, folder, capsys, split: str, what: 
     path.write_text(path.read_text().replace('"targets": "a"', '"targets": "c"'))
     assert train(tiny, folder, "TRAIN_STEPS=4") == 2
     assert f"holds a run with {what} = " in capsys.readouterr().err
+
+
+def test_an_edited_module_is_refused(tiny, folder, capsys) -> None:
+    """Its metrics decide what is best; its comments do not."""
+    shutil.rmtree(folder / "run")
+    module = folder / "mine.py"
+    flag = f"--tasks_module={module}"
+    for text, steps, code in (
+        ("RATE = 1\n", 2, 0),
+        ("# a note\n\nRATE = 1\n", 3, 0),
+        ("RATE = 2\n", 4, 2),
+    ):
+        module.write_text(text)
+        for name in [name for name in sys.modules if name.startswith("prompt_jax_user_")]:
+            del sys.modules[name]  # as in another process
+        assert train(tiny, folder, f"TRAIN_STEPS={steps}", flags=(flag,)) == code
+    assert "holds a run with the module mine.py = " in capsys.readouterr().err
+
+
+def test_another_prompt_at_the_same_path_is_refused(tiny, folder, capsys) -> None:
+    """`Attempt.sources` are read at every start, and no checkpoint holds them."""
+    shutil.rmtree(folder / "run")
+    path = folder / "source.npy"
+    bindings = ["Train.method=@Attempt()", f"Attempt.sources=('{path}',)", "Attempt.length=4"]
+    np.save(path, np.ones((4, 16), np.float32))
+    assert train(tiny, folder, *bindings) == 0
+    assert train(tiny, folder, *bindings, "TRAIN_STEPS=3") == 0
+    np.save(path, np.zeros((4, 16), np.float32))
+    assert train(tiny, folder, *bindings, "TRAIN_STEPS=4") == 2
+    assert f"holds a run with the prompt {path} = " in capsys.readouterr().err
 
 
 def test_what_may_change_is_told_line_by_line(tiny, folder, capsys) -> None:

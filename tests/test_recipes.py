@@ -79,6 +79,16 @@ def test_what_a_recipe_says_loads_again(name, tmp_path):
     assert again.root == loaded.root
 
 
+OURS = {"low_rank_nano.gin", "pretrain_nano.gin", "pretrain_nano_attend.gin"}  # no paper's clip
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - OURS))
+def test_a_papers_clip_is_of_a_mean(name):
+    """A norm of 1 means what it does in torch where the loss is a mean over tokens or examples."""
+    for run in runs_of(load(name).root):
+        assert run.optimizer.clip_global_norm is None or run.loss.count is not None
+
+
 def abstract_model(run) -> PromptedT5:
     """The run's model with nano's shapes; nothing is allocated or read."""
     settings = run.backbone

@@ -1,12 +1,15 @@
 """Settings check their fields when they are built."""
 
 import dataclasses
+import importlib
+import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.recipe.registered import REGISTERED
 from prompt_jax.settings import nearest, settings
 
 
@@ -148,3 +151,103 @@ def test_nearest():
     assert nearest("batchsize", ["BATCH_SIZE", "SEED"]) == "did you mean BATCH_SIZE?"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
     assert nearest("zzz", []) == ""
+
+
+LISTS: dict[str, Any] = {  # bound although they have defaults, which no recipe may leave
+    "demonstrations": (("a", "b"),),
+    "languages": ("de", "en"),
+    "sources": ("a.npy",),
+    "tasks": ("a", "b"),
+}
+NEEDED: dict[str, Any] = {
+    "batch_size": 2,
+    "files": ("a.txt",),
+    "input_length": 8,
+    "keep": 8,
+    "labels": ("a", "b"),
+    "learning_rate": 0.1,
+    "length": 8,
+    "objective": "prefix_lm",
+    "period": 2,
+    "radius": 1.0,
+    "root": ".",
+    "size": 100,
+    "target_length": 8,
+    "task": "cr",
+    "text": "a",
+}
+WHOLE = {"Train", "Stages", "Stage", "Pretrain", "FrozenPrompts"}  # made of other objects
+ALL_DEVICES = "MeshShape.data", "MeshShape.fsdp", "MeshShape.model"  # -1 is all that are left
+
+
+def settings_class(name: str) -> type | None:
+    module, _, attribute = REGISTERED[name].partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    return cls if dataclasses.is_dataclass(cls) else None
+
+
+def required(cls: type) -> dict[str, Any]:
+    """What a settings class cannot be built without."""
+    known = {**NEEDED, **LISTS}
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.name == "corpus":
+            found["corpus"] = settings_class("Corpus")(**required(settings_class("Corpus")))
+        elif field.name == "schedule":
+            found["schedule"] = settings_class("Schedule")(learning_rate=0.1)
+        elif field.name in LISTS or (field.default is dataclasses.MISSING and field.name in known):
+            found[field.name] = known[field.name]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(REGISTERED) - WHOLE))
+def test_no_number_of_a_recipe_is_below_zero(name):
+    cls = settings_class(name)
+    if cls is None:
+        return
+    hints, need = typing.get_type_hints(cls), required(cls)
+    cls(**need)
+    for field in dataclasses.fields(cls):
+        kinds = {hints[field.name], *typing.get_args(hints[field.name])}
+        if not {int, float} & kinds or typing.get_origin(hints[field.name]) in (tuple, dict):
+            continue
+        value = -2 if f"{name}.{field.name}" in ALL_DEVICES else -1
+        with pytest.raises(UserError) as caught:
+            cls(**{**need, field.name: value})
+        where = caught.value.where
+        assert isinstance(where, Setting), caught.value
+        assert (where.field, where.value) == (field.name, value) and caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("Adafactor", "decay_rate"),
+        ("Adafactor", "weight_decay"),
+        ("Backbone", "dropout_rate"),
+        ("LoRA", "dropout_rate"),
+        ("PrefixTuning", "dropout_rate"),
+        ("Loss", "label_smoothing"),
+        ("Corpus", "noise_density"),
+        ("Corpus", "language_exponent"),
+        ("ContextLabels", "decay"),
+        ("Homeostasis", "decay"),
+        ("PruneNeurons", "keep"),
+        ("PruneNeurons", "keep_heads"),
+        ("AdamW", "b1"),
+        ("AdamW", "b2"),
+    ],
+)
+def test_no_share_is_above_one(name, field):
+    cls = settings_class(name)
+    with pytest.raises(UserError, match=rf"{field} = 1\.5: give "):
+        cls(**{**required(cls), field: 1.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("LoRA", "alpha"), ("DePT", "alpha"), ("EPT", "alpha"), ("PrefixTuning", "scale")],
+)
+def test_no_factor_is_nothing(name, field):
+    with pytest.raises(UserError, match=rf"{name}\.{field} = 0\.0: give more than 0"):
+        settings_class(name)(**{field: 0.0})

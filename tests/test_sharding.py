@@ -94,8 +94,8 @@ def test_the_gradient_is_the_same_on_every_mesh(tiny, tmp_path):
     [
         ({"data": 3}, "does not fit 8 devices"),
         ({"data": 4}, "does not fit 8 devices"),
-        ({"data": -1, "fsdp": -1}, "at most one of them is -1"),
-        ({"model": 0}, "sizes are >= 1"),
+        ({"data": -1, "fsdp": -1}, "MeshShape.fsdp = -1: give 1 or more, or -1 on one axis"),
+        ({"model": 0}, "MeshShape.model = 0: give 1 or more, or -1 on one axis"),
         ({"data": 16, "fsdp": -1}, "does not fit 8 devices"),
     ],
 )

@@ -321,7 +321,7 @@ BAD = [
         "train",
         "glue/STS-B/train.tsv",
         "sentence1\tsentence2\tscore\na\tb\thigh\n",
-        r"train\.tsv:2: could not convert string to float: 'high'",
+        r"train\.tsv:2: 'score' is \"high\", not a number",
     ),
     (
         "glue_qnli",
@@ -421,6 +421,104 @@ def test_a_bad_row_is_named(name, split, path, content, message, empty):
     with pytest.raises(UserError, match=message) as caught:
         text.load_examples(name, split)
     assert "\n" not in str(caught.value)
+
+
+PAIR = {"premise": "p", "hypothesis": "h", "label": "neutral", "idx": 0}
+TARGET = {"span1_text": "Mark", "span2_index": 5, "span2_text": "He"}
+QUERY = {"query": "@placeholder wins", "answers": [{"text": "Evian"}], "idx": 0}
+PASSAGE = {"text": "Evian wins", "entities": [{"start": 0, "end": 4}]}
+ANSWER = {"text": "a", "idx": 0, "label": 1}
+FIELDS = [
+    ("super_glue_cb", "superglue/CB/val.jsonl", PAIR),
+    (
+        "super_glue_wsc",
+        "superglue/WSC/val.jsonl",
+        {"text": "Mark told Pete many lies. He ran", "target": TARGET, "idx": 0, "label": True},
+    ),
+    (
+        "super_glue_record",
+        "superglue/ReCoRD/val.jsonl",
+        {"passage": PASSAGE, "qas": [QUERY], "idx": 0},
+    ),
+    (
+        "super_glue_multirc",
+        "superglue/MultiRC/val.jsonl",
+        {
+            "passage": {
+                "text": "p",
+                "questions": [{"question": "q", "idx": 0, "answers": [ANSWER]}],
+            },
+            "idx": 0,
+        },
+    ),
+    (
+        "super_glue_copa",
+        "superglue/COPA/val.jsonl",
+        {
+            "premise": "p",
+            "choice1": "a",
+            "choice2": "b",
+            "question": "cause",
+            "label": 0,
+            "idx": 0,
+        },
+    ),
+    (
+        "hellaswag",
+        "hellaswag/hellaswag_val.jsonl",
+        {"ctx": "He runs.", "endings": ["a", "b", "c", "d"], "label": 3},
+    ),
+    (
+        "winogrande",
+        "winogrande_1.1/dev.jsonl",
+        {"sentence": "_ won.", "option1": "Al", "option2": "Bo", "answer": "1"},
+    ),
+    (
+        "dialogsum",
+        "text2text/dialogsum/dialogsum.dev.jsonl",
+        {"dialogue": "a", "summary": "b"},
+    ),
+]
+
+
+def within(value, path=()):
+    """The keys that lead to each value within one of JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in inner:
+        yield (*path, key)
+        if isinstance(one, dict | list):
+            yield from within(one, (*path, key))
+
+
+def with_other(value, path, other):
+    """A copy that has `other` at a place."""
+    copy = json.loads(json.dumps(value))
+    place = copy
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = other
+    return copy
+
+
+@pytest.mark.parametrize(("name", "path", "record"), FIELDS)
+def test_a_field_of_another_type_is_named(name, path, record, empty):
+    source = text.get_task(name).source
+    write(empty / path, json.dumps(record))
+    assert source.num_input_examples("validation")
+    refused = 0
+    for keys in within(record):
+        for other in (None, {}, {"a": 1}, [], [None], "x", 1.5):
+            write(empty / path, json.dumps(with_other(record, keys, other)))
+            try:
+                source.num_input_examples("validation")
+            except UserError as error:
+                refused += 1
+                assert Path(path).name in str(error) and "Error" not in error.problem
+                named = [key for key in keys if isinstance(key, str)]
+                assert any(f"'{key}'" in str(error) or f"{key} " in str(error) for key in named)
+            else:
+                assert other is not None, f"null for {keys}"
+    assert refused > 10
 
 
 def test_missing_files_are_named(empty):

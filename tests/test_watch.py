@@ -54,6 +54,17 @@ def test_one_frame_by_the_program(farm, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_a_folder_that_does_not_come_is_said(farm, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 0.3)
+    there = farm.parent / "later"
+    assert main(["watch", str(there), "--seconds=0.1"]) == 2
+    out, err = capsys.readouterr()
+    assert f"{there}: no such folder" in out and "(waiting for it)" in out
+    assert err.splitlines()[-1].endswith(
+        f"{there}: no such folder; give the --model_dir of one, or a folder of runs"
+    )
+
+
 def test_runs_of_any_names_in_one_folder_are_found(farm):
     write_run(farm.parent / "alone")
     names = [run.name.removeprefix(farm.parent.name) for run in find_runs(str(farm.parent))]

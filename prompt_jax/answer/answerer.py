@@ -29,7 +29,7 @@ from prompt_jax.model.trie import Trie
 from prompt_jax.objective.heads import head_of
 from prompt_jax.progress import Counter
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 def nothing() -> None:
@@ -86,8 +86,8 @@ class Answering:
                 "one beam has it",
                 "leave --continuous out",
             )
-        if self.beams < 1:
-            raise UserError(Setting("Answering", "beams", self.beams), remedy="give at least 1")
+        at_least("Answering", 1, {"beams": self.beams})
+        at_least("Answering", 0, {"alpha": self.alpha})
         if self.sampling is not None and self.beams > 1:
             raise UserError(
                 Setting("Answering", "beams", self.beams), "sampling draws one", "leave beams out"

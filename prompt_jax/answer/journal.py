@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from prompt_jax.answer.answerer import Answer, Answerer, Model, Question
 from prompt_jax.answer.output import Output
+from prompt_jax.errors import reading
 
 
 class Journal:
@@ -16,10 +17,11 @@ class Journal:
     def __init__(self, out: Output):
         self.out, self.part = out, 0
         self.kept: dict[tuple[int, int], Answer] = {}
-        for line in out.lines:
-            row = json.loads(line)
-            answer = Answer(row["text"], row["score"], row["scores"])
-            self.kept[row["part"], row["question"]] = answer
+        with reading(out.path, f"give another {out.flag}") as place:
+            for place.line, line in enumerate(out.lines, start=1):
+                row = json.loads(line)
+                answer = Answer(row["text"], row["score"], row["scores"])
+                self.kept[row["part"], row["question"]] = answer
 
     def complete(
         self,

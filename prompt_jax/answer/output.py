@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from etils import epath
 
-from prompt_jax.errors import UserError, reading
+from prompt_jax.contents import json_object
+from prompt_jax.errors import UserError
 from prompt_jax.paths import is_local, writing
 
 
@@ -64,8 +65,7 @@ class Output:
                     "exists, but the settings that belong beside it do not",
                     f"give another {self.flag}",
                 )
-            with reading(beside, f"give another {self.flag}"):
-                before = dict(json.loads(beside.read_text()))
+            before = json_object(beside.read_bytes(), beside, f"give another {self.flag}")
             for name, value in self.settings.items():
                 if before.get(name) != value:
                     raise UserError(
@@ -84,7 +84,7 @@ class Output:
             try:
                 there = json.loads(line)
                 same = (there["row"], there["inputs"]) == (first + number, row["inputs"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 same = False
             if not same:
                 raise UserError(

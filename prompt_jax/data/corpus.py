@@ -22,7 +22,7 @@ from prompt_jax.data.split import Shown
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 from prompt_jax.textfiles import check_file, left_out, paragraph_digest, read_lines
 
 WINDOW = 1024  # rows over which languages keep their shares
@@ -56,6 +56,12 @@ class Corpus:
     language_exponent: float | None = None
 
     def check(self):
+        sizes = {"input_length": self.input_length, "target_length": self.target_length}
+        at_least("Corpus", 1, sizes | {"batch_size": self.batch_size})
+        at_least("Corpus", 1, {"mean_noise_span": self.mean_noise_span})
+        if not 0 < self.noise_density < 1:
+            offender = Setting("Corpus", "noise_density", self.noise_density)
+            raise UserError(offender, remedy="give 0 < value < 1")
         if self.language_exponent is not None and not 0 <= self.language_exponent <= 1:
             raise UserError(
                 Setting("Corpus", "language_exponent", self.language_exponent),

@@ -16,7 +16,7 @@ from prompt_jax.data.rows import Example
 from prompt_jax.model import sharding
 from prompt_jax.objective.loss import Loss
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -32,6 +32,9 @@ class HeldOutLoss:
     period: int
     corpus: Corpus
     batches: int = 8
+
+    def check(self):
+        at_least(type(self).__name__, 1, {"period": self.period, "batches": self.batches})
 
     @property
     def batch_size(self) -> int:

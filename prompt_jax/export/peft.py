@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from prompt_jax.contents import json_object
 from prompt_jax.errors import UserError, reading
 from prompt_jax.export import hf, peft_layers, peft_write
 from prompt_jax.export.card import card
@@ -135,9 +136,7 @@ def in_layers(prompt: "Prompt", backbone: "Backbone") -> "Prompt":
 def _config(path: Path) -> dict[str, Any]:
     """A checked adapter_config.json."""
     with reading(path, "give an adapter's folder"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise UserError(path, "is not a JSON object", "give an adapter's folder")
+        config = json_object(path.read_bytes(), path, "give an adapter's folder")
     wanted = (
         "peft_type",
         "task_type",

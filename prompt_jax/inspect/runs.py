@@ -8,11 +8,13 @@ from typing import Any
 
 from etils import epath
 
-from prompt_jax.errors import UserError
+from prompt_jax.contents import json_object
+from prompt_jax.errors import UserError, reading
 from prompt_jax.run.log import read_metrics
 from prompt_jax.run.seeds import score_of
 from prompt_jax.run.speed import CLOCKED
 
+REMOVE = "remove it: only the report reads it"
 FACTS = (
     "facts.json"  # what the report's observer keeps of a run: commands, data, rows of the prompt
 )
@@ -68,7 +70,9 @@ class Run:
         path = self.folder / "predictions" / f"step_{step:.0f}.jsonl" if step is not None else None
         if path is None or not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().split("\n") if line]
+        with reading(path, REMOVE) as place:
+            lines = enumerate(path.read_text().split("\n"), start=1)
+            return [json.loads(line) for place.line, line in lines if line]
 
 
 def bindings_of(text: str) -> dict[str, str]:
@@ -86,13 +90,13 @@ def read_run(folder: epath.Path, name: str) -> Run:
     config = folder / "config.gin"
     settings = bindings_of(config.read_text()) if config.exists() else {}
     manifests = [folder / "prompt" / kind / "manifest.json" for kind in ("best", "last")]
-    manifest = next((json.loads(p.read_text()) for p in manifests if p.exists()), {})
+    manifest = next((json_object(p.read_bytes(), p) for p in manifests if p.exists()), {})
     return Run(name, folder, read_metrics(folder), settings, manifest, read_facts(folder))
 
 
 def read_facts(folder: epath.Path) -> dict[str, Any]:
     path = folder / FACTS
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json_object(path.read_bytes(), path, REMOVE) if path.exists() else {}
 
 
 def find_runs(place: str) -> list[Run]:
@@ -105,7 +109,8 @@ def find_runs(place: str) -> list[Run]:
     name = folder.name or place
     found = _folders(folder, _MEMBERS) or _folders(folder, ("*",))
     if not found:
-        raise UserError(place, "holds no run", "give the --model_dir of one, or a folder of runs")
+        problem = "holds no run" if folder.exists() else "no such folder"
+        raise UserError(place, problem, "give the --model_dir of one, or a folder of runs")
     return [
         read_run(path, name if path == folder else f"{name}/{path.relative_to(folder)}")
         for path in found

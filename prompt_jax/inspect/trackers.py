@@ -16,7 +16,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from prompt_jax.errors import UserError, reading
+from prompt_jax.contents import json_object
+from prompt_jax.errors import UserError
 from prompt_jax.inspect.runs import bindings_of
 from prompt_jax.inspect.tensorboard import EXAMPLES, table
 from prompt_jax.paths import is_local
@@ -193,8 +194,8 @@ class Tracker:
     def start(self, opened: Opened) -> None:
         """Raises UserError: the tracker does not open a run."""
         path = opened.folder / FILE
-        with reading(path, "remove it, and the tracker begins another run"):
-            ids = dict(json.loads(path.read_text())) if path.exists() else {}
+        remedy = "remove it, and the tracker begins another run"
+        ids = json_object(path.read_bytes(), path, remedy) if path.exists() else {}
         beginning = Beginning(
             name="/".join(opened.folder.parts[-2:]),
             id=ids.get(self.name),

@@ -19,6 +19,7 @@ from prompt_jax.inspect.runs import NO_METRICS, Run, find_runs
 
 LEVELS = "▁▂▃▄▅▆▇█"
 MOST_ROWS = 24  # runs in the table
+PATIENCE = 60  # seconds that a folder is waited for which is not there
 STALE = 120  # seconds without a record after which a run that is not over is marked
 
 
@@ -26,16 +27,19 @@ def watch(place: str, seconds: float, once: bool, console: Console | None = None
     """Shows the runs of a folder until Ctrl-C, or once.
 
     Raises:
-      UserError: with `once`, the folder holds no run. Without, it is waited for.
+      UserError: with `once`, the folder holds no run. Without, a run in it is waited for, and the
+        folder itself for a minute.
     """
     console = console or Console()
+    begun = time.monotonic()
     if once:
         console.print(frame(find_runs(place), place, console.width, time.time()))
         return
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        while True:
+        while epath.Path(place).exists() or time.monotonic() - begun < PATIENCE:
             live.update(_now(place, console.width), refresh=True)
             time.sleep(seconds)
+    find_runs(place)
 
 
 def _now(place: str, width: int) -> RenderableType:

@@ -17,7 +17,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -26,6 +26,9 @@ class ContextPrompt(PromptMethod):
 
     text: str
     length: int
+
+    def check(self):
+        at_least("ContextPrompt", 1, {"length": self.length})
 
     @property
     def layout(self) -> PromptLayout:

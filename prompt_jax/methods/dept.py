@@ -22,7 +22,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import at_least, settings
+from prompt_jax.settings import above, at_least, settings
 
 
 @settings
@@ -47,6 +47,7 @@ class DePT(PromptMethod):
     def check(self):
         sizes = {"length": self.length, "rank": self.rank, "max_length": self.max_length}
         at_least("DePT", 1, sizes)
+        above("DePT", 0, {"alpha": self.alpha})
 
     @property
     def layout(self) -> PromptLayout:

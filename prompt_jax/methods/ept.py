@@ -24,7 +24,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import at_least, settings
+from prompt_jax.settings import above, at_least, settings
 
 
 @settings
@@ -50,7 +50,8 @@ class EPT(PromptMethod):
 
     def check(self):
         sizes = {"length": self.length, "rank": self.rank, "max_length": self.max_length}
-        at_least("EPT", 1, {**sizes, "spaces": self.spaces, "width": self.width})
+        at_least("EPT", 1, sizes | {"spaces": self.spaces, "width": self.width})
+        above("EPT", 0, {"alpha": self.alpha})
 
     @property
     def layout(self) -> PromptLayout:

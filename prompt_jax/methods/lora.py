@@ -28,7 +28,7 @@ from prompt_jax.model.bundle import ATTENTIONS, PromptBundle, bundle_of
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
-from prompt_jax.settings import at_least, settings, shares
+from prompt_jax.settings import above, at_least, settings, shares
 
 Target = Literal["query", "key", "value", "out"]
 
@@ -56,6 +56,7 @@ class LoRA(PromptMethod):
     def check(self):
         shares("LoRA", {"dropout_rate": self.dropout_rate})
         at_least("LoRA", 1, {"rank": self.rank})
+        above("LoRA", 0, {"alpha": self.alpha})
         for field, names in (("targets", self.targets), ("attentions", self.attentions)):
             if not names:
                 raise UserError(Setting("LoRA", field, ()), remedy="give at least one")

@@ -21,7 +21,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -42,6 +42,7 @@ class LowRankPrompt(PromptMethod):
     placement: Placement = "prefix"
 
     def check(self):
+        at_least("LowRankPrompt", 1, {"length": self.length})
         if not 1 <= self.rank <= self.length:
             raise UserError(
                 Setting("LowRankPrompt", "rank", self.rank), remedy=f"give 1 to {self.length}"

@@ -34,7 +34,7 @@ from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.factors import Factor
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 Combine = Literal["separate", "add", "length", "feature", "projection", "hadamard"]
 
@@ -67,15 +67,12 @@ class MultitaskPrompt(PromptMethod):
             raise UserError(
                 Setting("MultitaskPrompt", "tasks", ()), remedy="name the tasks of the mixture"
             )
+        sizes = {"length": self.length, "shared_width": self.shared_width}
+        at_least("MultitaskPrompt", 1, sizes)
         if self.combine == "length" and not 0 < self.shared_length < self.length:
             raise UserError(
                 Setting("MultitaskPrompt", "shared_length", self.shared_length),
                 remedy=f"give 1 to {self.length - 1}, or another length than {self.length}",
-            )
-        if self.shared_width is not None and self.shared_width < 1:
-            raise UserError(
-                Setting("MultitaskPrompt", "shared_width", self.shared_width),
-                remedy="give 1 or more",
             )
         _ = self.layout
 

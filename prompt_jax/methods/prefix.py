@@ -35,7 +35,7 @@ from prompt_jax.model.bundle import ATTENTIONS, PrefixPositions, PromptBundle, b
 from prompt_jax.model.layers import dropout, split_keys
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import NO_ROWS, PromptLayout
-from prompt_jax.settings import at_least, settings, shares
+from prompt_jax.settings import above, at_least, settings, shares
 
 
 @settings
@@ -68,6 +68,7 @@ class PrefixTuning(PromptMethod):
     def check(self):
         shares("PrefixTuning", {"dropout_rate": self.dropout_rate})
         at_least("PrefixTuning", 1, {"length": self.length, "hidden": self.hidden})
+        above("PrefixTuning", 0, {"scale": self.scale})
         if self.saved is not None and self.hidden is not None:
             raise UserError(
                 Setting("PrefixTuning", "saved", self.saved),

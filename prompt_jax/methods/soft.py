@@ -17,7 +17,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle, Visibility, bundle_of
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -42,7 +42,9 @@ class SoftPrompt(PromptMethod):
     visibility: Visibility = Visibility()
 
     def check(self):
-        if self.length < 0 or self.decoder_length < 0 or self.length + self.decoder_length == 0:
+        lengths = {"length": self.length, "decoder_length": self.decoder_length}
+        at_least("SoftPrompt", 0, lengths)
+        if self.length + self.decoder_length == 0:
             raise UserError(
                 Setting("SoftPrompt", "length", self.length),
                 f"with decoder_length = {self.decoder_length}",

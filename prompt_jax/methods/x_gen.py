@@ -26,7 +26,7 @@ from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.factors import Factor
 from prompt_jax.prompt.layout import Placement, PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 Table = Literal["language", "task"]
 TABLES: tuple[Table, ...] = ("language", "task")
@@ -59,6 +59,8 @@ class XGen(PromptMethod):
     placement: Placement = "prefix"
 
     def check(self):
+        lengths = {"language_length": self.language_length, "task_length": self.task_length}
+        at_least("XGen", 1, lengths)
         for field, names in (("languages", self.languages), ("tasks", self.tasks)):
             if not names:
                 raise UserError(Setting("XGen", field, ()), remedy="give at least one name")

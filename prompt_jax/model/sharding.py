@@ -10,7 +10,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 AXES = ("data", "fsdp", "model")
 
@@ -47,6 +47,14 @@ class MeshShape:
     model: int = 1
     slices: int | None = None
 
+    def check(self):
+        sizes = {"fsdp": self.fsdp, "model": self.model, "data": self.data}
+        at_least("MeshShape", 1, {"slices": self.slices})
+        for name, size in sizes.items():
+            if size < 1 and (size != -1 or list(sizes.values()).count(-1) > 1):
+                offender = Setting("MeshShape", name, size)
+                raise UserError(offender, remedy="give 1 or more, or -1 on one axis")
+
     def build(self, devices=None) -> Mesh:
         """The mesh; on TPUs neighbours in it are neighbours on the chips' own network."""
         grid = self.grid(jax.devices() if devices is None else devices)
@@ -55,8 +63,6 @@ class MeshShape:
     def grid(self, devices) -> np.ndarray:
         """The devices as an array [data, fsdp, model]; UserError where they do not fit."""
         sizes = [self.data, self.fsdp, self.model]
-        if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-            raise UserError(f"MeshShape {sizes}", "sizes are >= 1, and at most one of them is -1")
         known = math.prod(s for s in sizes if s != -1)
         if len(devices) % known or (-1 not in sizes and known != len(devices)):
             n = len(devices)

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.errors import Setting, UserError
 from prompt_jax.methods.cpt import CPT
 from prompt_jax.methods.parts.inits import pieces_of
 from prompt_jax.model.logprobs import EOS, token_losses
@@ -12,7 +11,7 @@ from prompt_jax.objective.loss import example_shares, loss_weights
 from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.terms import LossTerm, Measure
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import fractions, settings
 
 ROOM = 8  # columns of texts where a step is only compiled
 
@@ -37,10 +36,8 @@ class ContextLabels(LossTerm):
     weight: float | Schedule = 1.0
 
     def check(self):
-        if not 0 < self.decay <= 1:
-            raise UserError(
-                Setting("ContextLabels", "decay", self.decay), remedy="give 0 < value <= 1"
-            )
+        super().check()
+        fractions("ContextLabels", {"decay": self.decay})
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:
         rows = {name: jnp.asarray(x) for name, x in self.rows(vocabulary, layout).items()}

@@ -50,6 +50,7 @@ class Distillation(Taught):
     temperature: float = 1.0
 
     def check(self):
+        super().check()
         above("Distillation", 0, {"temperature": self.temperature})
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:

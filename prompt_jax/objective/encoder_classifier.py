@@ -38,6 +38,7 @@ class EncoderClassifier(LossTerm):
     export_head: bool = False
 
     def check(self):
+        super().check()
         if len(set(self.labels)) < max(len(self.labels), 2):
             raise UserError(
                 Setting("EncoderClassifier", "labels", self.labels),

@@ -26,6 +26,7 @@ class FrozenKL(LossTerm):
     temperature: float = 1.0
 
     def check(self):
+        super().check()
         above("FrozenKL", 0, {"temperature": self.temperature})
 
     @property

@@ -57,7 +57,7 @@ def restored(arrays: Mapping[str, np.ndarray], where: str) -> nnx.Dict:
         width, count = kernel.shape
         if count != len(labels) or bias.shape != (count,):
             raise ValueError
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(where, f"the head of {term} is damaged", "copy it again") from None
     head = AnsweringHead(width, labels, separator)
     head.kernel[...] = jnp.asarray(kernel, jnp.float32)

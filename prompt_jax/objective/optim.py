@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from prompt_jax.errors import Setting, UserError
 from prompt_jax.objective.per_layer import clip_by_rms, scale_by_param_rms
-from prompt_jax.settings import above, at_least, settings, shares
+from prompt_jax.settings import above, at_least, fractions, settings, shares
 
 
 @settings
@@ -90,9 +90,9 @@ class Adafactor:
 
     def check(self):
         check_clip("Adafactor", self.clip_global_norm)
-        more = {"decay_rate": self.decay_rate, "clipping_threshold": self.clipping_threshold}
-        above("Adafactor", 0, more)
-        at_least("Adafactor", 0, {"weight_decay": self.weight_decay})
+        above("Adafactor", 0, {"clipping_threshold": self.clipping_threshold})
+        fractions("Adafactor", {"decay_rate": self.decay_rate})
+        shares("Adafactor", {"weight_decay": self.weight_decay})
         at_least("Adafactor", 0, {"optimizer_start_step": self.optimizer_start_step})
 
     def build(self, rate: jax.Array | None = None) -> optax.GradientTransformation:

@@ -40,6 +40,7 @@ class Panda(Taught):
     temperature: float = 1.0
 
     def check(self):
+        super().check()
         above("Panda", 0, {"temperature": self.temperature})
 
     def open(self, vocabulary, layout: PromptLayout) -> Measure:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from prompt_jax.objective.rules import GradRule
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -23,6 +23,9 @@ class ProGrad(GradRule):
     needs = ("FrozenKL",)
     apart = True
     strength: float = 1.0
+
+    def check(self):
+        at_least("ProGrad", 0, {"strength": self.strength})
 
     def build(self) -> optax.GradientTransformationExtraArgs:
         def update(updates, state, params=None, **extra: Any):

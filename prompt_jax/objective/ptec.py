@@ -47,6 +47,7 @@ class PTEC(LossTerm):
     weight: float | Schedule = 1.0
 
     def check(self):
+        super().check()
         if len(set(self.labels)) < max(len(self.labels), 2):
             raise UserError(
                 Setting("PTEC", "labels", self.labels), remedy="give two or more, each once"

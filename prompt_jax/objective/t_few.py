@@ -36,6 +36,7 @@ class OverChoices(LossTerm):
     skip_longer: bool
 
     def check(self):
+        super().check()
         at_least(type(self).__name__, 1, {"width": self.width})
 
     @property

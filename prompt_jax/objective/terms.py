@@ -30,6 +30,7 @@ from prompt_jax.objective.optim import Schedule
 from prompt_jax.objective.rules import GradRule
 from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.prompt.library import load_value
+from prompt_jax.settings import at_least
 
 Measure = Callable[[Passes, Mapping[str, jax.Array]], jax.Array]  # of passes and batch, a mean
 
@@ -49,6 +50,11 @@ class LossTerm(abc.ABC):
     owns_parameters = False
     answers = False
     weight: float | Schedule
+
+    def check(self) -> None:
+        """UserError for a weight below 0; a term with a check of its own calls this one."""
+        if not isinstance(self.weight, Schedule):
+            at_least(type(self).__name__, 0, {"weight": self.weight})
 
     @property
     def forwards(self) -> tuple[Forward, ...]:
@@ -152,7 +158,7 @@ def modules_of(
 def teacher_digests(terms: Sequence[LossTerm]) -> dict[str, Any]:
     """What decides a run's numbers beside its settings: each teacher's SHA-256, by its path."""
     paths = teachers(forward for term in terms for forward in term.forwards).values()
-    return {f"the teacher {path}": load_value(path).manifest.get("sha256") for path in paths}
+    return {f"the teacher {path}": load_value(path).digest for path in paths}
 
 
 def columns_of(terms: Sequence[LossTerm]) -> tuple[Column, ...]:

@@ -27,7 +27,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from prompt_jax.contents import refuse_pointer
+from prompt_jax.contents import json_object, refuse_pointer
 from prompt_jax.errors import UserError
 from prompt_jax.model.bundle import (
     AXES,
@@ -103,6 +103,12 @@ class Prompt:
     arrays: dict[str, np.ndarray]
     manifest: dict[str, Any]
     path: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its arrays as an artefact has them."""
+        known = self.manifest.get("sha256")
+        return known or hashlib.sha256(safetensors.numpy.save(self.arrays)).hexdigest()
 
     @property
     def array(self) -> np.ndarray:
@@ -363,11 +369,8 @@ def _read_npy(where: str) -> np.ndarray:
 
 def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     name = f"{where}/{MANIFEST}"
-    try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise UserError(name, f"not JSON ({error})", "copy it again") from None
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
+    manifest = json_object(text, name)
+    if "format_version" not in manifest:
         raise UserError(name, "not the manifest of a prompt", "give an artefact's directory")
     version = manifest["format_version"]
     if version != FORMAT_VERSION:

@@ -18,7 +18,7 @@ from etils import epath
 from flax import nnx
 
 from prompt_jax.backbone.load import Backbone
-from prompt_jax.errors import UserError
+from prompt_jax.errors import reading
 from prompt_jax.model.bundle import PromptBundle, arrays_by_name
 from prompt_jax.model.columns import with_keys_values
 from prompt_jax.model.t5 import T5
@@ -82,13 +82,10 @@ def _read(prompt: Prompt, weights: str) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     data = path.read_bytes()
-    try:
+    with reading(path, "delete it: it is only there to save time"):
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         facts: dict[str, Any] = header.get("__metadata__", {})
         return safetensors.numpy.load(data) if facts == _facts(prompt, weights) else None
-    except (ValueError, safetensors.SafetensorError) as error:
-        remedy = "delete it: it is only there to save time"
-        raise UserError(path, f"not a safetensors file ({error})", remedy) from None
 
 
 @partial(jax.jit, static_argnums=0)

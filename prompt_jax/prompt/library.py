@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from prompt_jax.contents import json_object
 from prompt_jax.errors import UserError
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.prompt.files import MANIFEST, TENSORS
@@ -190,11 +191,8 @@ def load_value(path: str) -> Prompt:
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except ValueError as error:
-        raise UserError(where, f"not JSON ({error})", "embed the source again") from None
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+    facts = json_object(text, where, "embed the source again")
+    if facts.get("format_version") != FORMAT_VERSION:
         raise UserError(where, f"not an entry of format version {FORMAT_VERSION}", "embed it again")
     for field in FIELDS:
         if field not in facts:

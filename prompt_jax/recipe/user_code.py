@@ -11,6 +11,10 @@ from types import ModuleType
 from prompt_jax.errors import RunError, UserError
 from prompt_jax.recipe.registered import USERS, known
 
+# Of the modules that were imported here: {file name: SHA-256 of its code}, of which blank lines and
+# lines of comments are no part.
+CODE: dict[str, str] = {}
+
 MODULE = "give the dotted name of a module that imports, or the path of a .py file"
 
 
@@ -56,6 +60,16 @@ def import_methods_module(name_or_path: str) -> list[str]:
 
 
 def _import(name_or_path: str, flag: str) -> ModuleType:
+    module = _import_any(name_or_path, flag)
+    if module.__file__ is not None and module.__file__.endswith(".py"):
+        path = Path(module.__file__)
+        lines = [line.rstrip() for line in path.read_bytes().splitlines()]
+        code = b"\n".join(line for line in lines if line and not line.lstrip().startswith(b"#"))
+        CODE[path.name] = hashlib.sha256(code).hexdigest()
+    return module
+
+
+def _import_any(name_or_path: str, flag: str) -> ModuleType:
     try:
         if name_or_path.endswith(".py"):
             return _import_path(Path(name_or_path), flag)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prompt_jax.data.corpus import Corpus
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 from prompt_jax.textfiles import read_lines
 
 SMOOTHING = 0.75  # power of the context counts (Levy, Goldberg and Dagan 2015, section 3.1)
@@ -33,6 +33,9 @@ class CountedEmbeddings:
     corpus: Corpus
     window: int = 8
     aligned: tuple[str, ...] = ()
+
+    def check(self):
+        at_least("CountedEmbeddings", 1, {"window": self.window})
 
     def start(self, arrays: dict[str, np.ndarray], vocabulary) -> dict[str, np.ndarray]:
         """`arrays` (T5X's names, random) with embeddings and untied logits replaced.

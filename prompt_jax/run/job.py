@@ -36,6 +36,7 @@ from prompt_jax.objective.terms import (
 from prompt_jax.progress import elapsed
 from prompt_jax.prompt import computed
 from prompt_jax.prompt.artefact import save_beside
+from prompt_jax.recipe.user_code import CODE
 from prompt_jax.run.identity import FILE, compare, identity, write
 from prompt_jax.run.log import Meter, MetricsLog, Screen, check_best_metric
 from prompt_jax.run.observe import Observer, Opened
@@ -196,6 +197,8 @@ class Run:
         }
         contents = {"the backbone": self.backbone.digest, "the training data": text.digest()}
         contents |= teacher_digests(run.terms)
+        contents |= {f"the prompt {path}": digest for path, digest in beginning.saved.items()}
+        contents |= {f"the module {name}": digest for name, digest in CODE.items()}
         if vocabulary is not None:
             contents["the tokenizer"] = vocabulary.digest
         if held_out is not None:

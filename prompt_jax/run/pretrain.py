@@ -20,7 +20,7 @@ from prompt_jax.run.log import read_metrics
 from prompt_jax.run.observe import Observer
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import PassWeights, Stage, Stages, stage_folder, train_stages
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 
 @settings
@@ -36,6 +36,9 @@ class NewVocabulary:
     corpus: Corpus
     size: int
     sentences: int = 200_000
+
+    def check(self):
+        at_least("NewVocabulary", 1, {"size": self.size, "sentences": self.sentences})
 
     def make(self, path: Path) -> None:
         """Writes the model file."""

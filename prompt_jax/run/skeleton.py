@@ -34,7 +34,7 @@ from prompt_jax.run.cut import Chosen, cut_out
 from prompt_jax.run.gates import Gates
 from prompt_jax.run.settings import Train
 from prompt_jax.run.stages import Done, OnEnd
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, fractions, settings
 
 STACKS = {"encoder": ("attention",), "decoder": ("attention", "cross")}  # as a bundle names them
 
@@ -56,14 +56,8 @@ class PruneNeurons(OnEnd):
     by: Literal["gradient", "random"] = "gradient"
 
     def check(self):
-        for name, value in (("keep", self.keep), ("keep_heads", self.keep_heads)):
-            if not 0 < value <= 1:
-                offender = Setting("PruneNeurons", name, value)
-                raise UserError(offender, remedy="give more than 0, at most 1")
-        if self.batches < 1:
-            raise UserError(
-                Setting("PruneNeurons", "batches", self.batches), remedy="give at least 1"
-            )
+        fractions("PruneNeurons", {"keep": self.keep, "keep_heads": self.keep_heads})
+        at_least("PruneNeurons", 1, {"batches": self.batches})
 
     def files(self, done: Done) -> tuple[str, ...]:
         return (str(done.folder / "skeleton"), str(done.folder / "prompt" / "skeleton"))

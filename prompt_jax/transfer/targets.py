@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epath
 
+from prompt_jax.contents import json_object
 from prompt_jax.errors import UserError
 from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 from prompt_jax.prompt.library import Entry, Library
@@ -266,14 +267,8 @@ def read_report(model_dir: str) -> dict[str, Any]:
     path = epath.Path(model_dir) / REPORT
     if not path.exists():
         return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            path,
-            f"not a report ({error})",
-            "remove it and name its strategies again: what is trained stays",
-        ) from None
+    remedy = "remove it and name its strategies again: what is trained stays"
+    return json_object(path.read_bytes(), path, remedy)
 
 
 def with_earlier(

@@ -25,7 +25,7 @@ from prompt_jax.backbone.formats.names import FILES_TABLE, Shape, check_dtypes, 
 from prompt_jax.backbone.formats.store import read_file
 from prompt_jax.backbone.vocabulary import is_tokenizer, tokenizer_json
 from prompt_jax.backbone.weights import t5x_shapes
-from prompt_jax.contents import refuse_pointer_at
+from prompt_jax.contents import json_object, refuse_pointer, refuse_pointer_at
 from prompt_jax.errors import UserError
 from prompt_jax.model.t5 import T5Config
 
@@ -114,15 +114,13 @@ class SafeTensors:
 def read_json(path: Path | epath.Path) -> dict[str, Any]:
     """The object in a JSON file; UserError where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(path, "no such file", "a backbone's folder needs one") from error
-    except (OSError, ValueError) as error:
-        refuse_pointer_at(path)
-        raise UserError(path, f"cannot be read as JSON ({error})", "copy it again") from error
-    if not isinstance(value, dict):
-        raise UserError(path, "holds no JSON object", "copy it again")
-    return value
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error})", "check your access to it") from error
+    refuse_pointer(path, content[:64])
+    return json_object(content, path)
 
 
 def family(config: T5Config) -> str:

@@ -210,7 +210,7 @@ def settings_from(
     Raises:
       UserError: it is no T5's, or a field has a value that the T5 here does not compute with.
     """
-    if "model_type" not in raw or raw["model_type"] not in _DEFAULTS:
+    if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in _DEFAULTS:
         kind = repr(raw["model_type"]) if "model_type" in raw else "absent"
         raise UserError(where, f"model_type is {kind}", f"give one of {', '.join(_DEFAULTS)}")
     for key in _REQUIRED:

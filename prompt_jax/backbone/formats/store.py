@@ -1,6 +1,5 @@
 """Folders as TensorStore sees them, local or `gs://`: small files, and zarr arrays."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import tensorstore as ts
 
 from prompt_jax.backbone.formats import Box, Stored
+from prompt_jax.contents import json_object
 from prompt_jax.errors import UserError
 
 ERRORS = (ValueError, OSError, NotImplementedError)  # what TensorStore raises
@@ -58,14 +58,7 @@ class Store:
         data = self.read(name)
         if data is None:
             return None
-        where = self.where(name)
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise UserError(where, f"cannot be read as JSON ({error})", "copy it again") from error
-        if not isinstance(value, dict):
-            raise UserError(where, "holds no JSON object", "copy it again")
-        return value
+        return json_object(data, self.where(name))
 
     def where(self, name: str) -> str:
         return f"{self.path}/{name}"

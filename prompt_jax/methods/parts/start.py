@@ -36,6 +36,7 @@ class Start:
       choices: the label texts of the task; () where it declares none.
       name, digest: of the backbone, for messages and checks.
       row: the name of the task or language whose rows begin now; "" where they have none.
+      saved: the digests of the saved prompts that were read, by their paths.
     """
 
     row = ""
@@ -45,6 +46,7 @@ class Start:
         self.vocabulary, self.choices = backbone.vocabulary, choices
         self.name, self.digest = backbone.name, backbone.digest
         self._backbone = backbone
+        self.saved: dict[str, str] = {}
 
     @cached_property
     def embedding(self) -> np.ndarray:
@@ -91,6 +93,7 @@ class Start:
           UserError: it was tuned for other weights or pieces; `setting` is where `path` is from.
         """
         prompt = load_value(path)
+        self.saved[path] = prompt.digest
         if not prompt.manifest or allow_other:
             return prompt
         tuned = prompt.manifest["backbone"]
@@ -176,6 +179,7 @@ class Start:
             if not prompt.manifest:
                 raise UserError(setting, f"{prompt.path!r} is not an artefact", "import it")
             check_backbone(prompt, self)
+            self.saved[prompt.path] = prompt.digest
         return saved
 
 
