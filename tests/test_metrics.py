@@ -135,6 +135,57 @@ def test_tensorboard_reaches_a_bucket_while_the_run_goes_on(folder, monkeypatch)
     assert len(list(events.parent.iterdir())) == 1
 
 
+def test_records_reach_a_bucket_while_the_run_goes_on(folder, monkeypatch, capsys):
+    """Not at every record, and a bucket that is away for a while ends nothing."""
+    monkeypatch.setattr("prompt_jax.run.log.is_local", lambda path: False)
+    monkeypatch.setattr("prompt_jax.run.log.PAUSES", (0.0, 0.0))
+    log = MetricsLog(folder, 0)
+    steps = lambda: [record["step"] for record in read_metrics(folder)]  # noqa: E731
+    log.write({"step": 1, "kind": "train"})
+    log.write({"step": 2, "kind": "train"})
+    assert steps() == [1]
+    monkeypatch.setattr("prompt_jax.run.log.PUBLISH_SECONDS", 0.0)
+    log.write({"step": 3, "kind": "train"})
+    assert steps() == [1, 2, 3]
+    write, answers = log._write_all, [OSError("503\nbusy"), ConnectionError("reset"), None]
+
+    def away():
+        if (answer := answers.pop(0) if answers else None) is not None:
+            raise answer
+        write()
+
+    monkeypatch.setattr(log, "_write_all", away)
+    log.write({"step": 4, "kind": "train"})
+    assert steps() == [1, 2, 3]
+    log.evaluation(evaluation(4, 1.0), [])
+    assert steps() == [1, 2, 3, 4, 4]
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{folder}/metrics.jsonl is not written yet (OSError: 503)"
+    answers += [OSError("gone")] * 3
+    log.close()
+    assert steps() == [1, 2, 3, 4, 4]
+
+
+def test_tensorboard_needs_a_bucket_less_than_the_run_does(folder, monkeypatch, capsys):
+    monkeypatch.setattr("prompt_jax.inspect.tensorboard.is_local", lambda path: False)
+    board = TensorBoard()
+    (folder / "tensorboard").write_text("no folder")
+    board.start(opened(folder))
+    board.log({"step": 2, "kind": "train", "loss": 1.0})
+    board.finished()
+    assert "tensorboard is not written (" in capsys.readouterr().out
+
+    def nowhere(prefix):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", nowhere)
+    board.start(opened(folder))
+    board.log({"step": 2, "kind": "train", "loss": 1.0})
+    board.finished()
+    said = capsys.readouterr().out
+    assert said == "TensorBoard is left out: No usable temporary directory found\n"
+
+
 @pytest.mark.parametrize(("direction", "step"), [("max", 4), ("min", 2)])
 def test_ties_go_to_the_earlier_step(folder, direction, step):
     log = MetricsLog(folder, 0)

@@ -50,14 +50,16 @@ def _shared(rows: Sequence[Mapping[str, Any]], least: Sequence[int], room: int) 
 
 def _widths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Least width of each column: its longest word, and of the first its longest cell."""
+    from rich.cells import cell_len
+
     if not rows:
         return []
     cells = [[_cell(value) for value in row.values()] for row in rows]
     widths = [
-        max(len(word) for text in (name, *column) for word in text.split() or [""])
+        max(cell_len(word) for text in (name, *column) for word in text.split() or [""])
         for name, column in zip(rows[0], zip(*cells, strict=True), strict=True)
     ]
-    return [max(widths[0], *(len(row[0]) for row in cells)), *widths[1:]]
+    return [max(widths[0], *(cell_len(row[0]) for row in cells)), *widths[1:]]
 
 
 def _fits(widths: Sequence[int], room: int) -> bool:

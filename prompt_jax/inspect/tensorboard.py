@@ -30,6 +30,12 @@ class TensorBoard:
         self._flushed = self._published = 0.0
 
     def start(self, opened: Opened) -> None:
+        if not is_local(opened.folder):
+            try:
+                self._scratch = tempfile.TemporaryDirectory(prefix="prompt_jax_tensorboard_")
+            except OSError as error:
+                opened.say(f"TensorBoard is left out: {error.strerror}")
+                return
         self._opened = opened
 
     def log(self, record: Record) -> None:
@@ -62,8 +68,7 @@ class TensorBoard:
         if self._writer is None:
             assert self._opened is not None
             folder = str(self._opened.folder / "tensorboard")
-            if not is_local(self._opened.folder):
-                self._scratch = tempfile.TemporaryDirectory(prefix="prompt_jax_tensorboard_")
+            if self._scratch is not None:
                 folder = self._scratch.name
             self._writer = _Events(folder, self._opened.start + 1)
         return self._writer
@@ -80,9 +85,13 @@ class TensorBoard:
         self._published = time.monotonic()
         self._flush()
         target = self._opened.folder / "tensorboard"
-        target.mkdir(parents=True, exist_ok=True)
-        for file in Path(self._scratch.name).iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for file in Path(self._scratch.name).iterdir():
+                (target / file.name).write_bytes(file.read_bytes())
+        except Exception as error:  # each client of a bucket has its own
+            first = str(error).partition("\n")[0]
+            self._opened.say(f"{target} is not written ({type(error).__name__}: {first})")
 
 
 @contextlib.contextmanager

@@ -326,6 +326,7 @@ class Run:
 
     def save(self, state: TrainState) -> None:
         """The prompt as it is, then a checkpoint."""
+        self.log.flush()
         self.save_prompt(state, "last", self.log.evaluation_at(int(state.step)))
         self.checkpoints.save(state)
 

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from prompt_jax.paths import is_local
 from prompt_jax.run.observe import Observer, Opened
 from prompt_jax.run.speed import Speed, compile_clock, memory
 
+PUBLISH_SECONDS = 10.0  # between two writes of the whole file
+PAUSES = (1.0, 4.0)  # seconds before it is tried again
 NEVER_INFINITE = {"loss": "loss", "trainable_norm": "norm of the trained parameters"}
 
 
@@ -27,8 +29,9 @@ class MetricsLog:
 
     Opening it at a step drops every record after that step, so that a resumed run tells one story.
     The best is sought among evaluations of what is `scored`: {"task", "split", ...} of a record.
-    Where files cannot be appended to (buckets), the file is written anew at each flush. Observers
-    see every record that is written.
+    Where files cannot be appended to (buckets), the file is written anew: every PUBLISH_SECONDS,
+    after each evaluation, with each checkpoint, and at the end. Where that fails, it is tried again
+    a little later. Observers see every record that is written.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class MetricsLog:
         self.path = model_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(model_dir) if r["step"] <= start_step]
         self.scored = dict(scored or {})
+        self._say: Callable[[str], None] = print
+        self._published, self._waiting = -math.inf, False
         self._write_all()
         self.observers = observers if hosts.writes() else ()
 
@@ -63,13 +68,35 @@ class MetricsLog:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         else:
-            self._write_all()
+            self._waiting = True
+            if time.monotonic() - self._published > PUBLISH_SECONDS:
+                self._publish()
         for observer in self.observers:
             observer.log(record)
+
+    def flush(self) -> None:
+        """Every record is in the file, or a line says why not."""
+        for pause in (*PAUSES, None):
+            if not self._waiting or self._publish() or pause is None:
+                return
+            time.sleep(pause)
+
+    def _publish(self) -> bool:
+        """Writes all records to a bucket; whether that went well."""
+        self._published = time.monotonic()
+        try:
+            self._write_all()
+        except Exception as error:  # each client of a bucket has its own
+            first = str(error).partition("\n")[0]
+            self._say(f"{self.path} is not written yet ({type(error).__name__}: {first})")
+            return False
+        self._waiting = False
+        return True
 
     def evaluation(self, record: dict[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
         """Writes the record of an evaluation, whose predictions observers see."""
         self.write(record)
+        self.flush()
         for observer in self.observers:
             observer.evaluated(record, predictions)
 
@@ -111,11 +138,13 @@ class MetricsLog:
         ]
 
     def start(self, opened: Opened) -> None:
+        self._say = opened.say
         for observer in self.observers:
             observer.start(opened)
 
     def close(self) -> None:
         """The run has ended or was left."""
+        self.flush()
         for observer in self.observers:
             observer.finished()
 
