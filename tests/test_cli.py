@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from prompt_jax.answer.answerer import Answering
 from prompt_jax.cli.main import main, split_bindings
-from prompt_jax.cli.show import print_confusion, print_facts
+from prompt_jax.cli.show import print_confusion, print_facts, print_table
 from prompt_jax.errors import Preempted, RunError, UserError
 from prompt_jax.model.decode import Sampling
 from prompt_jax.recipe import config
@@ -408,6 +409,14 @@ def test_tables_that_are_too_wide_say_the_same_in_80_columns(capsys):
     lines = told.splitlines()
     assert "3 economics" in told and "none" in told and sum("99" in line for line in lines) == 8
     assert lines[-1] == "digest: " + "0" * 90 and max(map(len, lines[:-1])) <= 80
+
+
+def test_tables_count_the_columns_of_wide_letters(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "心情データセット" * 4
+    print_table("t", [{"name": name, "metrics": "accuracy and f1 and more of them"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80 and sum(name in line for line in lines) == 1
 
 
 def test_eval_of_many_labels_tells_the_commonest_mistakes(callee, capsys):

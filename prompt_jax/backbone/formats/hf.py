@@ -261,6 +261,8 @@ def _check_types(settings: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             wanted = "a number" if isinstance(kind, tuple) else kind.__name__
             raise UserError(where, f"{name} = {value!r} should be {wanted}", "copy it again")
+        if kind is int and value < 1:
+            raise UserError(where, f"{name} = {value!r} should be 1 or more", "copy it again")
     if not 0 <= settings["dropout_rate"] < 1:
         rate = settings["dropout_rate"]
         raise UserError(where, f"dropout_rate = {rate!r} should be from 0 to below 1", "correct it")
