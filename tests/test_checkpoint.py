@@ -295,6 +295,9 @@ CONFIG_REFUSALS = {
     "rate": ({"dropout_rate": float("nan")}, "dropout_rate = nan should be from 0 to below 1"),
     "null": ({"d_model": None}, "'d_model' is missing or not a whole number"),
     "kind": ({"num_decoder_layers": "2"}, "num_decoder_layers = '2' should be int"),
+    "none": ({"num_decoder_layers": 0}, "num_decoder_layers = 0 should be 1 or more"),
+    "buckets": ({"relative_attention_num_buckets": -1}, "= -1 should be 1 or more"),
+    "list": ({"model_type": ["t5"]}, r"model_type is \['t5'\]; give one of t5, mt5, umt5"),
     "type": ({"d_model": "64"}, "'d_model' is missing or not a whole number"),
     "layers": ({"num_layers": 3, "num_decoder_layers": 2}, "encoder.block.2.* is missing"),
 }

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,3 +113,11 @@ def test_show_needs_a_vocabulary():
     arrays_only = SimpleNamespace(name="t5x:DIR", vocabulary=None)
     with pytest.raises(UserError, match="backbone 't5x:DIR': has no vocabulary"):
         tasks_cli.show_task("vader_polarity", "train", 1, arrays_only)
+
+
+@pytest.mark.slow
+def test_the_list_says_nothing_beside_it():
+    """TensorFlow's own lines of its start among it."""
+    program = [sys.executable, "-m", "prompt_jax", "tasks", "list"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")

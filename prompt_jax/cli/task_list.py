@@ -19,9 +19,9 @@ def list_tasks() -> list[dict]:
     is the published size of each split, `choices` the list of label strings; each may be None. A
     split of a mixture is present where all its tasks that have it are.
     """
-    import seqio
+    from prompt_jax.tasks import text  # before seqio, so that TensorFlow starts quietly
 
-    from prompt_jax.tasks import text
+    import seqio  # isort: skip
 
     text.import_bundled()
     tasks = [_describe_task(name) for name in seqio.TaskRegistry.names()]
