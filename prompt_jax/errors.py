@@ -44,12 +44,17 @@ class UserError(ValueError):
     @property
     def fault(self) -> str:
         """The offender and what is wrong, without the remedy."""
-        return ": ".join(part for part in (str(self.where), self.problem) if part)
+        return _in_a_line(": ".join(part for part in (str(self.where), self.problem) if part))
 
     def __str__(self) -> str:
         """`where: problem; remedy`, or `where: remedy` where there is no problem to name."""
         what = "; ".join(part for part in (self.problem, self.remedy) if part)
-        return ": ".join(part for part in (str(self.where), what) if part)
+        return _in_a_line(": ".join(part for part in (str(self.where), what) if part))
+
+
+def _in_a_line(text: str) -> str:
+    """Line ends, of texts and names that a message quotes, are written as escapes."""
+    return text.translate({ord("\n"): "\\n", ord("\r"): "\\r"})
 
 
 class RunError(RuntimeError):

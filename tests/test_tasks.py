@@ -89,6 +89,15 @@ def test_a_bad_line_is_named(tmp_path, registry, line, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_line_end_in_a_quoted_text_ends_no_message(tmp_path, registry):
+    row = json.dumps({"inputs": "x", "targets": "go\nod"})
+    (tmp_path / "x.jsonl").write_text(row + "\n")
+    text.jsonl_task("x", {"train": str(tmp_path / "x.jsonl")}, choices=("good", "bad"))
+    with pytest.raises(UserError, match=r"x\.jsonl:1: the target 'go\\nod' is none of") as caught:
+        text.load_examples("x", "train")
+    assert "\n" not in str(caught.value)
+
+
 def test_empty_and_missing_files_and_unknown_labels_are_refused(tmp_path, registry):
     (tmp_path / "empty.jsonl").write_text("\n")
     files = {

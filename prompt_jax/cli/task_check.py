@@ -211,7 +211,7 @@ def statistics(rows: Sequence[dict], places: Sequence[str], limits: Limits) -> d
     lengths = {key: [limits.length(row[key]) for row in rows] for key in TEXT_KEYS}
     named = _named(rows, places, lengths, limits)
     if len(rows) > 1 and len(targets := {row["targets"] for row in rows} - {UNLABELLED}) == 1:
-        named.append(f"every target is '{targets.pop()[:40]}': there is nothing to learn")
+        named.append(f"every target is {targets.pop()[:40]!r}: there is nothing to learn")
     labels = _labels([row["targets"] for row in rows])
     named += _alike(labels or {})
     return {
