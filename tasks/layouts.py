@@ -205,7 +205,7 @@ def as_number(record: Record, key: str, default: float | None = None) -> float:
     `default`: where there is no such key.
     """
     if default is not None and key not in record:
-        return default
+        return float(default)
     value = record[key]
     with contextlib.suppress(ValueError):
         value = float(value) if isinstance(value, str) else value

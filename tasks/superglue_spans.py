@@ -120,9 +120,9 @@ def queries(example: Record) -> Iterator[Row]:
     places = [(pick(span, "start", int), pick(span, "end", int)) for span in spans]
     entities = sorted({text[start : end + 1] for start, end in places})
     for query in pick(example, "qas", list):
+        place = (pick(example, "idx", int), pick(query, "idx", int))
         given = pick(query, "answers", list) if "answers" in query else []
         answers = sorted({pick(answer, "text", str) for answer in given})
-        place = (pick(example, "idx", int), pick(query, "idx", int))
         yield from _query_rows(text, pick(query, "query", str), entities, answers, place)
 
 

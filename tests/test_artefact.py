@@ -176,7 +176,7 @@ DAMAGE = [
     (lambda f: (f / TENSORS).unlink(), f"{TENSORS}': no such file; an artefact has"),
     (lambda f: (f / MANIFEST).write_text("{"), f"{MANIFEST}: not JSON"),
     (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\xfa"), f"{MANIFEST}: not UTF-8"),
-    (lambda f: (f / MANIFEST).write_text("[1]"), "not the manifest of a prompt"),
+    (lambda f: (f / MANIFEST).write_text("[1]"), "holds no JSON object"),
     (truncate, f"{TENSORS}: has SHA-256"),
     (other_numbers, "the file was changed or cut short"),
     (told(shapes={"encoder": [5, 8], "decoder": [2, 8]}), "the manifest says"),

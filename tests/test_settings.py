@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from prompt_jax.errors import Setting, UserError
+from prompt_jax.methods.cpt import CPT
 from prompt_jax.recipe.registered import REGISTERED
 from prompt_jax.settings import nearest, settings
 
@@ -160,11 +161,14 @@ LISTS: dict[str, Any] = {  # bound although they have defaults, which no recipe 
     "tasks": ("a", "b"),
 }
 NEEDED: dict[str, Any] = {
+    "backbone": "nano",
     "batch_size": 2,
     "files": ("a.txt",),
     "input_length": 8,
     "keep": 8,
     "labels": ("a", "b"),
+    "name": "nano",
+    "path": "a.npy",
     "learning_rate": 0.1,
     "length": 8,
     "objective": "prefix_lm",
@@ -188,15 +192,18 @@ def settings_class(name: str) -> type | None:
 
 def required(cls: type) -> dict[str, Any]:
     """What a settings class cannot be built without."""
-    known = {**NEEDED, **LISTS}
     found = {}
     for field in dataclasses.fields(cls):
         if field.name == "corpus":
             found["corpus"] = settings_class("Corpus")(**required(settings_class("Corpus")))
+        elif field.name == "method" and field.default is dataclasses.MISSING:
+            found["method"] = CPT(demonstrations=(("a", "b"),), length=8)
         elif field.name == "schedule":
             found["schedule"] = settings_class("Schedule")(learning_rate=0.1)
-        elif field.name in LISTS or (field.default is dataclasses.MISSING and field.name in known):
-            found[field.name] = known[field.name]
+        elif field.name in LISTS and field.type not in (int, "int"):
+            found[field.name] = LISTS[field.name]
+        elif field.default is dataclasses.MISSING and field.name in NEEDED:
+            found[field.name] = NEEDED[field.name]
     return found
 
 

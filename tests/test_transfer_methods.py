@@ -100,6 +100,7 @@ def test_each_task_has_its_own_teacher(tiny, tmp_path):
         "MultitaskPrompt.tasks=('other', 'toy')",
         "MultitaskPrompt.init=@UniformInit()",
         "Evaluation.mode='generate'",
+        "shared/Data.few_tasks=False",
     ]
     program = config.load("Stages", ["runs/mpt_nano.gin"], bindings).root
     first, second = resolved(program, epath.Path(tmp_path))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -41,7 +41,7 @@ class Untrained:
       head: a saved head, in place of fitting one.
     """
 
-    method: Literal["gda", "tfup", "tfup_t", "zpe"]
+    method: str
     templates: tuple[str, ...] = (PLACE,)
     fit_split: str = "train"
     per_class: int | None = None

@@ -24,7 +24,7 @@ from prompt_jax.methods.parts.start import Start
 from prompt_jax.model.bundle import PromptBundle
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.prompt.layout import PromptLayout
-from prompt_jax.settings import settings
+from prompt_jax.settings import at_least, settings
 
 Demonstrations = tuple[tuple[str, str], ...]  # inputs and targets
 
@@ -48,6 +48,7 @@ class CPT(PromptMethod):
     template_room: float = 1.0
 
     def check(self):
+        at_least("CPT", 1, {"length": self.length})
         for name, room in (("input_room", self.input_room), ("template_room", self.template_room)):
             if room < 0:
                 raise UserError(Setting("CPT", name, room), remedy="give 0 or more")

@@ -67,7 +67,11 @@ class MultitaskPrompt(PromptMethod):
             raise UserError(
                 Setting("MultitaskPrompt", "tasks", ()), remedy="name the tasks of the mixture"
             )
-        sizes = {"length": self.length, "shared_width": self.shared_width}
+        sizes = {
+            "length": self.length,
+            "shared_length": self.shared_length,
+            "shared_width": self.shared_width,
+        }
         at_least("MultitaskPrompt", 1, sizes)
         if self.combine == "length" and not 0 < self.shared_length < self.length:
             raise UserError(
