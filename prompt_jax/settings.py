@@ -92,7 +92,7 @@ def fractions(owner: str, values: Mapping[str, float]) -> None:
     """As `at_least`, for the first field that is not from 0 to 1, or is 0."""
     for name, value in values.items():
         if not 0 < value <= 1:
-            raise UserError(Setting(owner, name, value), remedy="give 0 < value <= 1")
+            raise UserError(Setting(owner, name, value), remedy="give more than 0, at most 1")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

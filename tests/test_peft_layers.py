@@ -31,7 +31,7 @@ def changed(source, folder, **changes):
         ("lora", {"init_lora_weights": "pissa_niter_4"}, "changed the weights by what is not in"),
         ("lora", {"init_lora_weights": "corda"}, "convert it to plain LoRA by PEFT"),
         ("lora", {"init_lora_weights": "new"}, "init_lora_weights = 'new' is not known here; use"),
-        ("lora", {"lora_alpha": None}, "lora_alpha is None, no number"),
+        ("lora", {"lora_alpha": None}, "lora_alpha = None is not a number"),
         ("prefix_tuning", {"task_type": None}, "PEFT then runs the T5 without the prompt's rows"),
         (
             "prompt_tuning",

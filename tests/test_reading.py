@@ -146,7 +146,7 @@ def test_what_is_no_file_of_rows_is_named(tmp_path: Path):
         "d.csv": "a folder without files of rows; it wants",
         "link.csv": "a link that leads nowhere",
         "pipe.csv": "a pipe or a device, not a file; write it to a file first",
-        "sheet.xlsx": "a file of a kind that is not read; give .jsonl, .parquet",
+        "sheet.xlsx": "a file of a kind that is not read; give .jsonl, .ndjson, .csv",
     }
     for name, line in lines.items():
         with pytest.raises(UserError, match=f"{name}: {line}"):

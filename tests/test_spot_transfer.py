@@ -209,5 +209,6 @@ def test_a_damaged_report_is_refused_before_the_control_is_trained(
         f"--model_dir={tmp_path}",
         *(f"--gin.{b}" for b in SHORT),
     ]
-    assert "transfer.json: not a report" in fails(capsys, *argv)
+    line = fails(capsys, *argv)
+    assert "transfer.json" in line and "what is trained stays" in line
     assert not (tmp_path / "control").exists()

@@ -59,7 +59,8 @@ def test_a_folder_that_does_not_come_is_said(farm, capsys, monkeypatch):
     there = farm.parent / "later"
     assert main(["watch", str(there), "--seconds=0.1"]) == 2
     out, err = capsys.readouterr()
-    assert f"{there}: no such folder" in " ".join(out.split()) and "(waiting for it)" in out
+    out = "".join(out.split())  # lines are wrapped
+    assert f"{there}:nosuchfolder" in out and "(waitingforit)" in out
     assert err.splitlines()[-1].endswith(
         f"{there}: no such folder; give the --model_dir of one, or a folder of runs"
     )

@@ -61,7 +61,7 @@ class Corpus:
         at_least("Corpus", 1, {"mean_noise_span": self.mean_noise_span})
         if not 0 < self.noise_density < 1:
             offender = Setting("Corpus", "noise_density", self.noise_density)
-            raise UserError(offender, remedy="give 0 < value < 1")
+            raise UserError(offender, remedy="give more than 0, less than 1")
         if self.language_exponent is not None and not 0 <= self.language_exponent <= 1:
             raise UserError(
                 Setting("Corpus", "language_exponent", self.language_exponent),

@@ -184,8 +184,8 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
         why = OTHER_FORMULA.get(name, "it is not known here")
         shown = " ".join(repr(value).split())[:60]
         raise UserError(where, f"{kind} with {name} = {shown}: {why}", THROUGH_PEFT)
-    for name in ("r", "lora_alpha"):
-        value = config.get(name, 1)
+    for name in ("r", "lora_alpha") if kind == "LORA" else ():
+        value = config.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(where, f"{name} = {value!r} is not a number", COPY)
     start = config.get("init_lora_weights")
