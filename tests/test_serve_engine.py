@@ -155,6 +155,29 @@ def test_loading_and_unloading_compile_nothing(engine, backbone, paths, tmp_path
     assert set(engine.prompts()) == set(paths)
 
 
+def test_a_warm_up_compiles_the_encoder_once_for_each_width_whatever_is_asked(
+    backbone, paths, tmp_path
+):
+    """Also of prompts that make rows from the text, of which each length makes its own."""
+    mixed, rows = (
+        load_prompt(paths["mixed"]),
+        {"encoder": np.s_[:2], "mixture/sources": np.s_[:, :2]},
+    )
+    arrays = {n: x[rows[n]] if n in rows else x for n, x in mixed.arrays.items()}
+    save_prompt(tmp_path / "short", arrays, mixed.manifest)
+    prompts = {"lora": paths["lora"], "mixed": paths["mixed"], "short": str(tmp_path / "short")}
+    with Engine(backbone, prompts, 4, input_length=40, max_tokens=4, mesh=MESH) as engine:
+        with compilations() as compiled:
+            engine.warm_up()
+        assert (compiled.count("encode"), compiled.count("made_rows")) == (2, 4)
+        with compilations() as later:
+            for name in [*prompts, None]:
+                engine.generate(["a"], name)
+                engine.embed(["a" * 36], name)
+                engine.rank(["a"], ["a", "b"], name)
+        assert later == []
+
+
 def test_a_new_kind_waits_for_what_is_open_and_a_full_queue_does_not_stop_the_warm_up(
     backbone, kinds
 ):

@@ -77,7 +77,13 @@ def prefill(t5: T5, batch, bundle: PromptBundle = NO_PROMPT, *, columns: int) ->
     number of the prompt of every row; without them all rows have prompt 0. The cache has P' +
     `columns` decoder columns.
     """
-    encoded_BTD = t5.encode(batch, bundle)
+    return of_encoded(t5, t5.encode(batch, bundle), batch, bundle, columns=columns)
+
+
+def of_encoded(
+    t5: T5, encoded_BTD: jax.Array, batch, bundle: PromptBundle = NO_PROMPT, *, columns: int
+) -> Cache:
+    """`prefill` of a batch that is encoded already."""
     B, _, D = encoded_BTD.shape
     prompts = jnp.asarray(batch.get("prompt_ids", jnp.zeros(B, jnp.int32)), jnp.int32)
     slots_BP = decoder_slots(bundle, B, prompts)

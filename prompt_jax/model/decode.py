@@ -120,7 +120,13 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
     `batch` is that of `generate`. The encoder runs once per example.
     """
     bundle = t5.computed_once(bundle)
-    encoded = t5.encode(batch, bundle)
+    return score_encoded(t5, t5.encode(batch, bundle), batch, bundle, choices_BCT)
+
+
+def score_encoded(
+    t5: T5, encoded: jax.Array, batch, bundle: PromptBundle, choices_BCT: jax.Array
+) -> jax.Array:
+    """`score` of a batch that is encoded already."""
 
     def one(targets_BT):
         decoder = teacher_forced(batch, bundle, targets_BT)
@@ -138,7 +144,12 @@ def score(t5: T5, batch, bundle: PromptBundle, choices_BCT: jax.Array) -> jax.Ar
 
 def embed(t5: T5, batch, bundle: PromptBundle = NO_PROMPT) -> jax.Array:
     """float32 [B, D]: the mean of the encoder's output over the columns of text, EOS included."""
-    encoded = t5.encode(batch, t5.computed_once(bundle)).astype(jnp.float32)
+    return mean_of_text(t5.encode(batch, t5.computed_once(bundle)), batch)
+
+
+def mean_of_text(encoded: jax.Array, batch) -> jax.Array:
+    """`embed` of a batch that is encoded already."""
+    encoded = encoded.astype(jnp.float32)
     text = encoder_segments(batch) > 0
     if "encoder_prompt_slots" in batch:
         text = text & (batch["encoder_prompt_slots"] == 0)

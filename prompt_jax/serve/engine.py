@@ -18,12 +18,11 @@ from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import trained
 from prompt_jax.model import cache, sharding
-from prompt_jax.model.bundle import Visibility
 from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.artefact import Prompt
-from prompt_jax.prompt.layout import PromptLayout
 from prompt_jax.serve.requests import Ask, Decoding, Generation, Ranking
 from prompt_jax.serve.table import NOBODY, Entry, Frame, make_entry, read_entry
+from prompt_jax.serve.warm_up import blank_batches
 from prompt_jax.serve.worker import Shape, Worker
 
 SLOTS = 32
@@ -286,42 +285,11 @@ class Engine:
         """Compiles the shapes that there are for the prompts now loaded, those of ranking for two
         and for four short choices, by answering requests of them."""
         shape = self.shape_of(self.worker.wanted)
-        narrower = (0, *shape.widths)
-        asked = [(kind, 0) for kind in kinds if kind != "rank"]
-        asked += [("rank", choices) for choices in (2, 4) if "rank" in kinds]
-        for kind, choices in asked:
-            for rows in shape.rows:
-                for least, width in zip(narrower, shape.widths, strict=False):
-                    for entry in self._families():
-                        blanks = (
-                            self._blank(kind, choices, entry, least + 1, width) for _ in range(rows)
-                        )
-                        asks = [ask for ask in blanks if ask is not None]
-                        self.worker.feed(asks)  # others may ask meanwhile: the queue may be full
-                        for ask in asks:
-                            ask.wait()
-
-    def _families(self) -> list[Entry]:
-        """A prompt of each family whose programs are its own, and none."""
-        known = {(Visibility(), None): NOBODY}
-        for entry in self.table.values():
-            known.setdefault((entry.visibility, entry.module and entry.module[0]), entry)
-        return list(known.values())
-
-    def _blank(self, kind: str, choices: int, entry: Entry, least: int, width: int) -> Ask | None:
-        """An ask of `least` to `width` columns; None where the prompt has none of these."""
-        if entry.module is None:  # its rows may be as many as it takes
-            length = min(width, self.input_length)
-            layout = PromptLayout(encoder=max(0, least - length))
-            entry = Entry({}, layout, entry.visibility, None, {})
-        else:
-            length = min(width - entry.layout.columns, self.input_length)
-            if length < 1 or length + entry.layout.columns < least:
-                return None
-        ids = np.full(length, EOS, np.int32)
-        if kind == "generate":
-            return Ask(ids, entry, Decoding(1))
-        return Ask(ids, entry, choices=[ids[:1]] * choices)
+        entries = [NOBODY, *self.table.values()]
+        for asks in blank_batches(shape, entries, kinds, self.input_length):
+            self.worker.push(asks)
+            for ask in asks:
+                ask.wait()
 
     # Requests
 

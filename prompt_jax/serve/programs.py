@@ -1,9 +1,13 @@
-"""What an engine compiles: prefilling rows into slots, advancing all slots, ranking, embedding.
+"""What an engine compiles: encoding a batch; then prefilling its rows into slots, ranking or
+embedding it; advancing all slots.
 
 The prompts of a batch come in as arrays by name whose axis X is its rows (`table.py`). A slot holds
 what steps of the decoder read of its prompt, so that a prompt may go while a request still has it.
+The encoder is compiled once for each shape of a batch, whatever is asked: a method that makes rows
+from the text gives them to it as an array like any other.
 
-Shapes: B slots, R rows of a batch, T encoder columns, N tokens of output, C choices.
+Shapes: B slots, R rows of a batch, T encoder columns, D model width, P prompt rows, N tokens of
+output, C choices.
 """
 
 import dataclasses
@@ -18,21 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_jax.methods.base import PromptedT5
 from prompt_jax.model import cache, decode
-from prompt_jax.model.bundle import PromptBundle, Visibility
+from prompt_jax.model.bundle import Visibility
 from prompt_jax.model.decode import Rows
-from prompt_jax.model.t5 import T5, encoder_segments
+from prompt_jax.model.t5 import encoder_segments
 from prompt_jax.prompt.stack import ALL_AXES
 from prompt_jax.serve.table import Sizes, bundle_of, dtype_of, stays
 
 Arrays = dict[str, jax.Array]
-
-
-class Family(NamedTuple):
-    """What rows of one batch share, as static arguments: the policy of the encoder's prompt rows,
-    and the structure of a method that makes them from the text, if one does."""
-
-    visibility: Visibility
-    module: Any = None
 
 
 @struct.dataclass
@@ -58,6 +54,8 @@ class Programs(NamedTuple):
     """What is compiled for a mesh."""
 
     make_slots: Callable
+    made_rows: Callable
+    encode: Callable
     prefill: Callable
     advance: Callable
     score: Callable
@@ -81,13 +79,34 @@ def make_slots(graphdef, shape: tuple[int, int, int, int], sizes: Sizes, params)
     return Slots(rows, own, jnp.zeros((slots, N)), zeros, none, zeros)
 
 
-def prefill(graphdef, family: Family, params, module, slots: Slots, batch, arrays: Arrays) -> Slots:
+def made_rows(graphdef, method, params, module, batch, rows: jax.Array) -> jax.Array:
+    """float32 [R, P, D]: what the module of a method, `method` its structure, makes of each row's
+    text; `rows` of zeros with what it makes first."""
+    batch = _numbered(batch)
+    made = PromptedT5(nnx.merge(graphdef, params), nnx.merge(method, module)).bundle(batch)
+    assert made.encoder is not None
+    ids = batch["prompt_ids"] if made.encoder_ids is None else made.encoder_ids[:, 0]
+    each = made.encoder[ids if len(made.encoder) > 1 else jnp.zeros_like(ids)]
+    return rows.at[:, : each.shape[1]].set(each)
+
+
+def encode(graphdef, visibility: Visibility, params, batch, arrays: Arrays) -> jax.Array:
+    """[R, T, D]: the encoder's output; `visibility` of all its prompt rows."""
+    t5 = nnx.merge(graphdef, params)
+    return t5.encode(_numbered(batch), bundle_of(arrays, visibility))
+
+
+def _numbered(batch: Arrays) -> Arrays:
+    """The batch, whose row n has prompt n."""
+    rows = len(batch["encoder_input_tokens"])
+    return {**batch, "prompt_ids": jnp.arange(rows, dtype=jnp.int32)}
+
+
+def prefill(graphdef, params, slots: Slots, encoded, batch, arrays: Arrays) -> Slots:
     """`slots` with the rows of the batch in its `slots` int32 [R], before their first token."""
     t5 = nnx.merge(graphdef, params)
     N = slots.rows.ids.shape[1]
-    batch = {**batch, "prompt_ids": jnp.arange(len(batch["limits"]), dtype=jnp.int32)}
-    bundle = _bundle(t5, family, module, batch, arrays)
-    new = cache.prefill(t5, batch, bundle, columns=N)
+    new = cache.of_encoded(t5, encoded, _numbered(batch), bundle_of(arrays), columns=N)
     keys = jax.vmap(_key)(batch["seeds"])
     empty = ~jnp.any(encoder_segments(batch) > 0, axis=1)
     rows = decode.start_rows(new, empty, batch["limits"], keys, N)
@@ -109,14 +128,6 @@ def prefill(graphdef, family: Family, params, module, slots: Slots, batch, array
 def _key(seed: jax.Array) -> jax.Array:
     """What `decode.generate` draws the first row of a batch with, given `jax.random.key(seed)`."""
     return decode.row_keys(jax.random.key(seed), jnp.zeros(1, jnp.int32), 1)[0]
-
-
-def _bundle(t5: T5, family: Family, module, batch, arrays: Arrays) -> PromptBundle:
-    if family.module is None:
-        return bundle_of(arrays, family.visibility)
-    made = PromptedT5(t5, nnx.merge(family.module, module)).bundle(batch)
-    bundle = bundle_of(arrays, family.visibility)
-    return dataclasses.replace(bundle, encoder=made.encoder, encoder_ids=made.encoder_ids)
 
 
 def advance(graphdef, params, slots: Slots, stopped, ended, steps):
@@ -155,20 +166,10 @@ def _step(t5, bundle, tokens, rows):
     return cache.step(t5, rows, tokens, bundle)
 
 
-def score(graphdef, family: Family, params, module, batch, arrays: Arrays) -> jax.Array:
+def score(graphdef, params, encoded, batch, arrays: Arrays) -> jax.Array:
     """float32 [R, C]: the log-likelihood of each of the `choices` int32 [R, C, N] of the batch."""
-    t5 = nnx.merge(graphdef, params)
-    choices = batch["choices"]
-    batch = {**batch, "prompt_ids": jnp.arange(len(choices), dtype=jnp.int32)}
-    return decode.score(t5, batch, _bundle(t5, family, module, batch, arrays), choices)
-
-
-def embed(graphdef, family: Family, params, module, batch, arrays: Arrays) -> jax.Array:
-    """float32 [R, D]: `decode.embed` of the batch."""
-    t5 = nnx.merge(graphdef, params)
-    rows = len(batch["encoder_input_tokens"])
-    batch = {**batch, "prompt_ids": jnp.arange(rows, dtype=jnp.int32)}
-    return decode.embed(t5, batch, _bundle(t5, family, module, batch, arrays))
+    t5, choices = nnx.merge(graphdef, params), batch["choices"]
+    return decode.score_encoded(t5, encoded, _numbered(batch), bundle_of(arrays), choices)
 
 
 @lru_cache
@@ -179,10 +180,12 @@ def programs(mesh: Mesh, names: tuple[str, ...]) -> Programs:
     places = Slots(rows, own, row, row, row, row)
     return Programs(
         jax.jit(make_slots, static_argnums=(0, 1, 2), out_shardings=places),
-        jax.jit(prefill, static_argnums=(0, 1), out_shardings=places, donate_argnums=4),
+        jax.jit(made_rows, static_argnums=(0, 1), out_shardings=row, donate_argnums=5),
+        jax.jit(encode, static_argnums=(0, 1), out_shardings=row),
+        jax.jit(prefill, static_argnums=0, out_shardings=places, donate_argnums=2),
         jax.jit(advance, static_argnums=0, out_shardings=(places, row), donate_argnums=2),
-        jax.jit(score, static_argnums=(0, 1), out_shardings=row),
-        jax.jit(embed, static_argnums=(0, 1), out_shardings=row),
+        jax.jit(score, static_argnums=0, out_shardings=row),
+        jax.jit(decode.mean_of_text, out_shardings=row),
     )
 
 

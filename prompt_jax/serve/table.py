@@ -56,7 +56,8 @@ class Entry:
       arrays: of its bundle, with an axis X of 1, and the marks of what is present.
       layout: where its rows stand.
       visibility: of its rows in the encoder.
-      module: graphdef and state of a method that makes rows from the text; None: `arrays` are all.
+      module: graphdef and state of a method that makes rows from the text, in place of the zeros
+        that `arrays` have; None: it makes none.
       facts: what is said of it: method, task, metric, rows, bytes.
     """
 
@@ -83,7 +84,7 @@ Sizes = tuple[tuple[str, tuple[int, ...]], ...]
 class Frame:
     """The names and shapes, with an X of 1, that the arrays of a batch's prompts are padded to.
 
-    `rows`: the most rows of a prompt in the encoder, which also those have that a module makes.
+    `rows`: the most rows of a prompt in the encoder.
     """
 
     sizes: Sizes = ()
@@ -226,11 +227,12 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
     if prompt.folds:
         return Entry(host_arrays(prompt), prompt.layout, prompt.visibility, None, facts)
     module = method_named(prompt.manifest["method"]).restored(prompt)
-    return Entry({}, prompt.layout, prompt.visibility, _encoder_only(module, prompt), facts)
+    rows = np.zeros((1, *_rows_made(module, prompt)), np.float32)
+    return Entry({"encoder": rows}, prompt.layout, prompt.visibility, nnx.split(module), facts)
 
 
-def _encoder_only(module: Any, prompt: Prompt) -> tuple[Any, Any]:
-    """The module in two parts; UserError where what it makes is more than rows of the encoder."""
+def _rows_made(module: Any, prompt: Prompt) -> tuple[int, int]:
+    """[P, D] of the rows that a module makes; UserError where it makes more than the encoder's."""
     made = jax.eval_shape(lambda: module())
     if list(arrays_by_name(made)) != ["encoder"]:
         raise UserError(
@@ -238,4 +240,4 @@ def _encoder_only(module: Any, prompt: Prompt) -> tuple[Any, Any]:
             "is of a method that makes more than rows of the encoder from its input",
             "answer with it by `prompt-jax infer`",
         )
-    return nnx.split(module)
+    return made.encoder.shape[1:]

@@ -19,7 +19,7 @@ from prompt_jax.backbone.load import Backbone
 from prompt_jax.errors import RunError
 from prompt_jax.model import sharding
 from prompt_jax.prompt.layout import encoder_slots, place
-from prompt_jax.serve.programs import Family, Programs, placed, programs
+from prompt_jax.serve.programs import Programs, placed, programs
 from prompt_jax.serve.requests import Ask, Busy
 from prompt_jax.serve.table import Frame
 
@@ -118,6 +118,13 @@ class Worker:
                 self._check()
                 self.waiting.append(ask)
                 self.turns.notify_all()
+
+    def push(self, asks: Sequence[Ask]) -> None:
+        """Adds asks at once, however many wait, so that they can be one batch."""
+        with self.turns:
+            self._check()
+            self.waiting.extend(asks)
+            self.turns.notify_all()
 
     def close(self) -> None:
         """Fails what is not done yet, and ends the thread."""
@@ -230,15 +237,18 @@ class Worker:
     def _rows(self, asks: Sequence[Ask]) -> int:
         return next(rows for rows in self.shape_now.rows if rows >= len(asks))
 
-    def _inputs(self, asks: Sequence[Ask], extra: dict[str, np.ndarray], rows: int):
-        """Static and other arguments that prefilling, ranking and embedding share."""
+    def _encoded(self, asks: Sequence[Ask], rows: int):
+        """(the encoder's output, its batch, the prompts' arrays) of asks of one family."""
         shape, first = self.shape_now, asks[0].entry
-        batch = {**shape.batch(asks, rows, shape.width(asks)), **extra}
+        batch = sharding.put_all(shape.batch(asks, rows, shape.width(asks)), self.mesh)
         graphdef, params = self.model
-        module, state = first.module or (None, None)
-        family = Family(first.visibility, module)
         arrays = placed(shape.frame.gathered([ask.entry for ask in asks], rows), self.mesh)
-        return (graphdef, family, params, state), sharding.put_all(batch, self.mesh), arrays
+        if first.module is not None:
+            method, state = first.module
+            made = (graphdef, method, params, state, batch, arrays["encoder"])
+            arrays["encoder"] = self.programs.made_rows(*made)
+        encoded = self.programs.encode(graphdef, first.visibility, params, batch, arrays)
+        return encoded, batch, arrays
 
     def _rank(self, asks: Sequence[Ask]) -> None:
         rows = self._rows(asks)
@@ -249,15 +259,17 @@ class Worker:
             for c, ids in enumerate(ask.choices):
                 choices[row, c, : len(ids)] = ids
         with self._failing(asks):
-            first, batch, arrays = self._inputs(asks, {"choices": choices}, rows)
-            rows_of_scores = sharding.fetch(self.programs.score(*first, batch, arrays))
+            encoded, batch, arrays = self._encoded(asks, rows)
+            batch |= sharding.put_all({"choices": choices}, self.mesh)
+            scored = self.programs.score(*self.model, encoded, batch, arrays)
+            rows_of_scores = sharding.fetch(scored)
         for ask, scores in zip(asks, rows_of_scores, strict=False):
             ask.answer(scores=scores[: len(ask.choices)])
 
     def _embed(self, asks: Sequence[Ask]) -> None:
         with self._failing(asks):
-            first, batch, arrays = self._inputs(asks, {}, self._rows(asks))
-            vectors = sharding.fetch(self.programs.embed(*first, batch, arrays))
+            encoded, batch, _ = self._encoded(asks, self._rows(asks))
+            vectors = sharding.fetch(self.programs.embed(encoded, batch))
         for ask, vector in zip(asks, vectors, strict=False):
             ask.answer(vector=vector)
 
@@ -295,8 +307,9 @@ class Worker:
                 "top_p": top_p,
             }
             with self._failing(asks):
-                first, batch, arrays = self._inputs(asks, extra, rows)
-                self.slots = self.programs.prefill(*first, self.slots, batch, arrays)
+                encoded, batch, arrays = self._encoded(asks, rows)
+                batch |= sharding.put_all(extra, self.mesh)
+                self.slots = self.programs.prefill(*self.model, self.slots, encoded, batch, arrays)
             self.live.update(zip(taken, asks, strict=True))
             self.stopped -= set(taken)
 
