@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from prompt_jax.serve import schema
-from prompt_jax.serve.engine import Engine, choices_of, ranking, vector
+from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.errors import HttpError
 from prompt_jax.serve.guard import Limits
+from prompt_jax.serve.inputs import choices_of
 from prompt_jax.serve.observe import Metrics
-from prompt_jax.serve.requests import Ask, Decoding
+from prompt_jax.serve.requests import Ask, Decoding, ranking, vector
 
 GRACE = 0.5  # seconds after its deadline that the engine has to say that a request is late
 M = TypeVar("M", bound=BaseModel)

@@ -18,17 +18,15 @@ from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import UserError
 from prompt_jax.evaluate.opening import trained
 from prompt_jax.model import cache, sharding
-from prompt_jax.model.logprobs import EOS
 from prompt_jax.prompt.artefact import Prompt
-from prompt_jax.serve.requests import Ask, Decoding, Generation, Ranking
+from prompt_jax.serve.inputs import Input, choice_ids, choices_of, input_ids
+from prompt_jax.serve.requests import Ask, Decoding, Generation, Ranking, ranking, vector
 from prompt_jax.serve.table import NOBODY, Entry, Frame, make_entry, read_entry
 from prompt_jax.serve.warm_up import blank_batches
 from prompt_jax.serve.worker import Shape, Worker
 
 SLOTS = 32
-MOST_CHOICES = 1024
 
-Input = str | Sequence[int] | np.ndarray
 PromptNames = str | None | Sequence[str | None]
 
 
@@ -264,7 +262,9 @@ class Engine:
         """Asks of `rank`, not submitted yet."""
         asks = self.asks(inputs, prompt, timeout)
         for ask, each in zip(asks, choices_of(choices, len(asks)), strict=True):
-            ask.choices = tuple(self._choice(choice) for choice in each)
+            ask.choices = tuple(
+                choice_ids(self.backbone, choice, self.max_tokens) for choice in each
+            )
         return asks
 
     def embed(
@@ -307,7 +307,7 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         return [
             Ask(
-                self._ids(text, number),
+                input_ids(self.backbone, text, number, self.input_length),
                 entry,
                 deadline=deadline,
                 vocabulary=self.backbone.vocabulary,
@@ -321,39 +321,6 @@ class Engine:
         if decoding.stop and self.backbone.vocabulary is None:
             raise UserError("stop", "strings need a vocabulary", "give one to the backbone")
         return decoding
-
-    def _ids(self, value: Input, number: int) -> np.ndarray:
-        """int32 [n] that ends in EOS."""
-        ids = self._encoded(value, f"inputs[{number}]")
-        if len(ids) > self.input_length:
-            problem = f"has {len(ids)} tokens, at most {self.input_length} fit"
-            raise UserError(f"inputs[{number}]", problem, "shorten it")
-        return ids
-
-    def _choice(self, choice: str) -> np.ndarray:
-        ids = self._encoded(choice, "choices")
-        if len(ids) > self.max_tokens:
-            problem = f"{choice!r} has {len(ids)} tokens, at most {self.max_tokens} fit"
-            raise UserError("choices", problem, "shorten it")
-        return ids
-
-    def _encoded(self, value: Input, where: str) -> np.ndarray:
-        words, size = self.backbone.vocabulary, self.backbone.config.vocab_size
-        if isinstance(value, str):
-            if words is None:
-                raise UserError(where, "is text, and the backbone has no vocabulary", "give ids")
-            return np.asarray([*words.encode(value), EOS], np.int32)
-        ids = np.asarray(value)
-        if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
-            raise UserError(
-                where, "is neither text nor token ids", "give a string or whole numbers"
-            )
-        if ids.min() < 0 or ids.max() >= size:
-            raise UserError(
-                where, f"has ids outside 0..{size - 1}", "use the backbone's vocabulary"
-            )
-        ids = np.trim_zeros(ids, "b").astype(np.int32)
-        return ids if len(ids) and ids[-1] == EOS else np.append(ids, np.int32(EOS))
 
     # Shapes
 
@@ -387,47 +354,6 @@ class Engine:
         width = shape.widths[-1]
         size = cache.cache_bytes(self.backbone.config, shape.slots, width, columns)
         return size + shape.frame.own_bytes(shape.slots)
-
-
-def choices_of(choices, count: int) -> list[tuple[str, ...]]:
-    """The choices of every input; UserError where there are none."""
-    if isinstance(choices, str) or not len(choices):
-        raise UserError("choices", repr(choices), "give a list of texts")
-    each = [choices] * count if isinstance(choices[0], str) else list(choices)
-    if len(each) != count:
-        problem = f"{len(each)} lists for {count} inputs"
-        raise UserError("choices", problem, "give one list, or one for each")
-    for row in each:
-        if isinstance(row, str) or not row or not all(isinstance(choice, str) for choice in row):
-            raise UserError("choices", repr(row)[:80], "give lists of texts")
-        if len(row) > MOST_CHOICES or len(set(row)) < len(row):
-            problem = f"{len(row)} choices, {len(set(row))} of them different"
-            raise UserError("choices", problem, f"give up to {MOST_CHOICES}, each once")
-    return [tuple(row) for row in each]
-
-
-def ranking(ask: Ask, choices: Sequence[str], length_normalised: bool) -> Ranking:
-    """What a ranked ask says; waits for it."""
-    ask.wait()
-    unfinished(ask)
-    scores = [float(score) for score in ask.scores]
-    if length_normalised:
-        scores = [s / len(ids) for s, ids in zip(scores, ask.choices, strict=True)]
-    by_choice = dict(zip(choices, scores, strict=True))
-    return Ranking(max(by_choice, key=by_choice.__getitem__), by_choice)
-
-
-def vector(ask: Ask) -> np.ndarray:
-    """What an embedded ask says; waits for it."""
-    ask.wait()
-    unfinished(ask)
-    return ask.vector
-
-
-def unfinished(ask: Ask) -> None:
-    """TimeoutError where a ranking or an embedding came to no end."""
-    if ask.reason != "stop":
-        raise TimeoutError(f"the request ended before it was answered ({ask.reason})")
 
 
 def _most(saved: Mapping[str, Prompt], name: str, default: int) -> int:

@@ -230,3 +230,27 @@ class Ask:
             if text.endswith(stop[:size])
         ]
         return max(ends, default=0)
+
+
+def ranking(ask: Ask, choices: Sequence[str], length_normalised: bool) -> Ranking:
+    """What a ranked ask says; waits for it."""
+    ask.wait()
+    unfinished(ask)
+    scores = [float(score) for score in ask.scores]
+    if length_normalised:
+        scores = [s / len(ids) for s, ids in zip(scores, ask.choices, strict=True)]
+    by_choice = dict(zip(choices, scores, strict=True))
+    return Ranking(max(by_choice, key=by_choice.__getitem__), by_choice)
+
+
+def vector(ask: Ask) -> np.ndarray:
+    """What an embedded ask says; waits for it."""
+    ask.wait()
+    unfinished(ask)
+    return ask.vector
+
+
+def unfinished(ask: Ask) -> None:
+    """TimeoutError where a ranking or an embedding came to no end."""
+    if ask.reason != "stop":
+        raise TimeoutError(f"the request ended before it was answered ({ask.reason})")
