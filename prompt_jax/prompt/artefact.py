@@ -75,6 +75,24 @@ FIELDS = (
     "step",
     "seed",
 )
+KINDS: dict[str, type] = {  # of those that are not null, and of what is in them
+    "method": str,
+    "settings": dict,
+    "placement": str,
+    "visibility": dict,
+    "visibility/input": bool,
+    "visibility/prompt": str,
+    "backbone": dict,
+    "backbone/name": str,
+    "backbone/digest": str,
+    "tokenizer": str,
+    "task": str,
+    "metric": dict,
+    "step": int,
+    "seed": int,
+    "shapes": dict,
+    "sha256": str,
+}
 
 
 class Tuned(Protocol):
@@ -370,6 +388,10 @@ def _read_npy(where: str) -> np.ndarray:
 def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     name = f"{where}/{MANIFEST}"
     manifest = json_object(text, name)
+    try:
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(name, "holds half of a character", "copy it again") from None
     if "format_version" not in manifest:
         raise UserError(name, "not the manifest of a prompt", "give an artefact's directory")
     version = manifest["format_version"]
@@ -377,15 +399,21 @@ def _parse_manifest(text: bytes, where: str) -> dict[str, Any]:
         raise UserError(
             name, f"format version {version!r}, this prompt_jax reads {FORMAT_VERSION}", "upgrade"
         )
-    inner = {"backbone": ("name", "digest"), "visibility": ("input", "prompt")}
+    parts = {"backbone": ("name", "digest"), "visibility": ("input", "prompt")}
     for field in (*FIELDS, "shapes", "sha256"):
         if field not in manifest:
             raise UserError(name, f"field {field!r} is missing", "copy it again")
-    for field, keys in inner.items():
+    for field, keys in parts.items():
         value = manifest[field]
         if not isinstance(value, dict) or not set(keys) <= set(value):
             need = " and ".join(keys)
             raise UserError(name, f"{field} = {value!r} needs {need}", "copy it again")
+    for field, kind in KINDS.items():
+        outer, _, inner = field.partition("/")
+        value = manifest[outer][inner] if inner else manifest[outer]
+        if type(value) is not kind and (value is not None or inner):
+            problem = f"{field} = {value!r} is not of type {kind.__name__}"
+            raise UserError(name, problem, "copy it again")
     return manifest
 
 

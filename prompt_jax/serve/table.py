@@ -19,7 +19,7 @@ from etils import epath
 from flax import nnx
 
 from prompt_jax.backbone.load import Backbone
-from prompt_jax.errors import UserError
+from prompt_jax.errors import UserError, reading
 from prompt_jax.export import peft
 from prompt_jax.methods.base import method_named
 from prompt_jax.model.bundle import (
@@ -201,8 +201,14 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
     """A prompt for a backbone.
 
     Raises:
-      UserError: it belongs to other weights or pieces, or has rows of several tasks and names none.
+      UserError: it belongs to other weights or pieces, has rows of several tasks and names none, or
+        holds what no prompt of its method does.
     """
+    with reading(f"prompt {prompt.path!r}", "copy it again"):
+        return _entry(prompt, backbone, allow_other)
+
+
+def _entry(prompt: Prompt, backbone: Backbone, allow_other: bool) -> Entry:
     if "peft" in prompt.manifest:
         named = {"name": backbone.name, "digest": backbone.digest}
         facts = {"method": prompt.manifest["peft"]["peft_type"], "backbone": named}
@@ -220,19 +226,20 @@ def make_entry(prompt: Prompt, backbone: Backbone, allow_other: bool = False) ->
         "decoder_rows": prompt.layout.decoder,
         "bytes": sum(x.nbytes for x in prompt.arrays.values()),
     }
-    facts = json.loads(json.dumps(facts))
+    facts = json.loads(json.dumps(facts), parse_constant=lambda _: None)  # NaN is no JSON
     if prompt.visibility.computed_once:
         bundle = computed.bundle(prompt, backbone.model, computed.weights_of(backbone))
         return Entry(marked_arrays(bundle), prompt.layout, bundle.visibility, None, facts)
     if prompt.folds:
         return Entry(host_arrays(prompt), prompt.layout, prompt.visibility, None, facts)
     module = method_named(prompt.manifest["method"]).restored(prompt)
-    rows = np.zeros((1, *_rows_made(module, prompt)), np.float32)
+    _check_rows_made(module, prompt, backbone)
+    rows = np.zeros((1, prompt.layout.encoder, backbone.config.emb_dim), np.float32)
     return Entry({"encoder": rows}, prompt.layout, prompt.visibility, nnx.split(module), facts)
 
 
-def _rows_made(module: Any, prompt: Prompt) -> tuple[int, int]:
-    """[P, D] of the rows that a module makes; UserError where it makes more than the encoder's."""
+def _check_rows_made(module: Any, prompt: Prompt, backbone: Backbone) -> None:
+    """UserError where a module makes more than rows of the encoder, or others than its layout's."""
     made = jax.eval_shape(lambda: module())
     if list(arrays_by_name(made)) != ["encoder"]:
         raise UserError(
@@ -240,4 +247,7 @@ def _rows_made(module: Any, prompt: Prompt) -> tuple[int, int]:
             "is of a method that makes more than rows of the encoder from its input",
             "answer with it by `prompt-jax infer`",
         )
-    return made.encoder.shape[1:]
+    P, D = prompt.layout.encoder, backbone.config.emb_dim
+    if made.encoder.shape[1:] != (P, D):
+        problem = f"makes rows {list(made.encoder.shape[1:])}, it says {[P, D]}"
+        raise UserError(f"prompt {prompt.path!r}", problem, "copy it again")
