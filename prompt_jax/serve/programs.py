@@ -1,5 +1,4 @@
-"""What an engine compiles: encoding a batch; then prefilling its rows into slots, ranking or
-embedding it; advancing all slots.
+"""What an engine compiles: encoding a batch; prefilling and advancing slots; ranking; embedding.
 
 The prompts of a batch come in as arrays by name whose axis X is its rows (`table.py`). A slot holds
 what steps of the decoder read of its prompt, so that a prompt may go while a request still has it.

@@ -18,15 +18,17 @@ CHOICES = (2, 4)  # of a ranking, as many as most tasks have
 def blank_batches(
     shape: Shape, entries: Sequence[Entry], kinds: Sequence[str], input_length: int
 ) -> Iterator[list[Ask]]:
-    """Batches of every number of rows and every width of a shape, for each kind of request; those
-    of the first kind also for every family of the entries, whose encoders differ."""
-    families = list({_compiled_alike(entry): entry for entry in reversed(entries)}.values())[::-1]
+    """Batches of every number of rows and every width of a shape, for each kind of request: with
+    the first entry, and those of the first kind with each whose text is encoded in another way."""
+    families: dict[Any, Entry] = {}
+    for entry in entries:
+        families.setdefault(_compiled_alike(entry), entry)
     asked = [(kind, 0) for kind in kinds if kind != "rank"]
     asked += [("rank", choices) for choices in CHOICES if "rank" in kinds]
     for number, (kind, choices) in enumerate(asked):
         for rows in shape.rows:
             for least, width in zip((0, *shape.widths), shape.widths, strict=False):
-                for entry in families[: None if number == 0 else 1]:
+                for entry in [*families.values()][: None if number == 0 else 1]:
                     decoding = Decoding(1) if kind == "generate" else None
                     length, entry = _blank(entry, least + 1, width, input_length)
                     if length < 1:
