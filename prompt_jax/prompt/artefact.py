@@ -80,8 +80,6 @@ KINDS: dict[str, type] = {  # of those that are not null, and of what is in them
     "settings": dict,
     "placement": str,
     "visibility": dict,
-    "visibility/input": bool,
-    "visibility/prompt": str,
     "backbone": dict,
     "backbone/name": str,
     "backbone/digest": str,
