@@ -93,7 +93,7 @@ class Guarded:
         )
         server.ready = True
         self.client = TestClient(server.asgi, raise_server_exceptions=False)
-        self.hidden = (tempfile.gettempdir(), str(root), str(Path(pj.__file__).parent), "Traceback")
+        self.hidden = (str(root), str(Path(pj.__file__).parent), "Traceback")
 
     def ask(self, method: str, path: str, **request) -> int:
         """The status of a reply that is as it should be."""
