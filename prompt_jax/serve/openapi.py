@@ -42,8 +42,7 @@ def _answers(model: type[BaseModel] | None, *failures: int, status: int = 200) -
 def _post(summary: str, asked: type[BaseModel], answer: type[BaseModel], stream: str = "") -> Any:
     responses = _answers(answer, 400, 401, 404, 413, 422, 429, 503)
     if stream:
-        text = {"schema": {"type": "string"}}
-        responses["200"]["content"]["text/event-stream"] = text
+        responses["200"]["content"]["text/event-stream"] = {}
         responses["200"]["description"] = f"Done. With `stream`: {stream}, then `data: [DONE]`."
     return {
         "summary": summary,
