@@ -131,7 +131,7 @@ class FarmStepping:
             optimizer=Adafactor(schedule=Schedule(learning_rate=0.3)),
             steps=1,
         )
-        setup = Setup(run)
+        setup = Setup(run, jax.devices()[:1])
         model: Any = random_model(config)
         backbone = Backbone(config, model, "random", "0" * 64, Vocabulary.bytes())
         setup.read(run.backbone, lambda: backbone)
