@@ -59,8 +59,8 @@ class Report:
             self._keep_facts(opened)
             opened.say(f"  {write_report([str(opened.folder)])}")
         except Exception as error:  # a page is no reason to lose a run
-            reason = error.problem if isinstance(error, UserError) else error
-            opened.say(f"{PAGE} is not written: {type(error).__name__}: {reason}")
+            cause = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            opened.say(f"{PAGE} is not written: {cause}")
 
     def _keep_facts(self, opened: Opened) -> None:
         facts = read_facts(opened.folder)
@@ -70,7 +70,9 @@ class Report:
         facts["lengths"] = dict(opened.lengths)
         facts |= _prompt(opened)
         text = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
-        (opened.folder / FACTS).write_text(text)
+        partial = opened.folder / f"{FACTS}.partial"
+        partial.write_text(text)
+        partial.replace(opened.folder / FACTS)
 
 
 def _prompt(opened: Opened) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class RunCheckpoints:
     """The checkpoints of one model_dir."""
 
     def __init__(self, model_dir: epath.Path, options: Checkpoints, facts: dict[str, Any]):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs the traceback of each thread that a full disk ends, and raises the error too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.facts = facts
         if is_local(model_dir):  # Orbax reads absolute paths alone
             model_dir = model_dir.expanduser().resolve()
