@@ -7,6 +7,25 @@ from typing import Annotated, Any
 import typer
 
 from prompt_jax import hosts
+from prompt_jax.cli.answering import (
+    BatchSize,
+    Beams,
+    Constrained,
+    Continuous,
+    Dtype,
+    LengthNormalised,
+    Mode,
+    OtherBackbone,
+    Seed,
+    Separator,
+    Temperature,
+    TopK,
+    TopP,
+    Vocabulary,
+    WeightsDtype,
+    answering_of,
+    sampling_of,
+)
 from prompt_jax.cli.options import (
     Backbone,
     Coordinator,
@@ -34,79 +53,6 @@ from prompt_jax.cli.show import (
 )
 from prompt_jax.errors import UserError
 from prompt_jax.paths import check_writable
-
-Mode = Annotated[
-    str,
-    typer.Option(
-        "--mode",
-        metavar="MODE",
-        help="generate, rank or head; with eval also retrieve or mine.",
-    ),
-]
-Beams = Annotated[
-    int, typer.Option("--beams", metavar="N", min=1, help="Beam search; 1 is greedy.")
-]
-LengthNormalised = Annotated[
-    bool, typer.Option("--length_normalised", help="Rank by log-likelihood per token.")
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option("--temperature", metavar="T", help="Sample from softmax(logits / T)."),
-]
-TopK = Annotated[
-    int, typer.Option("--top_k", metavar="N", min=0, help="Sample among the N likeliest; 0: all.")
-]
-TopP = Annotated[
-    float,
-    typer.Option(
-        "--top_p", metavar="P", help="Sample among the likeliest whose probabilities add up to P."
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the sampling.")]
-BatchSize = Annotated[int, typer.Option("--batch_size", metavar="N", min=1, help="Rows at a time.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="float32 or bfloat16.")]
-WeightsDtype = Annotated[
-    str | None,
-    typer.Option(
-        "--weights_dtype",
-        metavar="DTYPE",
-        help="int8, int4 or float8_e4m3fn; by default that of --dtype.",
-    ),
-]
-Vocabulary = Annotated[
-    str | None,
-    typer.Option(
-        "--vocabulary",
-        metavar="FILE.model",
-        help="SentencePiece file, or bytes; without it the prompt's, or the backbone's own.",
-    ),
-]
-Continuous = Annotated[
-    bool,
-    typer.Option(
-        "--continuous",
-        help="With generate: a finished row makes room for the next one. Same answers, and faster "
-        "where their lengths differ much.",
-    ),
-]
-Constrained = Annotated[
-    bool,
-    typer.Option("--constrained", help="With generate: write nothing but choices, one of them."),
-]
-Separator = Annotated[
-    str | None,
-    typer.Option(
-        "--separator",
-        metavar="TEXT",
-        help="With --constrained: several choices may be written, with this between them.",
-    ),
-]
-OtherBackbone = Annotated[
-    bool,
-    typer.Option(
-        "--allow_other_backbone", help="Take a prompt that was tuned for another backbone."
-    ),
-]
 
 
 def evaluate(
@@ -207,7 +153,7 @@ def evaluate(
     use_data_dir(data_dir)
     import_methods(methods_module)
     import_tasks(tasks_module)
-    answering = _answering(
+    answering = answering_of(
         mode=mode,
         length_normalised=length_normalised,
         beams=beams,
@@ -215,7 +161,7 @@ def evaluate(
         continuous=continuous,
         constrained=constrained,
         separator=separator,
-        sampling=_sampling(temperature, top_k, top_p),
+        sampling=sampling_of(temperature, top_k, top_p),
     )
     from prompt_jax.evaluate.opening import opening
     from prompt_jax.evaluate.prompts import evaluate_prompts
@@ -347,7 +293,7 @@ def infer(
         raise UserError(f"--mode={mode}", "infer has generate, rank and head")
     if mode == "head" and prompt is None:
         raise UserError("--mode=head", "no prompt, so no head", "give the --prompt that has one")
-    answering = _answering(
+    answering = answering_of(
         mode=mode,
         length_normalised=length_normalised,
         beams=beams,
@@ -355,7 +301,7 @@ def infer(
         continuous=continuous,
         constrained=constrained,
         separator=separator,
-        sampling=_sampling(temperature, top_k, top_p),
+        sampling=sampling_of(temperature, top_k, top_p),
     )
     from prompt_jax.evaluate.infer import infer
     from prompt_jax.evaluate.opening import opening
@@ -384,20 +330,3 @@ def infer(
         print_json(report)
     else:
         print_facts(output, report)
-
-
-def _answering(**settings: Any) -> Any:
-    from prompt_jax.answer.answerer import Answering
-
-    return Answering(**settings)
-
-
-def _sampling(temperature: float | None, top_k: int, top_p: float) -> Any:
-    """The settings behind the options; `top_k` and `top_p` alone mean temperature 1."""
-    from prompt_jax.model.decode import Sampling
-
-    if temperature is None and not top_k and top_p >= 1:
-        return None
-    return Sampling(
-        temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p
-    )

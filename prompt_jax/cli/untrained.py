@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prompt_jax.cli.evaluate import (
+from prompt_jax.cli.answering import (
     BatchSize,
     Dtype,
     LengthNormalised,
@@ -134,12 +134,10 @@ def untrained(
     import_tasks(tasks_module)
     if output is not None and method == "zpe":
         raise UserError(f"--output={output}", "zpe has no head", "leave it out")
-    from prompt_jax.evaluate.fitted import HEADS, Untrained
+    from prompt_jax.evaluate.fitted import Untrained
     from prompt_jax.evaluate.opening import opening
     from prompt_jax.evaluate.untrained import answer_untrained
 
-    if method not in (*HEADS, "zpe"):
-        raise UserError(f"--method={method}", "unknown", f"give {', '.join(HEADS)} or zpe")
     for name, path in (("--predictions", predictions), ("--output", output)):
         if path is not None:
             check_writable(path, name)

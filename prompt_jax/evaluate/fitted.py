@@ -53,6 +53,8 @@ class Untrained:
     head: str | None = None
 
     def check(self):
+        if self.method not in (*HEADS, "zpe"):
+            raise UserError(f"--method={self.method}", "unknown", f"give {', '.join(HEADS)} or zpe")
         if self.head is not None and not epath.Path(self.head).is_file():
             raise UserError(f"--head={self.head}", "no such file", SAVED)
         if self.texts is not None and not Path(self.texts).is_file():
