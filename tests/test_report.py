@@ -1,18 +1,26 @@
 """The page of runs: what it says of folders that runs left, and how a browser takes it."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 from run_folders import LABELS, write_run, write_seeds
 
 from prompt_jax.cli.main import main
 from prompt_jax.inspect import charts, compare
+from prompt_jax.inspect.observers import Report
 from prompt_jax.inspect.runs import differing, find_runs, grouped
+from prompt_jax.model.sizes import SIZES
+from prompt_jax.run.observe import Opened
 
 SIDES = ("inputs", "targets")
 
@@ -206,6 +214,24 @@ document.body.dataset.wide = String(document.documentElement.scrollWidth > inner
 document.body.dataset.canvases = String(document.querySelectorAll("canvas").length);
 document.body.dataset.requests = performance.getEntriesByType("resource").map((r) => r.name).join();
 </script>"""
+
+
+def test_a_runs_facts_are_written_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    folder = epath.Path(tmp_path)
+    (folder / "facts.json").write_text('{"commands": ["one"]}')
+    backbone = SimpleNamespace(vocabulary=None, config=SIZES["nano"])
+    none: Any = None
+    report = Report("two")
+    report.start(Opened(none, folder, 0, "", [{"step": 1}], print, backbone, {}, dict))
+
+    def full(self, text):
+        self.write_bytes(text.encode()[:5])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(folder), "write_text", full)
+    report.finished()
+    assert "report.html is not written: OSError" in capsys.readouterr().out
+    assert json.loads((folder / "facts.json").read_text()) == {"commands": ["one"]}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ since imports are most of what a short run costs.
 
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -214,6 +215,19 @@ def flip_a_bit(file: Path) -> None:
 def empty(file: Path) -> None:
     for child in next(p for p in file.parents if p.name == "5").iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def test_what_orbax_raises_it_does_not_log_as_well(tmp_path):
+    RunCheckpoints(epath.Path(tmp_path), Checkpoints(), {})
+    logger = logging.getLogger("absl")
+
+    def shown(path: str) -> bool:
+        line = logger.makeRecord("absl", logging.ERROR, path, 1, "failed", (), None)
+        return logger.isEnabledFor(logging.ERROR) and bool(logger.filter(line))
+
+    assert not shown("/lib/orbax/checkpoint/futures.py") and shown(
+        "/lib/seqio/dataset_providers.py"
+    )
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, Path.unlink, empty])

@@ -7,6 +7,7 @@ that a resumed run must share with its beginning, stand in the checkpoint's `fac
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,12 +43,19 @@ class Checkpoints:
         at_least("Checkpoints", 1, counts)
 
 
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """Whether a line of absl's log is not Orbax's, which logs the traceback of each thread that a
+    full disk ends, and raises the error as well."""
+    return "orbax" not in Path(record.pathname).parts
+
+
 class RunCheckpoints:
     """The checkpoints of one model_dir."""
 
     def __init__(self, model_dir: epath.Path, options: Checkpoints, facts: dict[str, Any]):
-        # Orbax logs the traceback of each thread that a full disk ends, and raises the error too.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logger = logging.getLogger("absl")
+        logger.setLevel(logging.ERROR)
+        logger.addFilter(_is_not_raised_too)
         self.facts = facts
         if is_local(model_dir):  # Orbax reads absolute paths alone
             model_dir = model_dir.expanduser().resolve()
