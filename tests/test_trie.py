@@ -51,7 +51,7 @@ def test_another_text_follows_a_separator():
     assert following(trie, root, 5, 3) == [4]
     assert following(trie, root, 5, 3, 4) == [5]
     assert following(trie, root, 5, 3, 4, 5, 6) == [1, 3]
-    with pytest.raises(UserError, match="one goes on after another as separators do"):
+    with pytest.raises(UserError, match="begins with another and the separator; take"):
         trie_of([[[5], [5, 3, 4]]], between=[3, 4])
 
 

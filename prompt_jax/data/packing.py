@@ -162,9 +162,9 @@ class RowPlan:
 def some_tasks(rng: np.random.Generator, rates: np.ndarray, batch_size: int) -> np.ndarray:
     """int [batch_size]: the task of each example of a step of MPT.
 
-    Wang et al. 2023 (https://arxiv.org/abs/2303.02861), as the released training of its kind has
-    it: of T tasks, K in 2 to T are drawn, with replacement, by their rates; each gets a K-th of the
-    batch, and one of those drawn what is left over.
+    Wang et al. 2023 (https://arxiv.org/abs/2303.02861) have published no code; this is the draw of
+    DPT's, which is built on theirs: of T tasks, K in 2 to T are drawn, with replacement, by their
+    rates; each gets a K-th of the batch, and one of those drawn what is left over.
     """
     drawn = rng.choice(len(rates), size=rng.integers(2, len(rates) + 1), p=rates)
     rest = np.full(batch_size % len(drawn), rng.choice(drawn))

@@ -112,11 +112,10 @@ class TFT5(tf.Module):
             extra = self._extra("decoder_layers/attention", n)
             x += self._attend(y, grown[n], f"{name}/self_attention", bias, mask, extra)
             y = self._norm(x, f"{name}/pre_cross_attention_layer_norm")
-            extra, cross = (
-                self._extra("decoder_layers/cross", n),
-                f"{name}/encoder_decoder_attention",
+            extra, there = self._extra("decoder_layers/cross", n), real[:, None, None, :]
+            x += self._attend(
+                y, crossed[n], f"{name}/encoder_decoder_attention", None, there, extra
             )
-            x += self._attend(y, crossed[n], cross, None, real[:, None, None, :], extra)
             x += self._mlp(self._norm(x, f"{name}/pre_mlp_layer_norm"), f"{name}/mlp")
         return self._norm(x, "decoder/decoder_norm"), grown
 

@@ -61,7 +61,7 @@ def trie_of(
     arrays are padded to powers of two, so that few shapes are compiled.
 
     Raises:
-      UserError: a text goes on after another as `between` does.
+      UserError: a text is another one, then `between`, so that two things could follow.
     """
     leads: list[dict[int, int]] = [{}]
 
@@ -86,7 +86,8 @@ def trie_of(
             if between:
                 last = written(end, between[:-1])
                 if leads[last].setdefault(between[-1], root) != root:
-                    raise UserError("the choices", "one goes on after another as separators do")
+                    problem = "one of them begins with another and the separator"
+                    raise UserError("the choices", problem, "take another separator")
     M, C = (1 << (n - 1).bit_length() for n in (len(leads), max(map(len, leads), default=1)))
     tokens, nodes = np.zeros((2, M, C), np.int32)
     for at, of_node in enumerate(leads):
