@@ -104,9 +104,9 @@ def test_a_separator_that_becomes_part_of_a_label_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"constrained": True, "mode": "rank"}, "with mode 'rank'; take the mode 'generate'"),
-        ({"constrained": True, "continuous": True}, "with mode 'generate' and continuous"),
-        ({"separator": ", "}, "stands between choices that a constrained answer has"),
+        ({"constrained": True, "mode": "rank"}, "does not go with mode 'rank'; take the mode 'generate'"),
+        ({"constrained": True, "continuous": True}, "does not go with mode 'generate' and continuous"),
+        ({"separator": ", "}, "separates the choices of a constrained answer"),
     ],
 )
 def test_what_cannot_be_constrained_is_refused(settings, message):

@@ -70,14 +70,14 @@ class Answering:
         if self.constrained and (self.mode != "generate" or self.continuous):
             raise UserError(
                 Setting("Answering", "constrained", self.constrained),
-                f"with mode {self.mode!r}{' and continuous' * self.continuous}",
-                "take the mode 'generate', and leave continuous out",
+                f"does not go with mode {self.mode!r}{' and continuous' * self.continuous}",
+                "take the mode 'generate' without continuous",
             )
         if self.separator is not None and not (self.separator and self.constrained):
             raise UserError(
                 Setting("Answering", "separator", self.separator),
-                "stands between choices that a constrained answer has",
-                "give a text, and constrained = True, or leave it out",
+                "separates the choices of a constrained answer",
+                "give a text and constrained = True, or leave it out",
             )
         if self.continuous and (self.mode != "generate" or self.beams > 1):
             raise UserError(

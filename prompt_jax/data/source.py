@@ -90,7 +90,7 @@ class Data:
             other = "packed" if self.packed else "buckets"
             raise UserError(
                 Setting("Data", "few_tasks", self.few_tasks),
-                f"a step's rows hold one example each, of any length, and Data.{other} is given",
+                f"needs rows of one example each, and Data.{other} is on",
                 "bind Data.packed = False and no buckets",
             )
         if self.examples_per_class and self.sampled_examples:
