@@ -159,7 +159,7 @@ def test_a_step_has_few_tasks_in_equal_parts():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({}, "Data.packed is given"), ({"packed": False, "buckets": (8,)}, "Data.buckets is given")],
+    [({}, "Data.packed is on"), ({"packed": False, "buckets": (8,)}, "Data.buckets is on")],
 )
 def test_few_tasks_need_one_example_to_a_row(settings, message):
     with pytest.raises(UserError, match=message):

@@ -104,8 +104,8 @@ def test_a_separator_that_becomes_part_of_a_label_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"constrained": True, "mode": "rank"}, "does not go with mode 'rank'; take the mode 'generate'"),
-        ({"constrained": True, "continuous": True}, "does not go with mode 'generate' and continuous"),
+        ({"constrained": True, "mode": "rank"}, "go with mode 'rank'; take the mode 'generate'"),
+        ({"constrained": True, "continuous": True}, "go with mode 'generate' and continuous"),
         ({"separator": ", "}, "separates the choices of a constrained answer"),
     ],
 )
