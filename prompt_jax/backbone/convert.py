@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbone.formats import Box, Checkpoint, LazyArrays, Quantised, Stored
+from prompt_jax.backbone.formats.files import RUN_TIME
 from prompt_jax.backbone.formats.store import Store, is_bucket
 from prompt_jax.backbone.formats.write import WRITERS
 from prompt_jax.backbone.load import digest, digest_of, open_checkpoint
@@ -124,7 +125,8 @@ def _check_free(output: str, format: str) -> None:
 
 def check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:
     """What was written reads as the same model, bit by bit."""
-    if vars(written.config) | _RUN_TIME != vars(source.config) | _RUN_TIME:
+    run_time = dict.fromkeys(RUN_TIME)
+    if vars(written.config) | run_time != vars(source.config) | run_time:
         raise RunError(f"{output}: the config reads as {written.config}, not {source.config}")
     for name, one in source.arrays.stored.items():
         other = written.arrays.stored[name]
@@ -133,9 +135,6 @@ def check_equal(source: Checkpoint, written: Checkpoint, output: str) -> None:
             raise RunError(
                 f"{output}: '{name}' was not read back as it was written; is the disk sound?"
             )
-
-
-_RUN_TIME = {"dropout_rate": None, "dtype": None, "remat": None}
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

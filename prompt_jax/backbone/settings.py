@@ -7,7 +7,7 @@ import jax
 from prompt_jax.backbone import weights
 from prompt_jax.backbone.load import Backbone, load_backbone
 from prompt_jax.errors import Setting, UserError
-from prompt_jax.model import activations, quantised, t5
+from prompt_jax.model import activations, attend, quantised, t5
 from prompt_jax.settings import settings, shares
 
 
@@ -23,6 +23,8 @@ class BackboneSettings:
       vocabulary: a SentencePiece file, `bytes`, or None: the backbone's own.
       dropout_rate: inside the frozen model while training (T5X's recipes: 0.1).
       remat: what the backward pass finds saved: `none`, `full`, `dots` (`activations.REMAT`).
+      attention: `xla`, or a kernel that keeps no attention weights: `cudnn` on GPUs, `pallas` on
+        TPUs (`attend`), both with dropout_rate 0 alone.
     """
 
     name: str
@@ -31,6 +33,7 @@ class BackboneSettings:
     vocabulary: str | None = None
     dropout_rate: float = 0.1
     remat: str = "none"
+    attention: str = "xla"
 
     def check(self):
         if self.remat not in activations.REMAT:
@@ -39,9 +42,11 @@ class BackboneSettings:
                 Setting("BackboneSettings", "remat", self.remat), remedy=f"give one of {known}"
             )
         shares("BackboneSettings", {"dropout_rate": self.dropout_rate})
+        attend.check(self.attention, self.dropout_rate, self.dtype)
         quantised.check(self.weights_dtype)
 
     def load(self, mesh: jax.sharding.Mesh | None = None) -> Backbone:
+        attend.check_platform(self.attention, jax.default_backend())
         backbone = load_backbone(self.name, self.dtype, self.vocabulary, mesh, self.weights_dtype)
         config = self.configure(backbone.config)
         model = weights.reconfigured(backbone.model, config)
@@ -49,5 +54,10 @@ class BackboneSettings:
 
     def configure(self, config: t5.T5Config) -> t5.T5Config:
         """A backbone's config with what the recipe decides of it."""
-        changes = {"dtype": self.dtype, "dropout_rate": self.dropout_rate, "remat": self.remat}
-        return dataclasses.replace(config, **changes)
+        return dataclasses.replace(
+            config,
+            dtype=self.dtype,
+            dropout_rate=self.dropout_rate,
+            remat=self.remat,
+            attention=self.attention,
+        )

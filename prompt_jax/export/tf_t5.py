@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from prompt_jax.model.layers import MASKED, T5Config, distance_buckets
+from prompt_jax.model.attend import MASKED
+from prompt_jax.model.layers import T5Config, distance_buckets
 
 tf: Any = importlib.import_module("tensorflow")  # its stubs know few of its arguments
 

@@ -4,7 +4,7 @@ Weights, trainables and optimizer are exact. Activations are an estimate. It is,
 allocates for the real step on a CPU (`benchmarks/memory_estimate.py`: nano, T5 small and base, 1.0
 and 1.1, float32 and bfloat16), 0.93 to 1.20 with remat `dots`, 0.78 to 1.17 with `full` and
 0.89 to 1.21 with `none`. What TPUs and GPUs allocate was not compared: there bfloat16
-counts two bytes, and a fused attention needs less.
+counts two bytes, and where a kernel attends (`Backbone.attention`) nothing is saved of weights.
 
 Shapes: B rows on a device, T encoder columns, S decoder columns, D emb_dim, H heads, K head_dim, F
 mlp_dim, V vocab_size.
@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from prompt_jax.backbone import weights
-from prompt_jax.model import quantised, sharding
+from prompt_jax.model import attend, quantised, sharding
 from prompt_jax.model.t5 import T5Config
 from prompt_jax.run.settings import Train
 
@@ -105,7 +105,9 @@ def activation_bytes(config: T5Config, rows: int, T: int, S: int, platform: str)
         saved[1] += _cross(config, T, item)
     layers = config.num_encoder_layers * saved[0] + config.num_decoder_layers * saved[1]
     logits = 2 * S * config.vocab_size * 4
-    return rows * (layers + max(logits, encoder, decoder))
+    kernel = attend.kernel_for(config.attention, T, T) != "xla"  # which takes one array for all
+    added = config.num_heads * T * T * 4 if kernel else 0
+    return rows * (layers + max(logits, encoder, decoder) + added)
 
 
 def widened_bytes(weights: int, dtype: str, platform: str) -> int:
@@ -145,7 +147,8 @@ def _layer(c: T5Config, columns: int, attended: list[int], item: int) -> int:
     total = mlp + 2 * columns * c.emb_dim * item
     for keys in attended:
         heads = columns * (2 * c.emb_dim + 4 * HK) * item
-        total += heads + c.num_heads * columns * keys * (4 + item)
+        kernel = attend.kernel_for(c.attention, columns, keys)
+        total += heads + (c.num_heads * columns * keys * (4 + item) if kernel == "xla" else 0)
     return total
 
 

@@ -21,6 +21,7 @@ UNKNOWN = [
     "whether the hosts keep the chips fed with rows",
     "evaluation, checkpoints, compilation and waiting for other hosts",
 ]
+IN_KERNELS = "what attention's kernels compute: the compiler does not count their FLOPs"
 NOT_COMPILED = "no compiler was at hand: memory and traffic are estimates from shapes"
 
 
@@ -55,7 +56,9 @@ def verdict(
         "fits": analysis.memory["peak"] <= limit and not analysis.gave_up,
         "tight": analysis.memory["total"] > limit,
         "memory": {**analysis.memory, "limit": limit},
-        "unknown": UNKNOWN + ([] if analysis.seconds is not None else [NOT_COMPILED]),
+        "unknown": UNKNOWN
+        + ([] if config.attention == "xla" else [IN_KERNELS])
+        + ([] if analysis.seconds is not None else [NOT_COMPILED]),
         "source": chip.source,
     }
     if analysis.gave_up:

@@ -75,7 +75,7 @@ def _mass(graphdef, params, batch, bundle: PromptBundle, rows: int) -> tuple[jax
         own = layer.relpos_bias.of_text(*places) if c.relpos_per_layer else bias
         y = layer.pre_attention_layer_norm(x)
         keys_values = layer.attention.keys_values(y, edit.attention)
-        weights = layer.attention.weights(y, keys_values, own, mask, edit.attention)[0]
+        weights = layer.attention.weights(y, keys_values, own, mask, edit.attention)
         given = (weights.mean(axis=1) * text_BT[:, :, None]).sum(axis=1)  # [B, P + T] or [B, T]
         before = given.shape[1] - x.shape[1]
         mass = jnp.einsum("bt,btp->p", given[:, before:], at_BTP)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from prompt_jax.model import attend
 from prompt_jax.model.activations import saveable
 from prompt_jax.model.bundle import NOWHERE, AttentionEdit, DenseEdit, LayerEdit
 from prompt_jax.model.quantised import matmul
 
-MASKED = -1e10  # T5X's value for a masked attention logit
 NO_CHANGE = DenseEdit()
 
 
@@ -40,6 +40,7 @@ class T5Config:
     dropout_rate: float = 0.1
     dtype: str = "bfloat16"
     remat: str = "none"
+    attention: str = "xla"  # one of `attend.KERNELS`
 
 
 def kernel(key, stack, shape, axes, stddev) -> nnx.Param:
@@ -194,7 +195,7 @@ class Attention(nnx.Module):
         self.value = Dense(rngs, *split, D**-0.5)
         self.out = Dense(rngs, *join, HK**-0.5)
         self.heads = (config.num_heads, config.head_dim)
-        self.rate = config.dropout_rate
+        self.rate, self.kernel = config.dropout_rate, config.attention
 
     def keys_values(self, x_BTD, edit: AttentionEdit) -> tuple[jax.Array, jax.Array]:
         """Two arrays [B, T, H, K], those of `edit.keys` and `edit.values` not among them."""
@@ -208,16 +209,23 @@ class Attention(nnx.Module):
         P keys and values of `edit` come before the T; their bias is 0 where `bias` has T columns
         and no more. Every query sees them.
         """
-        weights, v_BTHK = self.weights(x_BSD, keys_values, bias, mask, edit)
-        weights = dropout(weights.astype(x_BSD.dtype), self.rate, dropout_key, 2)
-        y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v_BTHK)
+        q, k, v, bias, mask = self._seen(x_BSD, keys_values, bias, mask, edit)
+        kernel = attend.kernel_for(self.kernel, q.shape[1], k.shape[1])
+        if kernel == "xla":
+            weights = attend.softmax(q, k, bias, mask).astype(x_BSD.dtype)
+            weights = dropout(weights, self.rate, dropout_key, 2)
+            y_BSHK = jnp.einsum("bhst,bthk->bshk", weights, v)
+        else:
+            y_BSHK = attend.fused(kernel, q, k, v, bias, mask)
         return self.out(y_BSHK.reshape(*x_BSD.shape[:2], -1), edit.out)
 
-    def weights(
-        self, x_BSD, keys_values, bias, mask, edit: AttentionEdit
-    ) -> tuple[jax.Array, jax.Array]:
-        """What each query gives to each key, float32 [B, H, S, P + T], and the values
-        [B, P + T, H, K]; arguments as of a call."""
+    def weights(self, x_BSD, keys_values, bias, mask, edit: AttentionEdit) -> jax.Array:
+        """What each query gives to each key, float32 [B, H, S, P + T]; arguments as of a call."""
+        q, k, _, bias, mask = self._seen(x_BSD, keys_values, bias, mask, edit)
+        return attend.softmax(q, k, bias, mask)
+
+    def _seen(self, x_BSD, keys_values, bias, mask, edit: AttentionEdit):
+        """Queries [B, S, H, K]; keys and values [B, P + T, H, K], bias and mask with the P."""
         k_BTHK, v_BTHK = keys_values
         if edit.keys is not None and edit.values is not None:
             k_BTHK = self._preceded(edit.keys, k_BTHK)
@@ -225,9 +233,7 @@ class Attention(nnx.Module):
             mask = self._mask(mask, edit, x_BSD.shape[0])
             bias = None if bias is None else _widened(bias, k_BTHK.shape[1], 0.0)
         q_BSHK = self.query(x_BSD, edit.query).reshape(*x_BSD.shape[:2], *self.heads)
-        logits = jnp.einsum("bshk,bthk->bhst", q_BSHK, k_BTHK, preferred_element_type=jnp.float32)
-        logits = jnp.where(mask, logits if bias is None else logits + bias, MASKED)
-        return jax.nn.softmax(logits), v_BTHK
+        return q_BSHK, k_BTHK, v_BTHK, bias, mask
 
     def _preceded(self, rows, x_BTHK) -> jax.Array:
         """[B, P + T, H, K]: rows [P, H * K] or [B, P, H * K] before x, in its dtype."""

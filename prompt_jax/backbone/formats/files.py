@@ -32,7 +32,12 @@ from prompt_jax.model.t5 import T5Config
 FORMAT = "prompt_jax"
 WEIGHTS = "model.safetensors"
 SPIECE, TOKENIZER = "spiece.model", "tokenizer.json"  # a vocabulary is one or the other
-RUN_TIME = ("dropout_rate", "dtype", "remat")  # settings of a run, not of a model: not stored
+RUN_TIME = (
+    "dropout_rate",
+    "dtype",
+    "remat",
+    "attention",
+)  # settings of a run, not of a model: not stored
 ARCHITECTURE = tuple(field.name for field in fields(T5Config) if field.name not in RUN_TIME)
 STORED_DTYPES = ("float32", "bfloat16")
 AT_ONCE = 8 << 20  # bytes
