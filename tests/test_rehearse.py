@@ -142,6 +142,30 @@ def test_sigterm_to_one_is_agreed_by_all_and_another_host_count_goes_on(tiny, st
 
 
 @pytest.mark.slow
+def test_a_farm_over_two_processes_trains_the_members_of_one(tiny, start, tmp_path):
+    """Four members in slots of two processes, of which the worse half stops at step 4."""
+    grid = ["--gin.FARM={'LEARNING_RATE': [0.3, 0.1], 'SEED': [0, 1]}", "--gin.Farm.halve_at=4"]
+    lengths = ["--gin.TRAIN_STEPS=8", "--gin.EVAL_PERIOD=4", "--gin.CHECKPOINT_PERIOD=4"]
+    flags = [*grid, *lengths, "--gin.Farm.at_once=4"]
+    started = start(tmp_path / "two", 2, *flags)
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert said[0][0] and not said[1][0]  # one process prints the tables
+    argv = ["train", f"--gin_file={tiny}/run.gin", f"--model_dir={tmp_path / 'one'}", *flags]
+    assert main(argv) == 0
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "farm.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    ]
+    assert len(rows[0]) == 4
+    for one, other in zip(*rows, strict=True):
+        same = ("name", "status", "step", "best", "best_step")
+        assert {k: one[k] for k in same} == {k: other[k] for k in same}
+        folders = [tmp_path / name / "members" / one["name"] for name in ("two", "one")]
+        assert prompt_difference(*folders) <= 1e-4
+
+
+@pytest.mark.slow
 def test_a_preemption_in_the_midst_of_training_saves_one_step_for_all(start, tmp_path):
     model_dir = tmp_path / "run"
     long = [f"--gin.{name}=100000" for name in ("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD")]

@@ -100,6 +100,8 @@ def _train_grid(root: "Train", load, options: MemberOptions) -> None:
         batch_digests=options.batch_digests,
         show=True,
     )
+    if not hosts.writes():
+        return
     if options.json:
         print_json({"members": rows, "summary": summary_of(rows)})
         return

@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from prompt_jax.paths import is_local
 from prompt_jax.progress import Counter, first_call
 from prompt_jax.run import farm_step
 from prompt_jax.run.exports import export_finished
-from prompt_jax.run.folder import open_folder
+from prompt_jax.run.folder import open_folder, wait_for
 from prompt_jax.run.grid import Member, name_of
 from prompt_jax.run.job import Run, Setup
 from prompt_jax.run.log import Screen, read_metrics
@@ -80,7 +81,9 @@ def train_farm(
                 waiting = group.train(stop)
             if until is not None:
                 left = table.better_half(left, until, screen)
-        return table.write()
+        rows = table.write()
+        wait_for(folder / FILE)
+        return rows
 
 
 def check(members: Sequence[Member], options: Farm) -> None:
@@ -108,8 +111,6 @@ def unfit(settings: Train) -> str | None:
         return f"{type(settings.method).__name__} trains the model, which members would share"
     if isinstance(settings.data, Data) and settings.data.buckets:
         return "the members' rows come in buckets, which are not equally wide at one step"
-    if hosts.several():
-        return "a farm runs in one process"
     if shape.fsdp != 1 or shape.model != 1:
         return "a farm's mesh has the axis `data` alone"
     return None
@@ -155,6 +156,8 @@ class Table:
     def write(self) -> list[dict[str, Any]]:
         """The file anew, whole or not at all; its rows."""
         rows = list(self.rows.values())
+        if not hosts.writes():
+            return rows
         text = "".join(json.dumps(row, default=repr) + "\n" for row in rows)
         partial = self.folder / f"{FILE}.partial"
         if is_local(self.folder):
@@ -167,6 +170,7 @@ class Table:
     def better_half(self, members: list[Member], until: int, screen: Screen) -> list[Member]:
         """Those that go on after a rung, in their order; a tie goes to the earlier one."""
         scores = []
+        wait_for(self.folder / FILE)  # what the process that writes has said of each
         for number, member in enumerate(members):
             selection = member.settings.selection
             assert selection is not None
@@ -205,7 +209,6 @@ class Active:
     step: int
     end: int
     batches: Prefetch
-    places: Any  # the shardings of its state
     opened: contextlib.ExitStack
 
 
@@ -293,7 +296,7 @@ class Group:
                 self.later.append(member)
                 return
             opened.callback(run.close)
-            if self.batch_digests:
+            if self.batch_digests and hosts.writes():
                 run.digests = opened.enter_context(contextlib.closing(BatchDigests(place, 0, 1)))
             state = run.begin(member.recipe.operative, self.observers())
             run.evaluate_first(state, stop)
@@ -304,15 +307,18 @@ class Group:
                 if over:
                     export_finished(member.settings, place, self.screen.say)
                 return
-            batches = Prefetch(run.rows, range(start, end))
+            every = slice(0, run.settings.data.batch_size)  # whichever process has the slot
+            batches = Prefetch(partial(run.rows, here=every), range(start, end))
             opened.callback(batches.close)
-            places = jax.tree.map(lambda x: x.sharding, state)
             rest = opened.pop_all()
-            self.active[number] = Active(member, run, start, end, batches, places, rest)
+            self.active[number] = Active(member, run, start, end, batches, rest)
         slot = farm_step.slot_of(run, state)
         if self.slots is None:
             self.slots = farm_step.empty(slot, self.count, self.places)
-        self.slots = farm_step.put(self.slots, number, slot)
+            own = jax.tree.map(lambda x: x.sharding, state)
+            self._take = jax.jit(farm_step.take, out_shardings=own)
+            self._put = jax.jit(farm_step.put, donate_argnums=0, out_shardings=self.places)
+        self.slots = self._put(self.slots, number, slot)
         self.table.note(member, "running")
         run.meter.restart_clock()
 
@@ -334,7 +340,7 @@ class Group:
                 if name not in self._rows:
                     self._rows[name] = np.zeros((self.count, *value.shape), value.dtype)
                 self._rows[name][number] = value
-        batch = jax.device_put({n: x.copy() for n, x in self._rows.items()}, self.places)
+        batch = farm_step.put_rows(self._rows, self.places)
         self.slots, metrics = self.step(self.slots, self.backbone, batch)
         self._pending.append((metrics, counts))
         for active in self.active.values():
@@ -370,8 +376,7 @@ class Group:
 
     def _state(self, number: int) -> TrainState:
         assert self.slots is not None
-        state = farm_step.take(self.slots, number)
-        return jax.device_put(state, self.active[number].places)
+        return self._take(self.slots, number)
 
     def _leave(self, number: int, status: str | None = None, **more: Any) -> None:
         """A member leaves its slot; `status`: how it stands then."""

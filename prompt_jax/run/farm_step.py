@@ -6,15 +6,16 @@ weights is one product over the rows of all members.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 from jax.sharding import NamedSharding, PartitionSpec
 
+from prompt_jax.model.sharding import replicated
 from prompt_jax.run.job import Run, dropout_key, loss_of, rule_key
 from prompt_jax.run.settings import Train
 from prompt_jax.run.step import TrainState, make_gradient, make_update
@@ -35,17 +36,18 @@ class Slot:
 
     state: TrainState
     fixed: Any
-    key: jax.Array | None
-    rule_key: jax.Array
-    rate: jax.Array
+    key: Any  # an array; numpy, as the two below, where a member enters
+    rule_key: jax.Array | np.ndarray
+    rate: jax.Array | np.float32
 
 
 def slot_of(run: Run, state: TrainState) -> Slot:
     """What a run brings, in a state of its own."""
     key, rate = dropout_key(run.settings), run.settings.optimizer.schedule.learning_rate
     _, fixed = nnx.split_state(run.frozen, SHARED, ...)
-    data = None if key is None else jax.random.key_data(key)
-    return Slot(state, fixed, data, jax.random.key_data(rule_key(run.settings)), jnp.float32(rate))
+    data = None if key is None else np.asarray(jax.random.key_data(key))
+    rule = np.asarray(jax.random.key_data(rule_key(run.settings)))
+    return Slot(state, fixed, data, rule, np.float32(rate))
 
 
 def backbone_of(run: Run) -> Any:
@@ -119,7 +121,8 @@ def make_farm_step(run: Run) -> Callable:
     def farm_step(slots: Slot, backbone, batch):
         return updates((slots, *gradients(slots, backbone, batch)))
 
-    return jax.jit(farm_step, donate_argnums=0, out_shardings=(members(run), None))
+    places = (members(run), replicated(run.mesh))
+    return jax.jit(farm_step, donate_argnums=0, out_shardings=places)
 
 
 def members(run: Run) -> NamedSharding:
@@ -129,17 +132,23 @@ def members(run: Run) -> NamedSharding:
 
 def empty(slot: Slot, count: int, places: NamedSharding) -> Slot:
     """`count` slots like this one, of zeros."""
-    zeros = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), slot)
-    return jax.device_put(zeros, places)
+    shapes = jax.eval_shape(lambda: slot)
+    one = lambda x: jnp.zeros((count, *x.shape), x.dtype)  # noqa: E731
+    zeros = lambda: jax.tree.map(one, shapes)  # noqa: E731
+    return jax.jit(zeros, out_shardings=places)()
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+def put_rows(rows: dict[str, np.ndarray], places: NamedSharding) -> dict[str, jax.Array]:
+    """Batches of all members, [N, B, ...], of which a process puts those of its own slots."""
+    put = lambda x: jax.make_array_from_callback(x.shape, places, x.__getitem__)  # noqa: E731
+    return {name: put(value.copy()) for name, value in rows.items()}
+
+
 def put(slots: Slot, number: jax.Array, slot: Slot) -> Slot:
     """The slots with a member in one of them."""
     return jax.tree.map(lambda all_, one: all_.at[number].set(one), slots, slot)
 
 
-@jax.jit
 def take(slots: Slot, number: jax.Array) -> TrainState:
     """The state of the member in a slot."""
     return jax.tree.map(lambda x: x[number], slots.state)

@@ -231,14 +231,16 @@ class Run:
         here = sharding.local_rows(places, size)
         return sharding.put_rows(batch, places, here, size), counts
 
-    def rows(self, step: int) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-        """The same on this host: the rows of its own devices.
+    def rows(
+        self, step: int, here: slice | None = None
+    ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+        """The same on this host: the rows `here`, None: those of its own devices.
 
         This process assembles the rows of its own devices alone; of several processes, each takes
         those of the others to be as full as its own.
         """
         size, places = self.settings.data.batch_size, sharding.rows(self.mesh)
-        here = sharding.local_rows(places, size)
+        here = here or sharding.local_rows(places, size)
         batch = self.data.batch(step, here)
         if self.digests is not None:
             self.digests.write(step, here.start, batch)
