@@ -102,7 +102,7 @@ def test_a_prefix_drops_keys_and_values_in_training_alone(model, batch):
             np.testing.assert_allclose(found[name][kept], array[kept] / 0.75, rtol=1e-6)
     assert 0.2 < masks[0].mean() < 0.3
     assert np.array_equal(masks[0], masks[1]) and not np.array_equal(masks[0], masks[2])
-    with pytest.raises(UserError, match=r"PrefixTuning\.dropout_rate = 1\.0: give 0 or more"):
+    with pytest.raises(UserError, match=r"PrefixTuning\.dropout_rate = 1\.0: give 0 <= value < 1"):
         PrefixTuning(dropout_rate=1.0)
 
 

@@ -196,6 +196,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path):
         time.sleep(0.05)
 
 
+LATE = "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/"
 BEATS = "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n"
 
 
@@ -207,6 +208,8 @@ BEATS = "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbe
         (f"{BEATS}/job:jax_worker/replica:0/task:3\nThe tasks", "process 3 failed"),
         ("Shutdown barrier\nThe first task at the barrier: 2. Some timed out", "process 2 failed"),
         ("absl::Status: UNAVAILABLE: Failed to send RPC to coordination", "process 0 failed"),
+        (f"{LATE}Heartbeat\n*** Check failure", "process 0 failed"),
+        (f"{LATE}RegisterTask\n*** Check failure", "the processes did not all meet in time"),
         ("absl::Status: ABORTED: something new\nmore", "ABORTED: something new"),
         ("[Gloo] Rank 0 is connected", ""),
     ],

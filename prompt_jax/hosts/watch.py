@@ -11,7 +11,10 @@ from subprocess import PIPE, Popen
 LOG = "PROMPT_JAX_CHILD_LOG"  # set for the child
 # The child has a process group of its own, so that these come to it once, from the parent.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-LOST = r"heartbeats\):\n((?:\S*\d\n)+)|first task at the barrier: (\S*\d)\.|(Failed to send RPC)"
+LOST = (
+    r"heartbeats\):\n((?:\S*\d\n)+)|first task at the barrier: (\S*\d)\."
+    r"|(Failed to send RPC|Deadline Exceeded\s+RPC: \S+/Heartbeat)"
+)
 
 
 def watched() -> None:
@@ -42,11 +45,11 @@ def _watch() -> int:
 
 def reason(log: str) -> str:
     """What JAX's error in a log means, in one line; "" without one."""
-    if "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination" in log:
-        why = "the processes did not all meet in time: start those that are missing, look at "
-        return why + "--coordinator and the firewall, or give a longer --start_timeout"
     if match := re.search(LOST, log):
         lost = ", ".join(re.findall(r"(\d+)$", match[1] or match[2] or "0", re.MULTILINE))
         why = f"process {lost} failed, was killed or stopped, or cannot be reached, so this one "
         return why + "stops: run the same command again, it goes on from the last checkpoint"
+    if "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination" in log:
+        why = "the processes did not all meet in time: start those that are missing, look at "
+        return why + "--coordinator and the firewall, or give a longer --start_timeout"
     return next(iter(re.findall(r"absl::Status: (.*)", log)), "")

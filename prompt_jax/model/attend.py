@@ -42,7 +42,7 @@ def check_platform(kernel: str, platform: str) -> None:
 
 def kernel_for(kernel: str, queries: int, keys: int) -> str:
     """`xla` where the attention is too small for a kernel: decoders, and single steps."""
-    return kernel if min(queries, keys) >= BLOCK else "xla"
+    return kernel if kernel != "xla" and min(queries, keys) >= BLOCK else "xla"
 
 
 def softmax(q_BSHK, k_BTHK, bias, mask) -> jax.Array:

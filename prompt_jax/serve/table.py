@@ -189,8 +189,10 @@ def read_entry(path: str) -> Prompt:
             try:
                 adapter = peft.read(scratch)
             except UserError as error:
-                where = str(error.where).replace(scratch, path)
-                raise UserError(where, error.problem, error.remedy) from None
+                where, problem = (
+                    str(part).replace(scratch, path) for part in (error.where, error.problem)
+                )
+                raise UserError(where, problem, error.remedy) from None
         return Prompt(adapter.arrays, adapter.manifest, path)
     prompt = load_prompt(path)
     refuse_head(path, "the server")
