@@ -148,6 +148,29 @@ def insert(cache: Cache, rows: Cache, slots_R: jax.Array) -> Cache:
     )
 
 
+def first(cache: Cache, count: int) -> Cache:
+    """The first rows of a cache."""
+    few = lambda x: x[:, :count]  # noqa: E731
+    return Cache(
+        lengths=cache.lengths[:count],
+        prompts=cache.prompts[:count],
+        encoder_mask=cache.encoder_mask[:count],
+        attention=jax.tree.map(few, cache.attention),
+        cross=jax.tree.map(few, cache.cross),
+    )
+
+
+def with_first(cache: Cache, grown: Cache) -> Cache:
+    """The cache, whose first rows have decoded what those in `grown` have."""
+    count = len(grown.lengths)
+    put = lambda old, new: old.at[:, :count].set(new)  # noqa: E731
+    return dataclasses.replace(
+        cache,
+        lengths=cache.lengths.at[:count].set(grown.lengths),
+        attention=jax.tree.map(put, cache.attention, grown.attention),
+    )
+
+
 def repeat(cache: Cache, copies: int) -> Cache:
     """Every row `copies` times, one after the other."""
     return Cache(

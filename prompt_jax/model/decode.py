@@ -306,6 +306,20 @@ def insert(rows: Rows, new: Rows, slots_R: jax.Array) -> Rows:
     return dataclasses.replace(jax.tree.map(put, *rest), cache=grown)
 
 
+def first(rows: Rows, count: int) -> Rows:
+    """The first rows of some."""
+    few = jax.tree.map(lambda x: x[:count], dataclasses.replace(rows, cache=None))
+    return dataclasses.replace(few, cache=cache.first(rows.cache, count))
+
+
+def with_first(rows: Rows, advanced: Rows) -> Rows:
+    """`rows`, of which the first have become those in `advanced`."""
+    grown = cache.with_first(rows.cache, advanced.cache)
+    old, new = (dataclasses.replace(x, cache=None) for x in (rows, advanced))
+    put = lambda old, new: old.at[: len(new)].set(new)  # noqa: E731
+    return dataclasses.replace(jax.tree.map(put, old, new), cache=grown)
+
+
 def _one_by_one(
     step: Callable, choose: Callable, rows: Rows, alpha, within: Callable = anything
 ) -> tuple[jax.Array, jax.Array]:

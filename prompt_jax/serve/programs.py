@@ -130,12 +130,14 @@ def _key(seed: jax.Array) -> jax.Array:
 
 
 def advance(graphdef, params, slots: Slots, stopped, ended, steps):
-    """The slots, advanced until `ended` of them have ended or for `steps` tokens, those in
-    `stopped`, bool [B], ended at once; and their ids and sums [B, N], counts int32 [B] and whether
-    they have ended, bool [B]."""
-    t5 = nnx.merge(graphdef, params)
+    """The slots, of which the first B advanced until `ended` of them have ended or for `steps`
+    tokens, those in `stopped`, bool [B], ended at once; and their ids and sums [B, N], counts int32
+    [B] and whether they have ended, bool [B]."""
+    t5, B = nnx.merge(graphdef, params), len(stopped)
+    all_slots = slots
+    if len(slots.temperature) > B:
+        slots = _first(slots, B)
     bundle = bundle_of(slots.own)
-    B = len(slots.temperature)
     at = dataclasses.replace(slots.rows.cache, prompts=jnp.arange(B, dtype=jnp.int32))
     rows = dataclasses.replace(slots.rows, cache=at, ended=slots.rows.ended | stopped)
     drawing = jnp.any((slots.temperature > 0) & ~rows.ended)
@@ -157,8 +159,18 @@ def advance(graphdef, params, slots: Slots, stopped, ended, steps):
         return n + 1, after, sums
 
     _, rows, sums = jax.lax.while_loop(going_on, go_on, (jnp.int32(0), rows, slots.sums))
-    slots = dataclasses.replace(slots, rows=rows, sums=sums)
-    return slots, (rows.ids, sums, rows.counts, rows.ended)
+    results = (rows.ids, sums, rows.counts, rows.ended)
+    if slots is not all_slots:
+        rows, sums = decode.with_first(all_slots.rows, rows), all_slots.sums.at[:B].set(sums)
+    return dataclasses.replace(all_slots, rows=rows, sums=sums), results
+
+
+def _first(slots: Slots, count: int) -> Slots:
+    """The first slots."""
+    axes = {name: ALL_AXES[name].index("X") for name in slots.own}
+    own = {n: jax.lax.slice_in_dim(x, 0, count, axis=axes[n]) for n, x in slots.own.items()}
+    rest = (slots.sums, slots.temperature, slots.top_k, slots.top_p)
+    return Slots(decode.first(slots.rows, count), own, *(x[:count] for x in rest))
 
 
 def _step(t5, bundle, tokens, rows):

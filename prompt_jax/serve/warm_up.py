@@ -19,7 +19,11 @@ def blank_batches(
     shape: Shape, entries: Sequence[Entry], kinds: Sequence[str], input_length: int
 ) -> Iterator[list[Ask]]:
     """Batches of every number of rows and every width of a shape, for each kind of request: with
-    the first entry, and those of the first kind with each whose text is encoded in another way."""
+    the first entry, and those of the first kind with each whose text is encoded in another way.
+    Before them one that takes more slots than are prefilled at a time."""
+    if "generate" in kinds and shape.slots > shape.rows[-1]:  # all slots are decoded, not a few
+        ids = np.full(1, EOS, np.int32)
+        yield [Ask(ids, entries[0], Decoding(1), []) for _ in range(shape.rows[-1] + 1)]
     families: dict[Any, Entry] = {}
     for entry in entries:
         families.setdefault(_compiled_alike(entry), entry)

@@ -34,7 +34,8 @@ class Shape:
 
     Attributes:
       frame: what the prompts of a batch are padded to.
-      slots: rows that are decoded at a time; rows: how many are prefilled, ranked or embedded.
+      slots: rows that are decoded at a time, on one device only `rows` where no others are taken;
+        rows: how many are prefilled, ranked or embedded.
       widths: encoder columns, text and prompt rows together.
       tokens: the most of an output.
     """
@@ -315,10 +316,12 @@ class Worker:
 
     def _advance(self) -> None:
         shape = self.shape_now
-        wanted = shape.slots  # that have ended, before others are let in
+        few, last = shape.rows[-1], max([*self.live, *self.stopped])
+        count = few if last < few and self.mesh.size == 1 else shape.slots
+        wanted = count  # that have ended, before others are let in
         if shape.frame == self.wanted and (waiting := self._count("generate")):
-            wanted = min(shape.rows[-1], waiting)
-        stopped = np.zeros(shape.slots, bool)
+            wanted = min(few, waiting) - (shape.slots - count)
+        stopped = np.zeros(count, bool)
         stopped[list(self.stopped)] = True
         self.stopped.clear()
         limits = (np.int32(wanted), np.int32(STEPS))
