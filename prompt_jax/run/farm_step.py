@@ -144,11 +144,11 @@ def put_rows(rows: dict[str, np.ndarray], places: NamedSharding) -> dict[str, ja
     return {name: put(value.copy()) for name, value in rows.items()}
 
 
-def put(slots: Slot, number: jax.Array, slot: Slot) -> Slot:
+def put(slots: Slot, number: jax.Array | int, slot: Slot) -> Slot:
     """The slots with a member in one of them."""
     return jax.tree.map(lambda all_, one: all_.at[number].set(one), slots, slot)
 
 
-def take(slots: Slot, number: jax.Array) -> TrainState:
+def take(slots: Slot, number: jax.Array | int) -> TrainState:
     """The state of the member in a slot."""
     return jax.tree.map(lambda x: x[number], slots.state)
