@@ -14,8 +14,9 @@ from prompt_jax.prompt.artefact import Prompt, load_prompt, save_prompt
 KINDS = ("plain", "both", "prefix", "lora", "ia3", "deep")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
+)
 def test_stablehlo_is_run_by_jax_alone(kinds, tiny, tmp_path, capsys, kind):
     out = tmp_path / "out"
     argv = ["export", f"--prompt={kinds[kind]}", "--format=stablehlo", f"--output={out}"]
